@@ -1,0 +1,99 @@
+"""What the tests share: small datasets, one demo-sized run of a method, and the rule that nothing is skipped in CI."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from wsss.data import Dataset, open_dataset
+from wsss.data.shapes import make_shapes
+
+for name, value in {
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "GIT_PYTHON_REFRESH": "quiet",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}.items():
+    os.environ.setdefault(name, value)
+
+SMALL = {
+    "localize.train.epochs": "6",
+    "localize.train.crop": "65",
+    "refine.train.epochs": "3",
+    "refine.train.crop": "81",
+    "segment.train.epochs": "3",
+    "segment.train.crop": "65",
+}
+"""Settings that make preset demo a matter of seconds on 64 px images."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """With REQUIRE_ALL=1 a skipped test is a failed one: there, every part has to be present."""
+    report = yield
+    if os.environ.get("REQUIRE_ALL") == "1" and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where nothing may be skipped: {report.longrepr}"
+    return report
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real photographs that WSSS_REAL_DATA names."""
+    folder = os.environ.get("WSSS_REAL_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("WSSS_REAL_DATA does not name a folder of real photographs")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_shapes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """48 scenes of 64 px and 3 classes: 36 to train on, with dev and val."""
+    root = tmp_path_factory.mktemp("data") / "data" / "shapes"
+    root.mkdir(parents=True)
+    make_shapes(root, images=36, val_images=12, size=64, classes=3, rng=0)
+    return open_dataset(root)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A folder with data, step store, tracking store and one finished run."""
+
+    root: Path
+    run_id: str
+    log: str
+
+    def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run `wsss ARGUMENTS` in the workspace, as a user would."""
+        return command(self.root, *arguments, check=check)
+
+
+def command(root: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run `wsss ARGUMENTS` in a folder."""
+    program = [sys.executable, "-c", "from wsss.cli import main; main()", *arguments]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_TRACKING", "MLFLOW_RUN"))}
+    done = subprocess.run(program, cwd=root, capture_output=True, text=True, check=False, env=environment)
+    if check and done.returncode:
+        raise AssertionError(f"wsss {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+@pytest.fixture(scope="session")
+def workspace(tiny_shapes: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace in which `wsss run` has run AffinityNet over the tiny shapes, once for the whole session."""
+    root = tmp_path_factory.mktemp("workspace")
+    shutil.copytree(tiny_shapes.root, root / "data" / "shapes")
+    settings = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
+    done = command(root, "run", "--method", "affinity", "--preset", "demo", *settings)
+    run_id = next(line.split()[1].rstrip(",") for line in done.stdout.splitlines() if line.startswith("run "))
+    return Workspace(root, run_id, done.stdout)

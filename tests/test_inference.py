@@ -1,0 +1,106 @@
+"""Inference on the node grid: mirrored images give mirrored maps, batches give what single images give."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from wsss.data import Dataset
+from wsss.nets.backbones import BACKBONES, build_backbone
+from wsss.stages.classify import Classifier, tagged_score_map
+from wsss.stages.inference import batches_by_size, multi_scale, node_grid, node_size, resize
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    torch.manual_seed(0)
+    model = Classifier(3, "tiny", "none", 8, 0.5)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.running_mean, -0.2, 0.2)  # type: ignore[arg-type]
+    return model.eval()
+
+
+def maps(model: Classifier, images: list[np.ndarray], scales: tuple[float, ...] = (0.5, 1.0, 1.5)) -> np.ndarray:
+    grid = node_grid(*images[0].shape[:2], 8)
+    return multi_scale(model.maps, images, scales=scales, flip=True, stride=8, grid=grid, device=CPU).numpy()
+
+
+@pytest.mark.parametrize("side", [16, 33, 50, 57])
+@pytest.mark.parametrize("stride", [8, 16])
+def test_the_node_grid_covers_the_image_from_border_to_border(side: int, stride: int) -> None:
+    rows, columns = node_grid(side, 2 * side, stride)
+    assert rows == round(side / stride) + 1
+    assert columns == round(2 * side / stride) + 1
+    height, width = node_size(side, 2 * side, stride)
+    assert (height - 1) % stride == (width - 1) % stride == 0
+    assert abs(height - side) <= stride
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_every_backbone_has_its_cells_on_nodes(name: str, output_stride: int) -> None:
+    backbone = build_backbone(name, "none", output_stride).eval()
+    size = node_size(40, 70, output_stride)
+    with torch.inference_mode():
+        features = backbone(torch.zeros(1, 3, *size))
+    assert [f.shape[1] for f in features] == list(backbone.channels)
+    assert tuple(features[-1].shape[2:]) == node_grid(40, 70, output_stride)
+
+
+def test_a_mirrored_image_gives_mirrored_maps(classifier: Classifier) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (49, 66, 3), dtype=np.uint8)
+    plain, mirrored = maps(classifier, [image])[0], maps(classifier, [image[:, ::-1]])[0]
+    assert np.allclose(plain, mirrored[:, :, ::-1], atol=1e-4)
+
+
+def test_a_batch_gives_what_single_images_give(classifier: Classifier) -> None:
+    draw = np.random.default_rng(1)
+    images = [draw.integers(0, 256, (40, 56, 3), dtype=np.uint8) for _ in range(3)]
+    together = maps(classifier, images)
+    assert np.allclose(together, np.concatenate([maps(classifier, [image]) for image in images]), atol=1e-4)
+
+
+def test_several_scales_are_the_mean_of_each(classifier: Classifier) -> None:
+    image = np.random.default_rng(2).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    each = [maps(classifier, [image], (scale,)) for scale in (0.5, 1.0, 1.5)]
+    assert np.allclose(maps(classifier, [image]), np.mean(each, axis=0), atol=1e-5)
+
+
+def test_a_score_map_keeps_the_tagged_classes_and_divides_by_their_maximum() -> None:
+    raw = torch.tensor([[[1.0, 2.0]], [[3.0, 0.0]], [[0.0, 0.0]]])
+    found = tagged_score_map(raw, np.array([True, False, True]), (8, 16))
+    assert found.classes.tolist() == [1, 3]
+    assert np.allclose(found.scores[0], [[0.5, 1.0]], atol=1e-3)
+    assert (found.scores[1] == 0).all()
+
+
+def test_a_class_tagged_nowhere_leaves_the_other_maps_alone() -> None:
+    raw = torch.rand(3, 4, 5)
+    alone = tagged_score_map(raw, np.array([True, False, False]), (32, 40))
+    both = tagged_score_map(raw, np.array([True, True, False]), (32, 40))
+    assert (alone.scores[0] == both.scores[0]).all()
+
+
+def test_a_background_image_has_no_maps() -> None:
+    assert tagged_score_map(torch.rand(2, 3, 3), np.zeros(2, bool), (20, 20)).scores.shape == (0, 3, 3)
+
+
+def test_batches_hold_images_of_one_size(tiny_shapes: Dataset) -> None:
+    ids = [i for split in ("train", "dev", "val") for i in tiny_shapes.splits[split]]
+    seen = []
+    for chunk, images in batches_by_size(tiny_shapes, ids, pixels=5 * 64 * 64):
+        assert len(chunk) == len(images) <= 5
+        assert len({image.shape for image in images}) == 1
+        seen += chunk
+    assert sorted(seen) == sorted(ids)
+
+
+def test_resizing_keeps_the_corners() -> None:
+    raw = torch.rand(1, 1, 3, 4)
+    large = resize(raw, (17, 25))
+    assert torch.allclose(large[0, 0, [0, 0, -1, -1], [0, -1, 0, -1]], raw[0, 0, [0, 0, -1, -1], [0, -1, 0, -1]])

@@ -1,0 +1,84 @@
+"""Plans: precedence of settings, names that don't exist, combinations that don't fit."""
+
+from __future__ import annotations
+
+import pytest
+
+from wsss import methods
+from wsss.errors import UserError
+from wsss.plan import PRESETS, all_settings, make_plan
+
+
+@pytest.mark.parametrize("method", methods.names())
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_of_every_method_is_valid(method: str, preset: str) -> None:
+    plan = make_plan(method, preset)
+    assert (
+        make_plan(method, preset, {k: v for k, v in plan.settings.items() if v is not None}).settings == plan.settings
+    )
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_a_method_is_named_as_its_file(method: str) -> None:
+    assert methods.load(method).name == method
+
+
+def test_an_override_wins_over_the_preset_and_the_preset_over_the_default() -> None:
+    default = next(s.default for s in all_settings(methods.load("affinity")) if s.key == "localize.train.backbone")
+    assert default == "resnet50"
+    assert make_plan("affinity", "demo").settings["localize.train.backbone"] == "tiny"
+    chosen = make_plan("affinity", "demo", {"localize.train.backbone": "vgg16"})
+    assert chosen.settings["localize.train.backbone"] == "vgg16"
+
+
+def test_a_refiner_can_be_exchanged() -> None:
+    plan = make_plan("affinity", "demo", {"refine.name": "cam"})
+    assert [p.key for p in plan.steps if p.stage == "refine"] == ["refine.background", "refine.crf"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("afinity", "demo"), "unknown method 'afinity'; choose from affinity, bound, cam"),
+        (("affinity", "tiny"), "unknown preset 'tiny'; choose from demo, paper, small"),
+        (("affinity", "demo", {"refine.name": "magic"}), "unknown refine filling 'magic'; choose from"),
+        (("bound", "demo", {"refine.name": "cam"}), "method bound has no stage refine; its stages are segment"),
+        (("affinity", "demo", {"refine.wlak.beta": 8}), "'refine.wlak'; choose from .*refine.walk"),
+        (("affinity", "demo", {"refine.walk.betta": 8}), "'betta'; choose from .*beta"),
+        (
+            ("affinity", "demo", {"refine.walk.beta": 1000}),
+            "refine.walk.beta = 1000.0 is out of range; allowed: 1 to 64",
+        ),
+        (("affinity", "demo", {"localize.train.backbone": "resnet7"}), "allowed: one of tiny, resnet18"),
+        (("affinity", "demo", {"epochs": 3}), "unknown step in setting 'epochs'"),
+    ],
+)
+def test_what_does_not_exist_names_what_does(arguments: tuple, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        make_plan(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("localize.train.freeze_bn", True, "freeze_bn=true keeps the batch norm of initial weights, but weights=none"),
+        ("localize.train.weights", "imagenet", '"tiny" has no pretrained weights'),
+        ("localize.train.weights", "nowhere.safetensors", "no weights file nowhere.safetensors"),
+        ("localize.train.scale_low", 3, "scale_low = 3.0 is above scale_high"),
+        ("refine.labels.alpha_low", 64, "alpha_low = 64.0 is above alpha_high"),
+        ("refine.train.radius", 9, "radius = 9 does not fit a crop of 97 px"),
+        ("refine.train.crop", 100, "must be a multiple of 8 plus 1"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_before_any_work(
+    key: str, value: object, sentence: str
+) -> None:
+    plan = make_plan("affinity", "demo", {key: value})
+    with pytest.raises(UserError, match=sentence):
+        for planned in plan.steps:
+            planned.step.check(planned.settings)
+
+
+def test_only_the_bound_sees_more_than_tags() -> None:
+    assert make_plan("bound", "demo").supervision == {"masks"}
+    assert make_plan("affinity", "demo").supervision == make_plan("cam", "demo").supervision == frozenset()

@@ -1,0 +1,113 @@
+"""The training loop: schedule, groups, accumulation, continuing after a kill, and what it says of a loss that is no number."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from wsss.data import Dataset
+from wsss.errors import UserError
+from wsss.interface import StepContext
+from wsss.progress import ConsoleReporter
+from wsss.training import TrainingSettings, fit, parameter_groups, poly
+
+IDS = [f"image{i}" for i in range(10)]
+SETTINGS = TrainingSettings(epochs=3, batch_size=4, lr=0.1, head_lr=10, weight_decay=0.01)
+
+
+def make_model() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.Dropout(0.5), nn.Conv2d(4, 1, 1))
+
+
+def sample(image_id: str, draw: np.random.Generator) -> dict[str, torch.Tensor]:
+    return {"image": torch.from_numpy(draw.normal(size=(3, 2, 2)).astype(np.float32))}
+
+
+def train(folder: Path, dataset: Dataset, settings: TrainingSettings = SETTINGS, stop_at: int = 10**9) -> nn.Module:
+    """Train the small model; `stop_at` stops it with an error at that call of the loss, as a kill would."""
+    folder.mkdir(exist_ok=True)
+    model, calls = make_model(), iter(range(10**9))
+
+    def loss(batch: dict) -> tuple[torch.Tensor, dict[str, float]]:
+        if next(calls) == stop_at:
+            raise KeyboardInterrupt
+        return (model(batch["image"]) ** 2).mean(), {}
+
+    context = StepContext(settings, dataset, 7, torch.device("cpu"), folder, {}, ConsoleReporter("test"))
+    fit(model, parameter_groups(model[0], [model[2]], settings), IDS, sample, loss, context)
+    return model
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_the_poly_schedule() -> None:
+    assert poly(0, 10) == 1
+    assert poly(5, 10) == pytest.approx(0.5**0.9)
+
+
+def test_four_groups_as_in_the_released_code() -> None:
+    model = make_model()
+    groups = parameter_groups(model[0], [model[2]], SETTINGS)
+    rates = sorted((g["lr"], g["weight_decay"]) for g in groups)
+    assert rates == [(0.1, 0.01), (0.2, 0.0), (1.0, 0.01), (2.0, 0.0)]
+    assert sum(p.numel() for g in groups for p in g["params"]) == weights(model).numel()
+
+
+def test_one_rng_gives_one_result(tmp_path: Path, tiny_shapes: Dataset) -> None:
+    assert weights(train(tmp_path / "a", tiny_shapes)).equal(weights(train(tmp_path / "b", tiny_shapes)))
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 7, 8])
+def test_an_interrupted_training_continues_to_the_same_weights(
+    tmp_path: Path, tiny_shapes: Dataset, stop_at: int
+) -> None:
+    whole = weights(train(tmp_path / "whole", tiny_shapes))
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", tiny_shapes, stop_at=stop_at)
+    assert weights(train(tmp_path / "cut", tiny_shapes)).equal(whole)
+
+
+def test_accumulated_batches_equal_one_large_batch(tmp_path: Path, tiny_shapes: Dataset) -> None:
+    large = replace(SETTINGS, batch_size=5, epochs=1)
+    small = replace(SETTINGS, batch_size=1, accumulate=5, epochs=1)
+
+    def run(settings: TrainingSettings, folder: Path) -> torch.Tensor:
+        folder.mkdir()
+        model = nn.Conv2d(3, 1, 1)
+        nn.init.ones_(model.weight)
+        nn.init.zeros_(model.bias)
+        context = StepContext(settings, tiny_shapes, 7, torch.device("cpu"), folder, {}, ConsoleReporter("test"))
+        fit(
+            model,
+            parameter_groups(model, [], settings),
+            IDS,
+            sample,
+            lambda batch: ((model(batch["image"]) ** 2).mean(), {}),
+            context,
+        )
+        return weights(model)
+
+    assert torch.allclose(run(large, tmp_path / "a"), run(small, tmp_path / "b"), atol=1e-6)
+
+
+def test_a_loss_that_is_no_number_names_the_iteration_and_the_images(tmp_path: Path, tiny_shapes: Dataset) -> None:
+    model = nn.Conv2d(3, 1, 1)
+    settings = replace(SETTINGS, batch_size=2)
+    context = StepContext(settings, tiny_shapes, 7, torch.device("cpu"), tmp_path, {}, ConsoleReporter("test"))
+    with pytest.raises(UserError, match=r"became nan at iteration 0 of 15, on the images image\d, image\d"):
+        fit(
+            model,
+            parameter_groups(model, [], settings),
+            IDS,
+            sample,
+            lambda batch: (model(batch["image"]).mean() * float("nan"), {}),
+            context,
+        )

@@ -1,0 +1,87 @@
+"""What a search is: known by what it searches, so that the same command continues it and finds it again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tune.space import check_masks, default_objective, last_stage, search_space
+from wsss.data import open_dataset
+from wsss.plan import make_plan
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched.
+
+    Attributes:
+        method, preset, data: their names.
+        rng: the seed of the runs and of the search.
+        trials: how many settings are tried.
+        objective: a metric's name; one that ends in "loss" is made small, any other large.
+        until: the last stage of a trial.
+        keys: the settings that are searched.
+        fixed: settings that every trial has.
+        device: "auto", "cpu" or "cuda".
+    """
+
+    method: str
+    preset: str
+    data: str
+    rng: int
+    trials: int
+    objective: str
+    until: str
+    keys: tuple[str, ...]
+    fixed: Mapping[str, str]
+    device: str
+
+    @property
+    def mode(self) -> str:
+        return "min" if self.objective.endswith("loss") else "max"
+
+    @property
+    def name(self) -> str:
+        """Known by all that is searched: equal searches have equal names."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return f"{self.method}-{self.preset}-{Path(self.data).name}-{digest[:8]}"
+
+
+def plan_search(
+    method: str,
+    preset: str,
+    data: str,
+    *,
+    trials: int,
+    rng: int = 0,
+    objective: str | None = None,
+    keys: tuple[str, ...] = (),
+    fixed: Mapping[str, str] | None = None,
+    device: str = "auto",
+) -> Search:
+    """Decide and check all of a search; by default it makes the labels after the CRF good on dev.
+
+    Raises:
+        UserError: unknown names, nothing to search, no masks on dev for the objective.
+    """
+    fixed = dict(fixed or {})
+    plan = make_plan(method, preset, fixed)
+    dataset = open_dataset(data)
+    objective = objective or default_objective(plan)
+    until = last_stage(plan, objective)
+    check_masks(dataset, objective)
+    space = search_space(plan, until, keys, fixed)
+    return Search(method, preset, data, rng, trials, objective, until, tuple(space), fixed, device)
+
+
+def command(search: Search, settings: Mapping[str, Any]) -> str:
+    """The command line that makes a whole run of the settings of a trial."""
+    values = {**search.fixed, **settings}
+    sets = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+    line = ["wsss", "run", "--method", search.method, "--preset", search.preset, "--data", search.data]
+    return shlex.join([*line, "--rng", str(search.rng), *sets])

@@ -1,0 +1,42 @@
+"""The `wsss` command. Rooms are imported by the command that needs them, so that `wsss --help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from wsss.cli import data, models, runs
+from wsss.errors import UserError
+
+app = typer.Typer(
+    name="wsss",
+    help="Weakly supervised semantic segmentation: from image-level tags to a served model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(data.app, name="data", help="Datasets: add, download, make, list, show, check.")
+app.add_typer(runs.labels_app, name="labels", help="Label maps of runs.")
+for command in (runs.run, runs.methods, runs.doctor, runs.bench):
+    app.command()(command)
+for command in (models.evaluate, models.compare, models.promote, models.serve):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; a `UserError` is printed as one sentence and ends with status 2."""
+    try:
+        app()
+    except UserError as error:
+        sys.stdout.flush()
+        print(f"wsss: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("wsss: interrupted; the same command continues where it stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,216 @@
+"""`wsss data`: add, download, make, list, show and check datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from wsss.data import Dataset
+
+app = typer.Typer(no_args_is_help=True, help="Datasets of images and tags.")
+add_app = typer.Typer(no_args_is_help=True, help="Make data/NAME from a folder that exists, and put it under DVC.")
+make_app = typer.Typer(no_args_is_help=True, help="Draw a dataset by program.")
+app.add_typer(add_app, name="add")
+app.add_typer(make_app, name="make")
+
+Name = Annotated[str, typer.Argument(help="A dataset in data/, or the path of a dataset folder.")]
+NewName = Annotated[str, typer.Option("--name", help="How the dataset is called: its folder is data/NAME.")]
+DevList = Annotated[
+    Path | None, typer.Option(help="A file of dev ids, one a line, instead of 10 % of the masked train ids by hash.")
+]
+ClassList = Annotated[Path | None, typer.Option("--classes", help="A file of class names, one a line.")]
+NoDvc = Annotated[bool, typer.Option("--no-dvc", help="Don't put the folder under DVC.")]
+
+
+@add_app.command()
+def voc(
+    path: Annotated[Path, typer.Argument(help="VOCdevkit, the folder that holds it, or VOC2012 in it.")],
+    name: NewName = "voc",
+    tags: Annotated[str, typer.Option(help="xml (the boxes), masks, or a .csv or .npz file.")] = "xml",
+    sbd: Annotated[Path | None, typer.Option(help="benchmark_RELEASE of SBD, for train_aug and its masks.")] = None,
+    train_list: Annotated[
+        str | None, typer.Option(help="train or train_aug; by default train_aug where it is known.")
+    ] = None,
+    dev_list: DevList = None,
+    classes: ClassList = None,
+    no_dvc: NoDvc = False,
+) -> None:
+    """PASCAL VOC 2012, or any dataset in its layout."""
+    from wsss.data.voc import add_voc
+
+    dataset = add_voc(path, name, tags=tags, sbd_path=sbd, train_list=train_list, dev_list=dev_list, class_list=classes)
+    _added(dataset, no_dvc)
+
+
+@add_app.command()
+def sbd(
+    path: Annotated[Path, typer.Argument(help="benchmark_RELEASE, the folder that holds it, or dataset in it.")],
+    name: NewName = "sbd",
+    tags: Annotated[str, typer.Option(help="masks, or a .csv or .npz file.")] = "masks",
+    dev_list: DevList = None,
+    no_dvc: NoDvc = False,
+) -> None:
+    """The Semantic Boundaries Dataset alone, with its own train and val lists."""
+    from wsss.data.sbd import add_sbd
+
+    _added(add_sbd(path, name, tags=tags, dev_list=dev_list), no_dvc)
+
+
+@add_app.command()
+def folder(
+    path: Annotated[Path, typer.Argument(help="A folder of images, in subfolders too.")],
+    tags: Annotated[str, typer.Option(help="A .csv (image,labels) or .npz file of tags, or masks.")],
+    name: Annotated[str | None, typer.Option(help="How the dataset is called; by default like the folder.")] = None,
+    classes: ClassList = None,
+    masks: Annotated[Path | None, typer.Option(help="A folder of masks ID.png, where there are any.")] = None,
+    lists: Annotated[Path | None, typer.Option(help="A folder with train.txt and val.txt.")] = None,
+    val_share: Annotated[
+        float | None, typer.Option(help="The share held out as val where there are no lists (0.2; 0.1 if no masks).")
+    ] = None,
+    dev_list: DevList = None,
+    no_dvc: NoDvc = False,
+) -> None:
+    """Any folder of images with tags; masks are not needed."""
+    from wsss.data.folder import add_folder
+
+    dataset = add_folder(
+        path,
+        name or path.resolve().name,
+        tags=tags,
+        class_list=classes,
+        masks=masks,
+        lists=lists,
+        val_share=val_share,
+        dev_list=dev_list,
+    )
+    _added(dataset, no_dvc)
+
+
+@app.command()
+def download(
+    what: Annotated[str, typer.Argument(help="voc or sbd.")],
+    into: Annotated[Path, typer.Argument(metavar="DIR", help="Where it is unpacked.")],
+    url: Annotated[str | None, typer.Option(help="A mirror of the same file; the checksum stays.")] = None,
+) -> None:
+    """Fetch PASCAL VOC 2012 (2 GB) or SBD (1.4 GB), checked and unpacked; goes on where it broke off."""
+    from dataclasses import replace
+
+    from wsss.data.download import ARCHIVES
+    from wsss.data.download import download as fetch
+    from wsss.errors import unknown
+
+    if what not in ARCHIVES:
+        raise unknown("download", what, ARCHIVES)
+    archive = replace(ARCHIVES[what], url=url) if url else ARCHIVES[what]
+    typer.echo(f"{fetch(archive, into)} is there; next: wsss data add {what} {into}")
+
+
+@make_app.command()
+def shapes(
+    name: NewName = "shapes",
+    images: Annotated[int, typer.Option(help="Number of train images.")] = 400,
+    size: Annotated[int, typer.Option(help="Side of an image in pixels.")] = 96,
+    classes: Annotated[int, typer.Option(help="Number of classes.")] = 6,
+    rng: Annotated[int, typer.Option(help="Random seed: the same seed draws the same images.")] = 0,
+    val_images: Annotated[int | None, typer.Option(help="Number of val images; by default a quarter.")] = None,
+) -> None:
+    """Scenes drawn by program: hard for weak supervision, the same from the same seed."""
+    from wsss.data import Dataset
+    from wsss.data.layout import building, home, rename
+    from wsss.data.shapes import make_shapes
+
+    target = home(name)
+    with building(target) as root:
+        make_shapes(root, images=images, size=size, classes=classes, rng=rng, val_images=val_images)
+        rename(root, name)
+    _print(Dataset.open(target))
+
+
+@app.command("list")
+def list_datasets() -> None:
+    """The datasets of the workspace."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from wsss.data import open_dataset
+    from wsss.data.dataset import dataset_names
+    from wsss.data.layout import SPLITS
+
+    table = Table("name", "kind", "classes", "train", "dev", "val", "tags from", "digest", box=None)
+    for name in dataset_names():
+        dataset = open_dataset(name)
+        counts = [f"{len(dataset.splits[split]):,}" for split in SPLITS]
+        table.add_row(name, dataset.kind, str(len(dataset.classes)), *counts, dataset.tags_source, dataset.digest[:12])
+    Console().print(table if table.row_count else "no dataset yet; `wsss data add` and `wsss data make` make one")
+
+
+@app.command()
+def show(name: Name) -> None:
+    """Splits, masks and images of each class."""
+    from wsss.data import open_dataset
+
+    _print(open_dataset(name))
+
+
+@app.command()
+def check(name: Name) -> None:
+    """Decode every image and mask, compare hashes, look for tags; name all that is wrong."""
+    from wsss.data import open_dataset
+    from wsss.data.layout import SPLITS
+
+    dataset = open_dataset(name)
+    dataset.check(thorough=True)
+    images = sum(len(dataset.splits[split]) for split in SPLITS)
+    typer.echo(f"{dataset.name}: {images:,} images, their tags and what masks there are, are sound")
+
+
+@app.command("write-dev")
+def write_dev(
+    name: Name,
+    dev_list: DevList = None,
+    share: Annotated[float, typer.Option(help="Share of the masked train ids, chosen by hash.")] = 0.1,
+    no_dvc: NoDvc = False,
+) -> None:
+    """Choose the dev split anew; train becomes all the other ids that are not val."""
+    from wsss.data import open_dataset
+    from wsss.data.assemble import write_dev as write
+
+    _added(write(open_dataset(name), dev_list, share), no_dvc)
+
+
+def _added(dataset: Dataset, no_dvc: bool) -> None:
+    _print(dataset)
+    if not no_dvc:
+        from wsss.versions import add
+
+        version, folder = add(dataset.root), _here(dataset.root)
+        typer.echo(f"under DVC as {version.md5}: commit {folder}.dvc and {folder.parent}/.gitignore to git")
+
+
+def _here(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _print(dataset: Dataset) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from wsss.data.layout import SPLITS, mask_counts
+
+    typer.echo(
+        f"{dataset.name}: {dataset.kind}, {len(dataset.classes)} classes, tags from {dataset.tags_source}, "
+        f"in {_here(dataset.root)}, digest {dataset.digest[:12]}"
+    )
+    table = Table("", *SPLITS, box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row("images", *(f"{len(dataset.splits[split]):,}" for split in SPLITS))
+    table.add_row("with a mask", *(f"{count:,}" for count in mask_counts(dataset.root, dataset.splits, SPLITS)))
+    for index, class_name in enumerate(dataset.classes.names):
+        counts = (sum(bool(dataset.tags(id)[index]) for id in dataset.splits[split]) for split in SPLITS)
+        table.add_row(escape(class_name), *(f"{count:,}" for count in counts))
+    Console().print(table)

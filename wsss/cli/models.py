@@ -1,0 +1,87 @@
+"""`wsss promote`, `wsss serve`, `wsss compare`, `wsss evaluate`: what is done with trained models."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def promote(
+    candidate: Annotated[str, typer.Argument(help="A run's id, or a version number of the registered model.")],
+    name: Annotated[str | None, typer.Option(help="The registered model; by default wsss-DATASET.")] = None,
+    data: Annotated[str | None, typer.Option(help="The dataset of the comparison; by default the run's.")] = None,
+    force: Annotated[str | None, typer.Option(metavar="WHY", help="Promote whatever the figures say; why.")] = None,
+) -> None:
+    """Make a model the champion, if it is better than the present one on val."""
+    from wsss.data import open_dataset
+    from wsss.errors import UserError
+    from wsss.registry import gate, models
+
+    if data is None:
+        if candidate.isdecimal():
+            if name is None:
+                raise UserError(f"version {candidate} of which model? give --name, or --data for wsss-DATASET")
+            data = models.dataset_of_run(models.find(candidate, name).run)
+        else:
+            data = models.dataset_of_run(candidate)
+    dataset = open_dataset(data)
+    look = gate.promote(candidate, name or models.default_name(dataset.name), dataset, force)
+    typer.echo(gate.sentence(look))
+    if not look.promoted:
+        raise typer.Exit(1)
+
+
+def serve(
+    model: Annotated[str, typer.Argument(help="models:/NAME@champion, models:/NAME/VERSION, or a package's folder.")],
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is every network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
+) -> None:
+    """Serve a model over HTTP: the bytes of an image in, its mask out."""
+    from wsss.serving import server
+    from wsss.serving.package import load_package
+
+    server.serve(load_package(model), host, port)
+
+
+def compare(
+    data: Annotated[str | None, typer.Option(help="Only runs on this dataset.")] = None,
+    method: Annotated[str | None, typer.Option(help="Only runs of this method.")] = None,
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+) -> None:
+    """A table of the finished runs: mean and deviation over rngs, and the published number beside it."""
+    from wsss import compare as comparison
+    from wsss.tracking.query import runs
+
+    rows = comparison.table(runs(data, method))
+    if as_json:
+        typer.echo(comparison.render_json(rows))
+    elif not rows:
+        typer.echo("no finished run yet; `wsss run` makes one")
+    elif markdown:
+        typer.echo(comparison.render_markdown(rows))
+    else:
+        typer.echo(comparison.render_text(rows))
+
+
+def evaluate(
+    path: Annotated[str, typer.Argument(help="A model (models:/..., a folder), or a folder of label maps.")],
+    data: Annotated[str, typer.Option(help="The dataset whose masks are compared with.")],
+    split: Annotated[str, typer.Option(help="train, dev or val.")] = "val",
+    as_json: Json = False,
+) -> None:
+    """Compare a model, or a folder of label maps, with the masks of a split."""
+    from rich.console import Console
+
+    from wsss.data import open_dataset
+    from wsss.serving.evaluate import evaluate as evaluated
+
+    result = evaluated(path, open_dataset(data), split)
+    if as_json:
+        typer.echo(json.dumps(result.as_json(), indent=1))
+    else:
+        Console().print(result.as_table())

@@ -1,0 +1,140 @@
+"""From the parts that a source has to a dataset folder: choose dev, link, convert, describe, check, publish."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from wsss.data import layout
+from wsss.data.dataset import Dataset
+from wsss.data.images import SUFFIXES
+from wsss.data.label_maps import write_palette_png
+from wsss.data.manifest import refresh_manifest
+from wsss.data.masks import read_mask
+from wsss.data.parallel import each, some
+from wsss.data.splits import DEV_SHARE, choose
+from wsss.data.tags import Tags, take
+from wsss.errors import UserError
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a source offers.
+
+    Attributes:
+        train: ids to train on, dev still among them.
+        val: ids to report numbers on.
+        images: id to image file; may hold more ids than the lists.
+        tags: id to class names; may hold more ids than the lists.
+        official: id to mask file (PNG, or SBD's .mat); dev is chosen from the train ids in here.
+        extra: id to mask file, used only where there is no official one.
+        lists: list name to ids as the source has them, kept for the record.
+    """
+
+    train: Sequence[str]
+    val: Sequence[str]
+    images: Mapping[str, Path]
+    tags: Tags
+    official: Mapping[str, Path] = field(default_factory=dict)
+    extra: Mapping[str, Path] = field(default_factory=dict)
+    lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def assemble(description: layout.Description, parts: Parts, dev_list: Path | None = None) -> Dataset:
+    """Make `data/<name>`: nothing is there before everything has been checked.
+
+    Args:
+        description: what goes into dataset.json.
+        parts: images, masks, tags and lists.
+        dev_list: a file with the dev ids; without one 10 % of the masked train ids are chosen by hash.
+
+    Raises:
+        UserError: the dataset exists, or ids without an image or tags, bad images or masks, a bad dev list; all
+            offenders are named at once.
+    """
+    ids = [*parts.train, *parts.val]
+    if not parts.train:
+        raise UserError(f"dataset {description.name} would have no train image")
+    if missing := [id for id in ids if id not in parts.images]:
+        raise UserError(f"there is no image file for {some(missing)}; add the files or take the ids out of the lists")
+    tags = take(parts.tags, ids, f"the {description.tags_source} tags")
+    masked = sorted(id for id in parts.train if id in parts.official)
+    any_mask = {*parts.official, *parts.extra}
+    dev = _read_dev(dev_list, parts.train, any_mask) if dev_list else choose(masked, tags, DEV_SHARE)
+    lists = {
+        **parts.lists,
+        "train": sorted(set(parts.train) - set(dev)),
+        "dev": dev,
+        "val": sorted(parts.val),
+        **({"train_official": masked} if masked else {}),
+    }
+    target = layout.home(description.name)
+    with layout.building(target) as root:
+        layout.link_all({id: parts.images[id] for id in ids}, root / layout.IMAGES)
+        _put_masks({id: parts.official[id] for id in ids if id in parts.official}, root / layout.MASKS)
+        extra = {id: parts.extra[id] for id in ids if id in parts.extra and id not in parts.official}
+        _put_masks(extra, root / layout.MASKS_AUG)
+        layout.describe(root, description, tags, lists)
+        Dataset.open(root).check(thorough=True)
+    return Dataset.open(target)
+
+
+def write_dev(dataset: Dataset, dev_list: Path | None = None, share: float = DEV_SHARE) -> Dataset:
+    """Choose the dev split of a dataset anew; train becomes the other ids of the former train and dev.
+
+    Killed at any point it leaves a dataset that opens, and no id is lost.
+
+    Args:
+        dataset: the dataset; the returned one replaces it.
+        dev_list: a file with the dev ids; without one a share is chosen by hash.
+        share: of the train ids with an official mask, 0 to below 1.
+
+    Raises:
+        UserError: a bad list or share; nothing is changed then.
+    """
+    root = dataset.root
+    pool = sorted({*dataset.splits["train"], *dataset.splits["dev"]})
+    if dev_list:
+        dev = _read_dev(dev_list, pool, {*files_by_id(root / layout.MASKS), *files_by_id(root / layout.MASKS_AUG)})
+    else:
+        official = files_by_id(root / layout.MASKS)
+        names = {id: dataset.tag_names(id) for id in pool}
+        dev = list(choose([id for id in pool if id in official], names, share))
+    layout.write_list(root, "train", pool)
+    layout.write_list(root, "dev", dev)
+    layout.write_list(root, "train", sorted(set(pool) - set(dev)))
+    settings = {**dataset.settings, "dev": dev_list.name if dev_list else f"{share:g} by hash"}
+    layout.write_description(root, replace(layout.read_description(root), settings=settings))
+    refresh_manifest(root, [layout.DESCRIPTION, f"{layout.LISTS}/train.txt", f"{layout.LISTS}/dev.txt"])
+    return Dataset.open(root)
+
+
+def files_by_id(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> dict[str, Path]:
+    """The files right in `folder` by id; no such folder is an empty one."""
+    if not folder.is_dir():
+        return {}
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes}
+
+
+def _put_masks(masks: Mapping[str, Path], folder: Path) -> None:
+    layout.link_all({id: path for id, path in masks.items() if path.suffix != ".mat"}, folder)
+    matrices = [(id, path) for id, path in masks.items() if path.suffix == ".mat"]
+    if matrices:
+        folder.mkdir(exist_ok=True)
+
+    def convert(item: tuple[str, Path]) -> None:
+        write_palette_png(folder / f"{item[0]}.png", read_mask(item[1]))
+
+    each(convert, matrices, "converting masks")
+
+
+def _read_dev(path: Path, train: Collection[str], masked: Collection[str]) -> list[str]:
+    dev, pool = sorted(layout.read_list(path)), set(train)
+    if strangers := [id for id in dev if id not in pool]:
+        raise UserError(f"{path}: {some(strangers)} are not train ids; dev is a part of train, and never of val")
+    if bare := [id for id in dev if id not in masked]:
+        raise UserError(f"{path}: {some(bare)} have no mask; dev is where masks may be looked at")
+    if len(dev) == len(pool):
+        raise UserError(f"{path} names every train id; leave some to train on")
+    return dev

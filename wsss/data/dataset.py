@@ -1,0 +1,229 @@
+"""Images and tags: all that a method learns from. Masks are not reachable from here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from wsss.classes import Classes
+from wsss.data import layout
+from wsss.data.images import image_problem, image_size, read_image
+from wsss.data.manifest import Entry, file_entry, read_manifest
+from wsss.data.masks import mask_problem
+from wsss.data.parallel import each, some
+from wsss.data.tags import read_csv
+from wsss.errors import UserError, unknown
+
+DEFAULT = "shapes"
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A dataset folder, opened without decoding an image.
+
+    Attributes:
+        name: how it is called.
+        root: its folder, absolute; see `wsss.data.layout` for what is in it.
+        kind: "voc", "sbd", "folder" or "shapes".
+        classes: the C foreground classes.
+        tags_source: where the tags come from: "xml", "masks", "csv", "npz" or "program".
+        settings: what it was made with.
+        splits: "train", "dev", "val" (disjoint, each may be empty but train) and, where there are masks,
+            "train_official": the ids of train on whose masks train figures are reported.
+        digest: sha256 in hexadecimal over classes, split ids, image hashes and tags; masks don't enter it.
+    """
+
+    name: str
+    root: Path
+    kind: str
+    classes: Classes
+    tags_source: str
+    settings: Mapping[str, Any] = field(repr=False)
+    splits: Mapping[str, tuple[str, ...]] = field(repr=False)
+    digest: str
+    _images: Mapping[str, str] = field(repr=False)
+    _tags: Mapping[str, np.ndarray] = field(repr=False)
+
+    @classmethod
+    def open(cls, root: Path) -> Dataset:
+        """Open the dataset folder `root`.
+
+        Raises:
+            UserError: it is not a dataset folder, a part is damaged, the tags name an unknown class, splits overlap.
+        """
+        root = root.absolute()
+        description = layout.read_description(root)
+        classes = description.classes
+        entries = read_manifest(root)
+        images = {PurePosixPath(path).stem: path for path in entries if path.startswith(f"{layout.IMAGES}/")}
+        names, _ = read_csv(root / layout.TAGS, classes, exact=True)
+        tags = {id: np.array([name in present for name in classes.names]) for id, present in names.items()}
+        for row in tags.values():
+            row.flags.writeable = False
+        splits = _read_splits(root)
+        return cls(
+            name=description.name,
+            root=root,
+            kind=description.kind,
+            classes=classes,
+            tags_source=description.tags_source,
+            settings=description.settings,
+            splits=splits,
+            digest=_digest(classes, splits, images, entries, tags),
+            _images=images,
+            _tags=tags,
+        )
+
+    def image_path(self, id: str) -> Path:
+        """The file of an image.
+
+        Raises:
+            UserError: the dataset has no such image.
+        """
+        try:
+            return self.root / self._images[id]
+        except KeyError:
+            raise UserError(f"dataset {self.name} has no image {id!r}") from None
+
+    def image(self, id: str) -> np.ndarray:
+        """The image, uint8 H x W x 3, RGB, as stored in the file.
+
+        Raises:
+            UserError: no such image, or its file is missing, damaged or not RGB.
+        """
+        return read_image(self.image_path(id))
+
+    def size(self, id: str) -> tuple[int, int]:
+        """Height and width of the image in pixels, from its header."""
+        return image_size(self.image_path(id))
+
+    def tags(self, id: str) -> np.ndarray:
+        """The tags, bool [C], read-only; all False is a background image.
+
+        Raises:
+            UserError: the dataset has no tag row for the id.
+        """
+        try:
+            return self._tags[id]
+        except KeyError:
+            raise UserError(f"dataset {self.name} has no tag row for {id!r} in {self.root / layout.TAGS}") from None
+
+    def tag_names(self, id: str) -> tuple[str, ...]:
+        """The names of the classes in an image, in the order of the classes."""
+        return tuple(name for name, present in zip(self.classes.names, self.tags(id), strict=True) if present)
+
+    def check(self, *, thorough: bool = False) -> None:
+        """Check every id of every split: an image of the size in the manifest, RGB, a tag row; masks fit their images.
+
+        Args:
+            thorough: also decode every image and mask, and compare the images' sha256 with the manifest.
+
+        Raises:
+            UserError: names all offenders at once (the first ten, and how many more).
+        """
+        ids = sorted({id for split in self.splits.values() for id in split})
+        entries = read_manifest(self.root)
+        problems = [f"{id} has no row in {layout.TAGS}" for id in ids if id not in self._tags]
+
+        def look(id: str) -> list[str]:
+            return self._problems(id, entries, thorough)
+
+        problems += [problem for found in each(look, ids, "checking") for problem in found]
+        if problems:
+            raise UserError(f"dataset {self.name} can't be used: {some(problems)}")
+
+    def _problems(self, id: str, entries: Mapping[str, Entry], thorough: bool) -> list[str]:
+        if id not in self._images:
+            return [f"{id} is in a list but has no image in {layout.IMAGES}"]
+        relative = self._images[id]
+        path, entry = self.root / relative, entries[relative]
+        problem = image_problem(path, decode=thorough, upright=self.kind == "folder")
+        if problem is None and path.stat().st_size != entry.size:
+            problem = f"has {path.stat().st_size} bytes, {entry.size} when it was added"
+        if problem is None and thorough and file_entry(path) != entry:
+            problem = "is not the file that was added"
+        if problem:
+            return [f"image {relative} {problem}"]
+        problems = []
+        for folder in (layout.MASKS, layout.MASKS_AUG):
+            mask = self.root / folder / f"{id}.png"
+            if mask.is_file() and (wrong := mask_problem(mask, image_size(path), self.classes, decode=thorough)):
+                problems.append(f"mask {folder}/{id}.png {wrong}")
+        return problems
+
+
+def open_dataset(name: str | Path) -> Dataset:
+    """Open a dataset by its name in the workspace (`data/<name>` of the current folder) or by the path of its folder.
+
+    The built-in `shapes` is made with its defaults on first use.
+
+    Raises:
+        UserError: there is no such dataset (names the known ones), or it is damaged.
+    """
+    path = Path(name)
+    if (path / layout.DESCRIPTION).is_file():
+        return Dataset.open(path)
+    known = dataset_names()
+    if str(name) in known:
+        return Dataset.open(layout.home(str(name)))
+    if str(name) == DEFAULT:
+        return _make_shapes()
+    if path.is_dir():
+        raise UserError(f"{path} is not a dataset folder: it has no {layout.DESCRIPTION}; add it with `wsss data add`")
+    pointer = Path("data") / f"{name}.dvc"
+    if pointer.is_file():
+        raise UserError(f"dataset {name} is tracked but not here; fetch it with `dvc pull {pointer}`")
+    raise unknown("dataset", str(name), {*known, DEFAULT})
+
+
+def dataset_names() -> list[str]:
+    """The names of the datasets that are in the workspace, sorted."""
+    return sorted(path.parent.name for path in Path("data").glob(f"[!.]*/{layout.DESCRIPTION}"))
+
+
+def _make_shapes() -> Dataset:
+    from wsss.data.shapes import make_shapes
+
+    target = layout.home(DEFAULT)
+    try:
+        with layout.building(target) as partial:
+            make_shapes(partial)
+    except UserError:
+        if not (target / layout.DESCRIPTION).is_file():  # else another process was faster
+            raise
+    return Dataset.open(target)
+
+
+def _read_splits(root: Path) -> dict[str, tuple[str, ...]]:
+    splits = {name: layout.read_list(root / layout.LISTS / f"{name}.txt") for name in layout.SPLITS}
+    dev, val = set(splits["dev"]), set(splits["val"])
+    for split in ("train", "dev"):
+        if shared := [id for id in splits[split] if id in val]:
+            raise UserError(f"{root}: {some(shared)} of {split} are in val too; nothing may be learnt or tuned on val")
+    splits["train"] = tuple(id for id in splits["train"] if id not in dev)
+    official = root / layout.LISTS / "train_official.txt"
+    if official.is_file():
+        train = set(splits["train"])
+        splits["train_official"] = tuple(id for id in layout.read_list(official) if id in train)
+    return splits
+
+
+def _digest(
+    classes: Classes,
+    splits: Mapping[str, tuple[str, ...]],
+    images: Mapping[str, str],
+    entries: Mapping[str, Entry],
+    tags: Mapping[str, np.ndarray],
+) -> str:
+    def row(id: str) -> list[str | None]:
+        image = entries[images[id]].sha256 if id in images else None
+        return [id, image, "".join(map(str, tags[id].astype(int))) if id in tags else None]
+
+    content = {"classes": classes.names, **{split: [row(id) for id in splits[split]] for split in layout.SPLITS}}
+    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()

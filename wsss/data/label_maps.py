@@ -1,0 +1,262 @@
+"""Label maps on disk: a folder of palette PNGs in tar shards, the same bytes for the same labels.
+
+    labels-00.tar .. labels-15.tar   uncompressed, sorted by id, times and owners 0
+    index.json                       per id: shard, offset and size of its PNG, shape, sha256 of shape and labels
+
+A map's shard follows from its id alone, so that one changed map changes one shard. `index.json` is written last: a
+folder without it is not complete and can't be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+import threading
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from wsss.classes import palette
+from wsss.errors import UserError
+
+SHARDS = 16
+INDEX = "index.json"
+_FORMAT = "label-maps-1"
+
+
+def encode_palette_png(labels: np.ndarray) -> bytes:
+    """A label map as the bytes of an 8-bit palette PNG in the VOC colours, always with the same encoder settings.
+
+    Args:
+        labels: uint8 H x W, class indices and 255 (ignore).
+
+    Raises:
+        ValueError: another type or number of axes, or no pixels.
+    """
+    _check(labels)
+    image = Image.fromarray(labels)
+    image.putpalette(palette().tobytes())
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=6, bits=8)
+    return buffer.getvalue()
+
+
+def decode_palette_png(data: bytes, name: str) -> np.ndarray:
+    """The labels of a PNG's bytes: uint8 H x W, its palette indices (or grey values), never its colours.
+
+    Args:
+        data: the whole PNG file.
+        name: what the error messages call it.
+
+    Raises:
+        UserError: not a readable image, or one with colours instead of indices.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode not in ("P", "L"):
+                raise UserError(
+                    f"{name} is a label map in mode {image.mode}; label maps are 8-bit palette or grey PNGs whose "
+                    "values are class indices: save it with indices instead of colours"
+                )
+            return np.array(image, dtype=np.uint8)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise UserError(f"{name} can't be read as a label map: {error}") from error
+
+
+def read_palette_png(path: Path) -> np.ndarray:
+    """The labels of a PNG file: uint8 H x W; see `decode_palette_png`.
+
+    Raises:
+        UserError: no such file, not a readable image, or one with colours instead of indices.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"label map {path} can't be read: {error.strerror}") from error
+    return decode_palette_png(data, str(path))
+
+
+def write_palette_png(path: Path, labels: np.ndarray) -> None:
+    """Write a label map (uint8 H x W) as a palette PNG, whole or not at all."""
+    _replace(Path(path), encode_palette_png(labels))
+
+
+class LabelMapWriter:
+    """Writes a folder of label maps; use it in a `with` block and call `add` from any thread and in any order.
+
+    Opening it empties the folder of label maps that an earlier writer left, finished or not. The PNGs wait in one
+    hidden file per shard, so that memory holds the index only; leaving the block sorts them into the shards. When the
+    block raises, nothing is left that `LabelMaps` would read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._spool = self.folder / ".spool"
+        self._entries: dict[str, dict[str, object]] = {}
+        self._spooled: dict[str, tuple[int, int]] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        (self.folder / INDEX).unlink(missing_ok=True)
+        shutil.rmtree(self._spool, ignore_errors=True)
+        self._spool.mkdir(parents=True)
+        for shard in range(SHARDS):
+            (self.folder / _shard_name(shard)).unlink(missing_ok=True)
+        self._files = [(self._spool / _shard_name(shard)).open("w+b") for shard in range(SHARDS)]
+        return self
+
+    def add(self, id: str, labels: np.ndarray) -> None:
+        """Add one map.
+
+        Args:
+            id: the image's id; also the member's name in its shard, with ".png" after it.
+            labels: uint8 H x W.
+
+        Raises:
+            ValueError: labels of another type or shape, or an id that was added before.
+        """
+        png = encode_palette_png(labels)
+        entry: dict[str, object] = {"shape": list(labels.shape), "sha256": _digest(labels)}
+        with self._lock:
+            if id in self._entries:
+                raise ValueError(f"label map {id!r} was added twice")
+            spool = self._files[_shard_of(id)]
+            self._spooled[id] = (spool.tell(), len(png))
+            spool.write(png)
+            self._entries[id] = entry
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                for shard in range(SHARDS):
+                    self._assemble(shard)
+                index = {"format": _FORMAT, "maps": dict(sorted(self._entries.items()))}
+                _replace(self.folder / INDEX, (json.dumps(index, indent=1) + "\n").encode())
+        finally:
+            for file in self._files:
+                file.close()
+            shutil.rmtree(self._spool, ignore_errors=True)
+
+    def _assemble(self, shard: int) -> None:
+        spool, name = self._files[shard], _shard_name(shard)
+        unfinished = self._spool / (name + ".sorted")
+        with tarfile.open(unfinished, "w", format=tarfile.PAX_FORMAT) as tar:
+            for id in sorted(id for id in self._spooled if _shard_of(id) == shard):
+                offset, size = self._spooled[id]
+                spool.seek(offset)
+                member = tarfile.TarInfo(id + ".png")
+                member.size = size
+                start = tar.offset + len(member.tobuf(tar.format, tar.encoding, tar.errors))
+                tar.addfile(member, spool)
+                self._entries[id] |= {"shard": shard, "offset": start, "size": size}
+        os.replace(unfinished, self.folder / name)
+
+
+class LabelMaps:
+    """Reads a folder of label maps; `read` goes straight to the map's bytes and may be called from any thread.
+
+    Attributes:
+        folder: where the maps lie.
+        ids: the ids of all maps, sorted.
+        digest: sha256 over all ids and maps; equal for equal labels, however they were written.
+
+    Raises:
+        UserError: the folder holds no complete set of label maps.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._maps = read_index(self.folder, _FORMAT, "label maps")
+        self.ids: tuple[str, ...] = tuple(sorted(self._maps))
+        lines = "".join(f"{id}\n{self._maps[id]['sha256']}\n" for id in self.ids)
+        self.digest = hashlib.sha256(lines.encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._maps
+
+    def read(self, id: str) -> np.ndarray:
+        """The label map of an image: uint8 H x W.
+
+        Raises:
+            UserError: there is no such map, or its bytes are not those that were written.
+        """
+        entry = find(self._maps, id, self.folder, "label map")
+        shard = self.folder / _shard_name(entry["shard"])
+        try:
+            with shard.open("rb") as file:
+                file.seek(entry["offset"])
+                data = file.read(entry["size"])
+        except OSError as error:
+            raise UserError(f"label map {id!r} can't be read from {shard}: {error.strerror}") from error
+        labels = decode_palette_png(data, f"label map {id!r} in {shard}")
+        if _digest(labels) != entry["sha256"]:
+            raise UserError(f"label map {id!r} in {shard} is damaged: its hash is not that of {INDEX}; make it anew")
+        return labels
+
+
+def read_index(folder: Path, format: str, what: str) -> dict[str, dict]:
+    """The entries by id of a folder's `index.json`.
+
+    Raises:
+        UserError: there is none, or it is of another format.
+    """
+    path = folder / INDEX
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no complete set of {what}: {INDEX} is missing") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read: {error}") from error
+    if not isinstance(index, dict) or index.get("format") != format:
+        raise UserError(f"{path} is not an index of {what} (format {format})")
+    return index["maps"]
+
+
+def find(maps: dict[str, dict], id: str, folder: Path, what: str) -> dict:
+    """The entry of an id.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        return maps[id]
+    except KeyError:
+        examples = ", ".join(sorted(maps)[:3]) or "none"
+        raise UserError(f"no {what} of {id!r} in {folder}; it holds {len(maps)} (such as {examples})") from None
+
+
+def _check(labels: np.ndarray) -> None:
+    if labels.dtype != np.uint8 or labels.ndim != 2 or labels.size == 0:
+        raise ValueError(f"a label map is uint8 H x W with H, W > 0, this is {labels.dtype} {labels.shape}")
+
+
+def _digest(labels: np.ndarray) -> str:
+    """The sha256 of the line "H W" and the labels row by row."""
+    header = "{} {}\n".format(*labels.shape).encode()
+    return hashlib.sha256(header + labels.tobytes()).hexdigest()
+
+
+def _shard_of(id: str) -> int:
+    return hashlib.sha256(id.encode()).digest()[0] % SHARDS
+
+
+def _shard_name(shard: int) -> str:
+    return f"labels-{shard:02d}.tar"
+
+
+def _replace(path: Path, data: bytes) -> None:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_bytes(data)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,210 @@
+"""The folder a dataset lives in: where its files are, and how it is built and published at once.
+
+A dataset is a folder `data/<name>/` of the workspace:
+
+    dataset.json                      name, kind, class names, where the tags come from, the settings it was made with
+    tags.csv                          image,labels: one row for each id; labels joined by ";"; empty for background
+    manifest.json                     sha256 and size of every other file
+    JPEGImages/<id>.<jpg|png|...>     RGB images
+    SegmentationClass/<id>.png        masks (the official ones of VOC); may be missing
+    SegmentationClassAug/<id>.png     further masks (SBD's), only for ids without an official one; may be missing
+    ImageSets/Segmentation/*.txt      train, dev and val, disjoint, one id a line; train_official: the train ids with an
+                                      official mask, dev included; the other lists as the source has them
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from wsss.classes import Classes
+from wsss.data.manifest import refresh_manifest, write_manifest
+from wsss.data.tags import write_csv
+from wsss.errors import UserError
+from wsss.storage import disk_errors, write_bytes
+
+DESCRIPTION = "dataset.json"
+TAGS = "tags.csv"
+IMAGES = "JPEGImages"
+MASKS = "SegmentationClass"
+MASKS_AUG = "SegmentationClassAug"
+LISTS = "ImageSets/Segmentation"
+SPLITS = ("train", "dev", "val")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `dataset.json` says.
+
+    Attributes:
+        name: how the dataset is called on the command line.
+        kind: "voc", "sbd", "folder" or "shapes".
+        classes: the foreground classes.
+        tags_source: "xml", "masks", "csv", "npz" or "program".
+        settings: what it was made with, JSON-ready.
+    """
+
+    name: str
+    kind: str
+    classes: Classes
+    tags_source: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def home(name: str) -> Path:
+    """The folder of the dataset called `name` in the workspace, which is the current folder.
+
+    Raises:
+        UserError: the name can't be a folder's.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(f"{name!r} can't name a dataset; use letters, digits, '.', '_', '-', a letter or digit first")
+    return Path("data") / name
+
+
+@contextlib.contextmanager
+def building(target: Path) -> Iterator[Path]:
+    """An empty folder that becomes `target` when the block ends well, and is removed when it does not.
+
+    What a killed process left is removed by the next one that builds the same target.
+
+    Raises:
+        UserError: the target exists, before or after; the disk is full.
+    """
+    if target.exists():
+        raise UserError(f"{target} exists; remove it or choose another name with --name")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{target.name}.*.partial"):
+        if not _alive(int(left.suffixes[-2][1:])):
+            shutil.rmtree(left)
+    partial = target.parent / f".{target.name}.{os.getpid()}.partial"
+    with disk_errors(target.parent):
+        partial.mkdir()
+        try:
+            yield partial
+            if target.exists():
+                raise UserError(f"{target} was made by another process in the meantime")
+            os.rename(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def link(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`: a hard link, else a symbolic link, else a copy."""
+    source = source.resolve()
+    for way in (os.link, os.symlink):
+        with contextlib.suppress(OSError):
+            way(source, target)
+            return
+    shutil.copyfile(source, target)
+
+
+def link_all(sources: Mapping[str, Path], folder: Path) -> None:
+    """Link each file into `folder` as `<id><suffix>`; the folder is made only when there is something to link."""
+    for id, source in sources.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        link(source, folder / f"{id}{source.suffix.lower()}")
+
+
+def read_list(path: Path) -> tuple[str, ...]:
+    """The ids of a list file, one a line, in the file's order; empty lines are skipped.
+
+    Raises:
+        UserError: no such file, or an id that stands there twice.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no list {path}")
+    ids = tuple(line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip())
+    if len(set(ids)) < len(ids):
+        double = sorted({id for id in ids if ids.count(id) > 1})[:10]
+        raise UserError(f"{path} names {', '.join(double)} more than once; every id once")
+    return ids
+
+
+def write_list(root: Path, name: str, ids: Iterable[str]) -> None:
+    """Write `ImageSets/Segmentation/<name>.txt` atomically, one id a line."""
+    write_bytes(root / LISTS / f"{name}.txt", "".join(f"{id}\n" for id in ids).encode())
+
+
+def mask_counts(root: Path, splits: Mapping[str, Iterable[str]], names: Iterable[str]) -> list[int]:
+    """How many ids of each named split have a mask file."""
+    masked = {path.stem for folder in (MASKS, MASKS_AUG) for path in (root / folder).glob("*.png")}
+    return [len(masked.intersection(splits[name])) for name in names]
+
+
+def read_description(root: Path) -> Description:
+    """Read `dataset.json`.
+
+    Raises:
+        UserError: it is missing or not what `describe` wrote.
+    """
+    path = root / DESCRIPTION
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        return Description(
+            name=found["name"],
+            kind=found["kind"],
+            classes=Classes(tuple(found["classes"])),
+            tags_source=found["tags_source"],
+            settings=found.get("settings", {}),
+        )
+    except FileNotFoundError:
+        raise UserError(f"{root} has no {DESCRIPTION}, so it is no dataset; make one with `wsss data add`") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); add the dataset again") from None
+
+
+def write_description(root: Path, description: Description) -> None:
+    """Write `dataset.json` atomically."""
+    content = {
+        "name": description.name,
+        "kind": description.kind,
+        "classes": list(description.classes.names),
+        "tags_source": description.tags_source,
+        "settings": dict(description.settings),
+    }
+    write_bytes(root / DESCRIPTION, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def rename(root: Path, name: str) -> None:
+    """Give a finished dataset folder another name in its `dataset.json`; the digest stays."""
+    write_description(root, replace(read_description(root), name=name))
+    refresh_manifest(root, [DESCRIPTION])
+
+
+def describe(
+    root: Path,
+    description: Description,
+    tags: Mapping[str, tuple[str, ...]],
+    lists: Mapping[str, Iterable[str]],
+) -> None:
+    """Finish a dataset folder whose images and masks are in place: write its description, tags, lists and manifest.
+
+    Args:
+        root: the folder.
+        description: what goes into dataset.json.
+        tags: id to the names of the classes in it, in any order; an empty tuple is a background image.
+        lists: list name to ids; "train", "dev" and "val" are needed (dev and val may be empty).
+    """
+    write_description(root, description)
+    write_csv(root / TAGS, tags, description.classes)
+    for name, ids in lists.items():
+        write_list(root, name, ids)
+    write_manifest(root)

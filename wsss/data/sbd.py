@@ -1,0 +1,89 @@
+"""The Semantic Boundaries Dataset in its benchmark_RELEASE layout.
+
+Source: Hariharan et al., Semantic Contours from Inverse Detectors, ICCV 2011. Its own train (8,498) and val (2,857)
+lists are not those of VOC 2012: some of its train images are in VOC's val.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsss.classes import VOC, Classes
+from wsss.data.assemble import Parts, assemble, files_by_id
+from wsss.data.dataset import Dataset
+from wsss.data.layout import Description, read_list
+from wsss.data.splits import DEV_SHARE
+from wsss.data.tags import read_tags, tags_from_masks
+from wsss.errors import UserError
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """SBD on disk.
+
+    Attributes:
+        train: the ids of its train list.
+        val: the ids of its val list.
+        images: id to image file.
+        masks: id to the .mat file of the class mask.
+    """
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    images: Mapping[str, Path]
+    masks: Mapping[str, Path]
+
+    @classmethod
+    def find(cls, path: Path) -> Benchmark:
+        """Look at benchmark_RELEASE, the folder that holds it, or its `dataset` folder.
+
+        Raises:
+            UserError: it is none of these, or a list is missing.
+        """
+        for root in (path, path / "dataset", path / "benchmark_RELEASE" / "dataset"):
+            if (root / "cls").is_dir():
+                return cls(
+                    train=read_list(root / "train.txt"),
+                    val=read_list(root / "val.txt"),
+                    images=files_by_id(root / "img"),
+                    masks=files_by_id(root / "cls", frozenset({".mat"})),
+                )
+        raise UserError(f"{path} is not SBD: it holds neither benchmark_RELEASE/dataset/cls nor dataset/cls nor cls")
+
+
+def add_sbd(path: Path, name: str = "sbd", *, tags: str = "masks", dev_list: Path | None = None) -> Dataset:
+    """Make a dataset of SBD alone, with its own train and val lists and its own masks.
+
+    Args:
+        path: benchmark_RELEASE, the folder that holds it, or its `dataset` folder.
+        name: how the dataset will be called.
+        tags: "masks", or a .csv or .npz file.
+        dev_list: a file with the dev ids, instead of those chosen by hash.
+
+    Raises:
+        UserError: not the layout, or bad content; see `assemble`.
+    """
+    benchmark = Benchmark.find(path)
+    classes = Classes(VOC)
+    ids = [*benchmark.train, *benchmark.val]
+    source = "masks" if tags == "masks" else Path(tags).suffix.lower()[1:]
+    found = tags_from_masks(benchmark.masks, ids, classes) if tags == "masks" else read_tags(Path(tags), classes)[0]
+    return assemble(
+        Description(
+            name=name,
+            kind="sbd",
+            classes=classes,
+            tags_source=source,
+            settings={"tags": Path(tags).name, "dev": dev_list.name if dev_list else f"{DEV_SHARE:g} by hash"},
+        ),
+        Parts(
+            train=benchmark.train,
+            val=benchmark.val,
+            images=benchmark.images,
+            tags=found,
+            official=benchmark.masks,
+        ),
+        dev_list,
+    )

@@ -1,0 +1,177 @@
+"""Score maps on disk: safetensors shards of bounded size, read through memory maps.
+
+    scores-00000.safetensors ..   one float16 K x h x w tensor per id, about 64 MB per shard
+    index.json                    per id: shard, class ids, image size; written last
+
+A folder without `index.json` is not complete and can't be read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from wsss.data.label_maps import INDEX, find, read_index
+from wsss.errors import UserError
+
+SHARD_BYTES = 64 * 2**20
+_FORMAT = "score-maps-1"
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """K maps of one image, one for each class that is a candidate in it.
+
+    Attributes:
+        scores: float16 K x h x w in [0, 1], at the stride of the net that made them.
+        classes: uint8 K, the label-map index of each map, 0 (background) to C, each once.
+        size: (H, W) of the image in pixels.
+
+    Raises:
+        ValueError: another type or shape, a score outside [0, 1] or not a number, a class that occurs twice.
+    """
+
+    scores: np.ndarray
+    classes: np.ndarray
+    size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        scores, classes = self.scores, self.classes
+        if scores.dtype != np.float16 or scores.ndim != 3 or 0 in scores.shape[1:]:
+            raise ValueError(f"scores are float16 K x h x w with h, w > 0, these are {scores.dtype} {scores.shape}")
+        if classes.dtype != np.uint8 or classes.shape != scores.shape[:1]:
+            raise ValueError(
+                f"classes are uint8 with one entry for each of the {len(scores)} maps, "
+                f"these are {classes.dtype} {classes.shape}"
+            )
+        if len(np.unique(classes)) != len(classes):
+            raise ValueError(f"every class has one map, these are {classes.tolist()}")
+        if scores.size and not (scores.min() >= 0 and scores.max() <= 1):
+            raise ValueError(f"scores lie in [0, 1], these in [{scores.min()}, {scores.max()}]")
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"an image size is (H, W) with H, W > 0, this is {self.size}")
+
+
+class ScoreMapWriter:
+    """Writes a folder of score maps; use it in a `with` block and call `add` from any thread.
+
+    Opening it empties the folder of score maps that an earlier writer left, finished or not. At most one shard is held
+    in memory. When the block raises, nothing is left that `ScoreMaps` would read.
+    """
+
+    def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
+        self.folder = Path(folder)
+        self._shard_bytes = shard_bytes
+        self._index: dict[str, dict[str, Any]] = {}
+        self._shards = 0
+        self._pending: dict[str, np.ndarray] = {}
+        self._pending_bytes = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / INDEX).unlink(missing_ok=True)
+        self._remove_shards()
+        return self
+
+    def add(self, id: str, score_map: ScoreMap) -> None:
+        """Add the score map of the image `id`.
+
+        Raises:
+            ValueError: the id was added before.
+        """
+        with self._lock:
+            if id in self._index:
+                raise ValueError(f"score map {id!r} was added twice")
+            if self._pending and self._pending_bytes + score_map.scores.nbytes > self._shard_bytes:
+                self._flush()
+            self._pending[id] = score_map.scores.copy()
+            self._pending_bytes += score_map.scores.nbytes
+            self._index[id] = {
+                "shard": self._shards,
+                "classes": score_map.classes.tolist(),
+                "size": [int(side) for side in score_map.size],
+            }
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._remove_shards()
+            return
+        if self._pending:
+            self._flush()
+        index = {"format": _FORMAT, "maps": dict(sorted(self._index.items()))}
+        unfinished = self.folder / f".{INDEX}"
+        unfinished.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        os.replace(unfinished, self.folder / INDEX)
+
+    def _flush(self) -> None:
+        path = self.folder / _shard_name(self._shards)
+        unfinished = path.with_name("." + path.name)
+        save_file(self._pending, unfinished)
+        os.replace(unfinished, path)
+        self._shards += 1
+        self._pending, self._pending_bytes = {}, 0
+
+    def _remove_shards(self) -> None:
+        for pattern in ("scores-*.safetensors", ".scores-*.safetensors"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
+
+
+class ScoreMaps:
+    """Reads a folder of score maps; `read` may be called from any thread.
+
+    Attributes:
+        folder: where the maps lie.
+        ids: the ids of all maps, sorted.
+
+    Raises:
+        UserError: the folder holds no complete set of score maps.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._maps = read_index(self.folder, _FORMAT, "score maps")
+        self.ids: tuple[str, ...] = tuple(sorted(self._maps))
+        self._shards: dict[int, Any] = {}
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[ScoreMaps], tuple[Path]]:
+        """Memory maps don't travel to another process: it opens its own."""
+        return ScoreMaps, (self.folder,)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._maps
+
+    def read(self, id: str) -> ScoreMap:
+        """The score map of an image.
+
+        Raises:
+            UserError: there is no such map, or its shard can't be read.
+        """
+        entry = find(self._maps, id, self.folder, "score map")
+        path = self.folder / _shard_name(entry["shard"])
+        try:
+            with self._lock:
+                if entry["shard"] not in self._shards:
+                    self._shards[entry["shard"]] = safe_open(path, framework="numpy")
+            scores = self._shards[entry["shard"]].get_tensor(id)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"score map {id!r} can't be read from {path}: {error}") from error
+        height, width = entry["size"]
+        return ScoreMap(scores, np.array(entry["classes"], dtype=np.uint8), (height, width))
+
+
+def _shard_name(shard: int) -> str:
+    return f"scores-{shard:05d}.safetensors"

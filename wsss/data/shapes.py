@@ -1,0 +1,117 @@
+"""`shapes`: the built-in dataset, scenes drawn by program in the layout of PASCAL VOC."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from wsss.classes import Classes
+from wsss.data import layout, splits
+from wsss.data.label_maps import write_palette_png
+from wsss.data.parallel import each
+from wsss.data.scenes import MAX_CLASSES, Scene, draw_scene, head_of
+from wsss.errors import UserError
+
+ANNOTATIONS = "Annotations"
+MIN_SIZE = 32
+MAX_SIZE = 2048
+
+
+def class_names(count: int) -> tuple[str, ...]:
+    """The names of the first `count` classes, such as "disc-eyes": silhouette and mark of the head."""
+    return tuple("-".join(head_of(cls)) for cls in range(count))
+
+
+def make_shapes(
+    root: Path, *, images: int = 400, val_images: int | None = None, size: int = 96, classes: int = 6, rng: int = 0
+) -> None:
+    """Draw the dataset into the folder `root`: images, masks, boxes, tags and lists.
+
+    A scene depends on rng, size, classes, its list and its number alone, so that a larger dataset begins with the
+    smaller one. The first scenes of train and of val show one class each, so that each occurs where there is room.
+
+    Args:
+        root: an empty folder, or one that is to be made.
+        images: scenes with tags, at least 2; a tenth of them becomes dev.
+        val_images: scenes of val; a quarter of `images` when None.
+        size: height and width in pixels, 32 to 2048.
+        classes: 1 to 64.
+        rng: the random seed, at least 0.
+
+    Raises:
+        UserError: a number out of its range.
+    """
+    val_images = max(1, images // 4) if val_images is None else val_images
+    _in_range("images", images, 2, 10**6)
+    _in_range("val_images", val_images, 0, 10**6)
+    _in_range("size", size, MIN_SIZE, MAX_SIZE)
+    _in_range("classes", classes, 1, MAX_CLASSES)
+    _in_range("rng", rng, 0, 2**63 - 1)
+    names = class_names(classes)
+    for folder in (layout.IMAGES, layout.MASKS, ANNOTATIONS):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+
+    def draw(job: tuple[int, int]) -> tuple[str, tuple[str, ...]]:
+        part, number = job
+        scene = draw_scene(np.random.default_rng([rng, *job]), size, classes, number if number < classes else None)
+        id = f"{('train', 'val')[part]}_{number:06d}"
+        Image.fromarray(scene.image).save(root / layout.IMAGES / f"{id}.png", compress_level=1)
+        write_palette_png(root / layout.MASKS / f"{id}.png", scene.labels)
+        _write_boxes(root / ANNOTATIONS / f"{id}.xml", id, scene, names)
+        return id, tuple(names[cls] for cls in sorted(set(scene.classes)))
+
+    jobs = [(0, number) for number in range(images)] + [(1, number) for number in range(val_images)]
+    tags = dict(each(draw, jobs, "drawing shapes"))
+    train, val = list(tags)[:images], list(tags)[images:]
+    dev = splits.choose(train, {id: tags[id] for id in train})
+    held_out = set(dev)
+    layout.describe(
+        root,
+        layout.Description(
+            name=layout.home("shapes").name,
+            kind="shapes",
+            classes=Classes(names),
+            tags_source="program",
+            settings={"images": images, "val_images": val_images, "size": size, "classes": classes, "rng": rng},
+        ),
+        tags,
+        {
+            "train": [id for id in train if id not in held_out],
+            "dev": dev,
+            "val": val,
+            "train_official": train,
+            "trainval": [*train, *val],
+        },
+    )
+
+
+def _in_range(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise UserError(f"shapes can't be drawn with {name} = {value}; allowed: {low} to {high}")
+
+
+def _write_boxes(path: Path, id: str, scene: Scene, names: tuple[str, ...]) -> None:
+    """The boxes of the visible creatures as VOC writes them: corners counted from 1, both included."""
+    height, width = scene.instances.shape
+    root = ET.Element("annotation")
+    ET.SubElement(root, "filename").text = f"{id}.png"
+    _children(ET.SubElement(root, "size"), width=width, height=height, depth=3)
+    ET.SubElement(root, "segmented").text = "1"
+    for number, cls in enumerate(scene.classes, 1):
+        rows, columns = np.nonzero(scene.instances == number)
+        creature = ET.SubElement(root, "object")
+        _children(creature, name=names[cls], truncated=0, difficult=0)
+        box = ET.SubElement(creature, "bndbox")
+        _children(
+            box, xmin=columns.min() + 1, ymin=rows.min() + 1, xmax=columns.max() + 1, ymax=rows.max() + 1
+        )
+    ET.indent(root)
+    path.write_bytes(ET.tostring(root) + b"\n")
+
+
+def _children(parent: ET.Element, **texts: object) -> None:
+    for name, text in texts.items():
+        ET.SubElement(parent, name).text = str(text)

@@ -1,0 +1,129 @@
+"""PASCAL VOC 2012 in the VOCdevkit layout, with SBD's masks for the 10,582-image train_aug list.
+
+Source: Everingham et al., The PASCAL Visual Object Classes Challenge 2012; Hariharan et al., Semantic Contours from
+Inverse Detectors, ICCV 2011.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wsss.classes import VOC, Classes
+from wsss.data import sbd
+from wsss.data.assemble import Parts, assemble, files_by_id
+from wsss.data.dataset import Dataset
+from wsss.data.layout import IMAGES, LISTS, MASKS, MASKS_AUG, Description, read_list
+from wsss.data.splits import DEV_SHARE
+from wsss.data.tags import Tags, read_class_list, read_tags, tags_from_masks, tags_from_xml
+from wsss.errors import UserError, unknown
+
+PNG = frozenset({".png"})
+
+
+def add_voc(
+    path: Path,
+    name: str = "voc",
+    *,
+    tags: str = "xml",
+    sbd_path: Path | None = None,
+    train_list: str | None = None,
+    dev_list: Path | None = None,
+    class_list: Path | None = None,
+) -> Dataset:
+    """Make a dataset from a folder in the VOCdevkit layout.
+
+    Args:
+        path: the folder that holds VOCdevkit, VOCdevkit itself, or its VOC2012.
+        name: how the dataset will be called.
+        tags: "xml" (the boxes), "masks", or a .csv or .npz file.
+        sbd_path: benchmark_RELEASE; gives masks to the ids that have none.
+        train_list: "train" (1,464 ids on VOC 2012) or "train_aug" (10,582); by default train_aug where it is known,
+            which it is from ImageSets/Segmentation/train_aug.txt or from SBD.
+        dev_list: a file with the dev ids, instead of those chosen by hash.
+        class_list: class names, one a line, where they are not those of VOC.
+
+    Raises:
+        UserError: not the layout, or bad content; see `assemble`.
+    """
+    root = find_voc(path)
+    classes = read_class_list(class_list) if class_list else Classes(VOC)
+    boundaries = sbd.Benchmark.find(sbd_path) if sbd_path else None
+    lists = {list.stem: read_list(list) for list in sorted((root / LISTS).glob("*.txt"))}
+    for needed in ("train", "val"):
+        if needed not in lists:
+            raise UserError(f"{root / LISTS} has no {needed}.txt; it is part of the VOCdevkit")
+    if boundaries or "train_aug" in lists:
+        lists["train_aug"] = train_aug(lists, boundaries)
+    chosen = train_list or ("train_aug" if "train_aug" in lists else "train")
+    if chosen not in ("train", "train_aug"):
+        raise unknown("train list", chosen, ("train", "train_aug"))
+    if chosen not in lists:
+        raise UserError(f"train_aug is not known: give SBD with --sbd PATH, or put train_aug.txt into {root / LISTS}")
+
+    held_out = set(lists["val"])
+    train = [id for id in lists[chosen] if id not in held_out]
+    masks = files_by_id(root / MASKS, PNG)
+    official = {id: masks[id] for id in (*lists["train"], *lists["val"]) if id in masks}
+    extra = {**(boundaries.masks if boundaries else {}), **masks, **files_by_id(root / MASKS_AUG, PNG)}
+    images = {**(boundaries.images if boundaries else {}), **files_by_id(root / IMAGES)}
+    found, source = find_tags(tags, root / "Annotations", [*train, *lists["val"]], classes, {**extra, **official})
+    return assemble(
+        Description(
+            name=name,
+            kind="voc",
+            classes=classes,
+            tags_source=source,
+            settings={
+                "tags": source if source == tags else Path(tags).name,
+                "train_list": chosen,
+                "sbd": boundaries is not None,
+                "dev": dev_list.name if dev_list else f"{DEV_SHARE:g} by hash",
+            },
+        ),
+        Parts(
+            train=train,
+            val=lists["val"],
+            images=images,
+            tags=found,
+            official=official,
+            extra=extra,
+            lists={list: ids for list, ids in lists.items() if list in ("trainval", "train_aug")},
+        ),
+        dev_list,
+    )
+
+
+def find_voc(path: Path) -> Path:
+    """The VOC2012 folder in or at `path`.
+
+    Raises:
+        UserError: there is none.
+    """
+    for root in (path, path / "VOC2012", path / "VOCdevkit" / "VOC2012"):
+        if (root / IMAGES).is_dir():
+            return root
+    raise UserError(f"{path} is not VOC: it holds neither VOCdevkit/VOC2012 nor VOC2012 nor {IMAGES}")
+
+
+def train_aug(lists: dict[str, tuple[str, ...]], boundaries: sbd.Benchmark | None) -> tuple[str, ...]:
+    """train_aug = (SBD train + SBD val + VOC train) minus VOC val, sorted; a list that is given goes first.
+
+    Args:
+        lists: VOC's "train" and "val", and its "train_aug" where it is given.
+        boundaries: SBD, needed where the list is not given.
+    """
+    ids = set(lists.get("train_aug", ()))
+    if not ids and boundaries:
+        ids = {*boundaries.train, *boundaries.val, *lists["train"]}
+    return tuple(sorted(ids - set(lists["val"])))
+
+
+def find_tags(
+    choice: str, annotations: Path, ids: list[str], classes: Classes, masks: dict[str, Path]
+) -> tuple[Tags, str]:
+    """The tags, and where they come from, by the user's choice: "xml", "masks" or a file."""
+    if choice == "xml":
+        return tags_from_xml(annotations, ids, classes), "xml"
+    if choice == "masks":
+        return tags_from_masks(masks, ids, classes), "masks"
+    return read_tags(Path(choice), classes)[0], Path(choice).suffix.lower()[1:]

@@ -1,0 +1,127 @@
+"""What is installed, which devices, stores and servers can be reached, and how to mend what can't."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from wsss import storage
+from wsss.errors import UserError
+
+_PACKAGES = ("torch", "torchvision", "mlflow", "ray", "dvc", "boto3")
+_PROBE = ".wsss-doctor"
+
+
+def examine() -> int:
+    """Print a line for each part; 1 when something that is needed is missing, else 0."""
+    table = Table("part", "state", "what to do", box=None)
+    broken = 0
+    for part, check in _CHECKS:
+        try:
+            state, advice = check()
+            mark = "[yellow]" if advice else "[green]"
+        except UserError as error:
+            state, advice, mark = "missing", str(error), "[red]"
+            broken += 1
+        table.add_row(part, f"{mark}{state}", advice)
+    Console(soft_wrap=True).print(table)
+    return int(broken > 0)
+
+
+def _python() -> tuple[str, str]:
+    return f"{platform.python_version()}, {os.cpu_count()} cores, {storage.free_bytes('.') / 1e9:.0f} GB free", ""
+
+
+def _packages() -> tuple[str, str]:
+    missing = list(_missing_packages())
+    if missing:
+        raise UserError(f"{', '.join(missing)} can't be found; run: make env")
+    return ", ".join(f"{name} {version(name)}" for name in _PACKAGES), ""
+
+
+def _missing_packages() -> Iterator[str]:
+    for name in _PACKAGES:
+        try:
+            version(name)
+        except PackageNotFoundError:
+            yield name
+
+
+def _gpu() -> tuple[str, str]:
+    import torch
+
+    if torch.cuda.is_available():
+        return ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())), ""
+    return "none", "runs use the CPU; preset paper needs a GPU to end in reasonable time"
+
+
+def _crf() -> tuple[str, str]:
+    from wsss.ops.crf import choose_backend
+
+    advice = (
+        ""
+        if importlib.util.find_spec("pydensecrf")
+        else "for the peer: pip install pydensecrf2==1.1 (needs a C++ compiler)"
+    )
+    return f"backend {choose_backend('auto')}", advice
+
+
+def _tracking() -> tuple[str, str]:
+    from wsss.tracking.connection import mlflow_client
+
+    client = mlflow_client()
+    return f"{client.tracking_uri}, {len(client.search_experiments())} experiments", ""
+
+
+def _store() -> tuple[str, str]:
+    store = os.environ.get("WSSS_STORE", "") or "work/store"
+    storage.write_bytes(storage.join(store, _PROBE), b"written by wsss doctor")
+    storage.read_bytes(storage.join(store, _PROBE))
+    if not storage.is_remote(store):
+        Path(store, _PROBE).unlink()
+    return f"{store} can be written", ""
+
+
+def _versions() -> tuple[str, str]:
+    from wsss.versions import default_remote, git_state
+
+    if not shutil.which("git"):
+        return "git is missing", "install git: versions are tied to commits"
+    remote = default_remote()
+    commit = git_state().commit
+    return f"commit {commit[:10] if commit else 'none'}, DVC remote {remote or 'none yet'}", ""
+
+
+def _ray() -> tuple[str, str]:
+    address = os.environ.get("RAY_ADDRESS", "")
+    return (f"cluster {address}" if address else "local"), ""
+
+
+def _datasets() -> tuple[str, str]:
+    from wsss.data.dataset import dataset_names
+
+    names = dataset_names()
+    return ", ".join(
+        names
+    ) or "none yet", "" if names else "the built-in shapes is drawn on first use; wsss data add --help"
+
+
+_CHECKS: tuple[tuple[str, Callable[[], tuple[str, str]]], ...] = (
+    ("python", _python),
+    ("packages", _packages),
+    ("gpu", _gpu),
+    ("dense crf", _crf),
+    ("tracking", _tracking),
+    ("step store", _store),
+    ("versions", _versions),
+    ("ray", _ray),
+    ("datasets", _datasets),
+)

@@ -1,0 +1,97 @@
+"""Affinity labels: confident foreground and background from two CRFs (AffinityNet, section 4.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from wsss.classes import IGNORE
+from wsss.data.label_maps import LabelMapWriter
+from wsss.data.score_maps import ScoreMaps
+from wsss.errors import UserError
+from wsss.interface import StepContext
+from wsss.settings import choice, setting
+from wsss.stages.refine import (
+    BackgroundSettings,
+    CrfSettings,
+    background_score,
+    dense_crf,
+    ordered_map,
+    probabilities,
+    upsampled,
+)
+
+
+@dataclass(frozen=True)
+class AffinityLabelSettings(CrfSettings):
+    """The two background exponents around which a pixel is confident, and the CRF."""
+
+    alpha_low: float = setting(
+        4.0,
+        "exponent of the strong background: what is foreground even so, is foreground",
+        source="PSA code",
+        low=0.05,
+        high=256,
+        search=choice(1.0, 2.0, 4.0, 8.0),
+    )
+    alpha_high: float = setting(
+        32.0,
+        "exponent of the weak background: what is background even so, is background",
+        source="PSA code (24 in the CVPR version)",
+        low=0.05,
+        high=256,
+        search=choice(8.0, 16.0, 24.0, 32.0),
+    )
+
+
+def check_labels(settings: AffinityLabelSettings) -> None:
+    """Refuse exponents in the wrong order."""
+    if settings.alpha_low > settings.alpha_high:
+        raise UserError(
+            f"refine.labels.alpha_low = {settings.alpha_low} is above alpha_high = {settings.alpha_high}; the strong "
+            "background has the lower exponent"
+        )
+
+
+def confident_labels(strong: np.ndarray, weak: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The labels both CRFs are sure of.
+
+    Args:
+        strong: float K x H x W, marginals with the strong background (low exponent).
+        weak: the same with the weak background (high exponent).
+        classes: uint8 K, the class of each channel, background (0) first.
+
+    Returns:
+        uint8 H x W: the class where `strong` says foreground, 0 where `weak` says background, 255 elsewhere. Where
+        they contradict each other, background wins, as in the released code.
+    """
+    labels = classes[strong.argmax(0)]
+    labels = np.where(labels == 0, np.uint8(IGNORE), labels)
+    return np.where(classes[weak.argmax(0)] == 0, np.uint8(0), labels)
+
+
+def make_affinity_labels(context: StepContext) -> None:
+    """Confident labels of the training images, at their own size (`labels`)."""
+    settings: AffinityLabelSettings = context.settings
+    maps = ScoreMaps(context.inputs["localize"] / "cam")
+    ids = context.dataset.splits["train"]
+
+    def label(image_id: str) -> np.ndarray:
+        score_map = maps.read(image_id)
+        if not len(score_map.classes):
+            return np.zeros(score_map.size, np.uint8)
+        foreground = upsampled(score_map)
+        classes = np.concatenate([np.zeros(1, np.uint8), score_map.classes])
+        crf = dense_crf(context.dataset.image(image_id), settings) if settings.iterations else None
+        marginals = []
+        for alpha in (settings.alpha_low, settings.alpha_high):
+            background = background_score(foreground, BackgroundSettings(alpha=alpha))
+            unary = probabilities(np.concatenate([background[None], foreground]))
+            marginals.append(crf(unary, iterations=settings.iterations) if crf else unary)
+        return confident_labels(*marginals, classes)
+
+    with LabelMapWriter(context.out / "labels") as writer:
+        for done, (image_id, labels) in enumerate(zip(ids, ordered_map(label, ids), strict=True), 1):
+            writer.add(image_id, labels)
+            context.report.progress(done, len(ids), "images")

@@ -1,0 +1,168 @@
+"""AffinityNet: a feature for each cell whose L1 distances give affinities, and how it is trained."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from wsss.classes import IGNORE
+from wsss.data.augmentation import Augmentation
+from wsss.data.label_maps import LabelMaps
+from wsss.errors import UserError
+from wsss.interface import StepContext
+from wsss.nets.backbones import BACKBONES, build_backbone
+from wsss.ops.pairs import affinity_loss, pair_affinity, pair_labels
+from wsss.settings import loguniform, setting
+from wsss.stages.classify import check_training, load_classifier, save_model, write_metrics
+from wsss.stages.inference import resize
+from wsss.training import TrainingSettings, fit, parameter_groups
+
+STRIDE = 8
+"""Cells of the affinity features lie on every 8th pixel, whatever the backbone's stride."""
+
+
+@dataclass(frozen=True)
+class AffinityTrainSettings(TrainingSettings):
+    """Training AffinityNet."""
+
+    backbone: str = setting("resnet50", "the network", choices=BACKBONES)
+    weights: str = setting(
+        "imagenet",
+        'initial weights: "imagenet", "none", "localize" (the classifier\'s backbone), or a file',
+        source="SEAM author: ImageNet is what matched",
+        file=True,
+    )
+    output_stride: int = setting(8, "of the backbone", choices=(8, 16), unit="px")
+    freeze_bn: bool = setting(True, "keep the batch norm of the initial weights", source="PSA code")
+    radius: int = setting(5, "pairs lie closer than this", source="paper, section 4.2", low=2, high=20, unit="cells")
+    reduction: str = setting(
+        "mean", "the L1 distance is the mean (code) or the sum (paper) over channels", choices=("mean", "sum")
+    )
+    crop: int = setting(449, "side of the training crop", source="PSA code: 448", low=33, unit="px")
+    scale_low: float = setting(1.0, "smallest resizing factor", source="PSA code", low=0.1, high=4)
+    scale_high: float = setting(1.0, "largest resizing factor", source="PSA code", low=0.1, high=4)
+    jitter: float = setting(0.3, "strength of the colour jitter", source="PSA code", low=0, high=0.9)
+    batch_size: int = setting(8, "images in a batch", source="PSA code", low=1)
+    epochs: int = setting(8, "passes over the training images", source="PSA code", low=1)
+    lr: float = setting(
+        0.01,
+        "learning rate of initialised weights",
+        source="PSA code: 0.1 without momentum",
+        low=0,
+        search=loguniform(1e-3, 1e-1),
+    )
+
+
+class AffinityNet(nn.Module):
+    """The last three levels' features, 1 x 1 convolutions to 64, 128 and 256 channels, joined to 448 (paper, fig. 3)."""
+
+    def __init__(self, backbone: str, weights: str, output_stride: int) -> None:
+        super().__init__()
+        self.backbone = build_backbone(backbone, weights, output_stride)
+        widths = (64, 128, 256)
+        # The released VGG16 variant alone normalises in groups: its features have no batch norm.
+        groups = (8, 16, 32) if backbone == "vgg16" else (0, 0, 0)
+        self.reduce = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.GroupNorm(g, width) if g else nn.Identity())
+            for channels, width, g in zip(self.backbone.channels, widths, groups, strict=True)
+        )
+        self.join = nn.Conv2d(sum(widths), sum(widths), 1, bias=False)
+        for layer in self.reduce:
+            nn.init.kaiming_normal_(layer[0].weight)  # type: ignore[index]
+        nn.init.xavier_uniform_(self.join.weight, gain=4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Affinity features B x 448 x h x w, cells on every 8th pixel, of B x 3 x (8 (h - 1) + 1) x (8 (w - 1) + 1) images."""
+        grid = ((images.shape[2] - 1) // STRIDE + 1, (images.shape[3] - 1) // STRIDE + 1)
+        levels = zip(self.reduce, self.backbone(images), strict=True)
+        reduced = [F.elu(resize(layer(features), grid)) for layer, features in levels]
+        return F.elu(self.join(torch.cat(reduced, 1)))
+
+
+def cell_labels(labels: Tensor, classes: int) -> Tensor:
+    """The label most frequent around each cell's pixel.
+
+    Args:
+        labels: int64 B x (8 (h - 1) + 1) x (8 (w - 1) + 1), classes 0..C and 255.
+        classes: C.
+
+    Returns:
+        int64 B x h x w; the vote is over the 9 x 9 px around pixel (8 i, 8 j), cut at the border; 255 votes as well.
+    """
+    compact = torch.where(labels == IGNORE, classes + 1, labels)
+    one_hot = F.one_hot(compact, classes + 2).permute(0, 3, 1, 2).float()
+    shares = F.avg_pool2d(one_hot, STRIDE + 1, STRIDE, STRIDE // 2, count_include_pad=False)
+    vote = shares.argmax(1)
+    return torch.where(vote == classes + 1, IGNORE, vote)
+
+
+def check_train(settings: AffinityTrainSettings) -> None:
+    """Refuse settings that contradict each other; see also `check_training`."""
+    if (settings.crop - 1) % STRIDE:
+        raise UserError(f"refine.train.crop = {settings.crop} must be a multiple of {STRIDE} plus 1")
+    cells = (settings.crop - 1) // STRIDE + 1
+    if cells < 2 * settings.radius:
+        raise UserError(
+            f"refine.train.radius = {settings.radius} does not fit a crop of {settings.crop} px, which has {cells} x "
+            f"{cells} cells; the crop must have at least {2 * settings.radius}"
+        )
+    check_training(settings)
+
+
+def train_affinity(context: StepContext) -> None:
+    """Train on the pairs of confident cells; the loss is 1/4 bg + 1/4 fg + 1/2 negative pairs (paper, eq. 7)."""
+    settings: AffinityTrainSettings = context.settings
+    dataset = context.dataset
+    torch.manual_seed(context.rng)
+    architecture = {"backbone": settings.backbone, "output_stride": settings.output_stride}
+    localized = settings.weights == "localize"
+    model = AffinityNet(weights="none" if localized else settings.weights, **architecture)  # type: ignore[arg-type]
+    if localized:
+        classifier = load_classifier(context.inputs["localize.train"])
+        try:
+            model.backbone.load_state_dict(classifier.backbone.state_dict())
+        except RuntimeError:
+            raise UserError(
+                f'refine.train.weights = "localize" needs the localizer\'s backbone, but refine.train.backbone is {settings.backbone}'
+            ) from None
+    labels = LabelMaps(context.inputs["labels"] / "labels")
+    augment = Augmentation(settings.crop, (settings.scale_low, settings.scale_high), settings.jitter)
+
+    def sample(image_id: str, draw: np.random.Generator) -> dict[str, Tensor]:
+        pixels, target = augment(dataset.image(image_id), labels.read(image_id), draw)
+        assert target is not None
+        return {"image": pixels, "cells": cell_labels(target[None], len(dataset.classes))[0]}
+
+    def loss(batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        features = model(batch["image"].contiguous(memory_format=torch.channels_last))
+        affinity = pair_affinity(features.float(), settings.radius, settings.reduction)
+        return affinity_loss(affinity, pair_labels(batch["cells"], settings.radius)), {}
+
+    heads: list[nn.Module] = [model.reduce, model.join]
+    pretrained = settings.weights != "none"
+    groups = parameter_groups(model.backbone if pretrained else None, heads if pretrained else [model], settings)
+    metrics = fit(
+        model,
+        groups,
+        dataset.splits["train"],
+        sample,
+        loss,
+        context,
+        frozen_bn=settings.freeze_bn,  # type: ignore[arg-type]
+    )
+    save_model(context.out, model, architecture)
+    write_metrics(context.out, metrics)
+
+
+def load_affinity_net(folder: Path) -> AffinityNet:
+    """The trained network of a step's output, in eval mode, on the CPU."""
+    model = AffinityNet(weights="none", **json.loads((folder / "model.json").read_text()))
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.eval()

@@ -1,0 +1,85 @@
+"""The random walk that spreads the score maps along the learned affinities (AffinityNet, section 4.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsss.data.augmentation import normalise
+from wsss.data.label_maps import LabelMapWriter
+from wsss.data.score_maps import ScoreMap, ScoreMaps, ScoreMapWriter
+from wsss.errors import UserError
+from wsss.interface import StepContext
+from wsss.methods.affinity.network import STRIDE, load_affinity_net
+from wsss.ops.pairs import pair_affinity
+from wsss.ops.walk import random_walk
+from wsss.settings import choice, setting
+from wsss.stages.inference import batches_by_size, node_size, resize
+from wsss.stages.refine import BackgroundSettings, argmax_labels, with_background
+
+
+@dataclass(frozen=True)
+class WalkSettings(BackgroundSettings):
+    """The walk: sharpening, length, reach, and the background that walks along."""
+
+    radius: int = setting(5, "pairs lie closer than this", source="paper, section 4.2", low=2, high=20, unit="cells")
+    beta: float = setting(
+        8.0,
+        "power of the affinities; larger walks less far",
+        source="PSA code",
+        low=1,
+        high=64,
+        search=choice(2.0, 4.0, 8.0, 16.0),
+    )
+    steps: int = setting(256, "steps of the walk", source="PSA code", low=0, high=4096, search=choice(16, 64, 256))
+    reduction: str = setting(
+        "mean", "the L1 distance is the mean (code) or the sum (paper) over channels", choices=("mean", "sum")
+    )
+
+
+@torch.inference_mode()
+def walk(context: StepContext) -> None:
+    """Walked score maps of train and dev, background included (`scores`), and their argmax (`labels`)."""
+    settings: WalkSettings = context.settings
+    dataset, device = context.dataset, context.device
+    model = load_affinity_net(context.inputs["train"]).to(device, memory_format=torch.channels_last)
+    maps = ScoreMaps(context.inputs["localize"] / "cam")
+    done = 0
+    with ScoreMapWriter(context.out / "scores") as scores, LabelMapWriter(context.out / "labels") as labels:
+        for chunk, images in batches_by_size(dataset, maps.ids):
+            batch = torch.stack([normalise(image) for image in images]).to(device)
+            features = model(resize(batch, node_size(*images[0].shape[:2], STRIDE)))
+            cells = features.shape[2:]
+            if min(cells) < settings.radius:
+                raise UserError(
+                    f"refine.walk.radius = {settings.radius} is larger than the map of image {chunk[0]} "
+                    f"({cells[0]} x {cells[1]} cells of {STRIDE} px); lower the radius"
+                )
+            affinities = pair_affinity(features.float(), settings.radius, settings.reduction)
+            for image_id, affinity in zip(chunk, affinities, strict=True):
+                walked = walk_score_map(maps.read(image_id), affinity, (cells[0], cells[1]), settings)
+                scores.add(image_id, walked)
+                labels.add(image_id, argmax_labels(walked))
+            done += len(chunk)
+            context.report.progress(done, len(maps), "images")
+
+
+def walk_score_map(score_map: ScoreMap, affinity: Tensor, grid: tuple[int, int], settings: WalkSettings) -> ScoreMap:
+    """Walk one image's maps, its background added in front, over the affinity of its cells.
+
+    Args:
+        score_map: of the foreground classes.
+        affinity: P x h' x w' of `pair_affinity`.
+        grid: h x w of the affinity's features.
+        settings: of the walk.
+
+    Returns:
+        The background's and the classes' maps at h x w.
+    """
+    full = with_background(score_map, settings)
+    start = resize(torch.from_numpy(full.scores.astype(np.float32))[None], grid)[0].to(affinity.device)
+    walked = random_walk(affinity, grid, settings.radius, start, beta=settings.beta, steps=settings.steps)
+    return ScoreMap(walked.clamp(0, 1).cpu().numpy().astype(np.float16), full.classes, full.size)

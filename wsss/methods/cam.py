@@ -1,0 +1,64 @@
+"""CAM: class activation maps with a background score and a dense CRF. The floor of every table."""
+
+from __future__ import annotations
+
+from wsss.interface import Method, Stage, Step
+from wsss.stages.classify import CamSettings, ClassifierSettings, check_training, infer_cam, train_classifier
+from wsss.stages.refine import BackgroundSettings, CrfSettings, add_background, crf_step
+from wsss.stages.segment import DEEPLAB
+
+LOCALIZE = Stage(
+    "localize",
+    "cam",
+    (
+        Step("train", 1, ClassifierSettings, train_classifier, check=check_training),
+        Step("infer", 1, CamSettings, infer_cam, needs=("train",), gives=("cam",)),
+    ),
+    {
+        "demo": {
+            "train.backbone": "tiny",
+            "train.weights": "none",
+            "train.freeze_bn": False,
+            "train.dropout": 0.0,
+            "train.optimizer": "adamw",
+            "train.lr": 2e-3,
+            "train.head_lr": 1.0,
+            "train.weight_decay": 1e-2,
+            "train.crop": 97,
+            "train.scale_low": 0.75,
+            "train.scale_high": 1.25,
+            "train.jitter": 0.2,
+            "train.batch_size": 16,
+            "train.epochs": 20,
+            "infer.scales": (1.0, 1.5),
+        },
+        "small": {
+            "train.backbone": "mobilenet_v2",
+            "train.output_stride": 16,
+            "train.crop": 161,
+            "train.scale_low": 0.5,
+            "train.scale_high": 1.0,
+            "train.jitter": 0.2,
+            "train.epochs": 13,
+        },
+        "paper": {},
+    },
+)
+
+REFINE = Stage(
+    "refine",
+    "cam",
+    (
+        Step("background", 1, BackgroundSettings, add_background, needs=("localize",), gives=("labels",)),
+        Step("crf", 1, CrfSettings, crf_step("background"), needs=("background",), gives=("labels_crf",)),
+    ),
+)
+
+METHOD = Method(
+    name="cam",
+    title="CAM",
+    year=2016,
+    citation="Zhou, Khosla, Lapedriza, Oliva, Torralba: Learning Deep Features for Discriminative Localization, CVPR 2016",
+    summary="A classifier's own activation maps, thresholded against the background and sharpened by a dense CRF.",
+    stages={"localize": LOCALIZE, "refine": REFINE, "segment": DEEPLAB},
+)

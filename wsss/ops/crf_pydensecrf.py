@@ -1,0 +1,41 @@
+"""Mean-field inference by pydensecrf, where it is installed."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydensecrf.densecrf import DenseCRF2D
+
+from wsss.ops.crf import Kernels
+
+
+class PydensecrfMeanField:
+    """The CRF of one image for the latest number of labels K; its lattices are rebuilt only when K changes."""
+
+    def __init__(self, image: np.ndarray, kernels: Kernels) -> None:
+        self._image = np.array(image, order="C")
+        self._kernels = kernels
+        self._crf: DenseCRF2D | None = None
+        self._labels = 0
+
+    def __call__(self, probabilities: np.ndarray, copies: np.ndarray, iterations: int) -> np.ndarray:
+        """Marginals for probabilities in [1e-5, 1] (float32 K x H x W), label k standing for copies[k] equal ones."""
+        times = copies.astype(int)
+        first = times.cumsum() - times
+        unary = -np.log(probabilities).repeat(times, axis=0)
+        labels = len(unary)
+        if self._crf is None or labels != self._labels:
+            self._crf, self._labels = self._build(labels), labels
+        self._crf.setUnaryEnergy(unary.reshape(labels, -1))
+        return np.array(self._crf.inference(iterations), dtype=np.float32).reshape(unary.shape)[first]
+
+    def _build(self, labels: int) -> DenseCRF2D:
+        height, width = self._image.shape[:2]
+        crf = DenseCRF2D(width, height, labels)
+        crf.addPairwiseGaussian(sxy=self._kernels.gaussian_sxy, compat=self._kernels.gaussian_weight)
+        crf.addPairwiseBilateral(
+            sxy=self._kernels.bilateral_sxy,
+            srgb=self._kernels.bilateral_srgb,
+            rgbim=self._image,
+            compat=self._kernels.bilateral_weight,
+        )
+        return crf

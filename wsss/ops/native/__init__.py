@@ -1,0 +1,1 @@
+"""The optional C++ part: crf.cpp, its compilation and its use."""

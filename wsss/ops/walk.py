@@ -1,0 +1,167 @@
+"""Random walk over pixel affinities, t steps at once and without the N x N matrix.
+
+A is symmetric with A_ii = 1, D its degrees, T = A D^-1 (columns sum to one), and scores x (rows) become x T^t. T is
+similar to S = D^-1/2 A D^-1/2, whose spectrum lies in [-1, 1], so x T^t = ((x D^1/2) S^t) D^-1/2, and the monomial has
+the exact Chebyshev expansion s^t = sum_k c_k T_k(s), where c_k = 2^(1-t) binomial(t, (t - k) / 2) for k = t, t - 2, ...
+and half of that at k = 0. The c_k are twice the probabilities of a fair coin's excess k in t throws: all but
+about sqrt(2 t log(2 / tolerance)) of them can be dropped, and what they sum to bounds the relative error.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from functools import lru_cache
+
+import torch
+
+from wsss.errors import UserError
+from wsss.ops.pairs import pair_offsets, source_rectangle
+
+
+def random_walk(
+    affinity: torch.Tensor,
+    size: tuple[int, int],
+    radius: int,
+    scores: torch.Tensor,
+    *,
+    beta: float,
+    steps: int,
+    tolerance: float = 1e-6,
+) -> torch.Tensor:
+    """Scores after `steps` steps of the walk with the transitions A^beta (elementwise), columns normalised.
+
+    Args:
+        affinity: P x h x w in [0, 1]: `pairs.pair_affinity` of one map, with either rectangle of sources.
+        size: H, W of the map.
+        radius: the radius of the pairs.
+        scores: C x H x W.
+        beta: exponent of the affinities; the higher, the more the walk keeps to alike pixels.
+        steps: t; 0 returns the scores.
+        tolerance: the error of S^t in the spectral norm; dropping more terms makes it faster.
+
+    Returns:
+        C x H x W, the type and device of `scores`; computed in float64.
+
+    Raises:
+        UserError: shapes that do not fit, an affinity that is NaN or outside [0, 1], NaN scores, beta or steps below 0.
+    """
+    _check(affinity, size, radius, scores, beta, steps, tolerance)
+    if steps == 0:
+        return scores.clone()
+    weights = _every_source(affinity.to(torch.float64), size, radius).pow_(beta)
+    return propagate(weights, radius, scores, chebyshev_coefficients(steps, tolerance))
+
+
+def propagate(weights: torch.Tensor, radius: int, scores: torch.Tensor, coefficients: list[float]) -> torch.Tensor:
+    """Scores times sum_k c_k T_k(T), where T has the weights float64 P x H x W, 0 where a pair leaves the map."""
+    twice, root = doubled_walk(weights, radius)
+    before = scores.to(torch.float64).flatten(1).t() * root
+    total = coefficients[0] * before
+    now = twice @ before / 2
+    for k, coefficient in enumerate(coefficients[1:], start=1):
+        total.add_(now, alpha=coefficient)
+        if k + 1 < len(coefficients):
+            before, now = now, torch.addmm(before, twice, now, beta=-1)
+    return (total / root).t().reshape(scores.shape).to(scores.dtype)
+
+
+def chebyshev_coefficients(steps: int, tolerance: float) -> list[float]:
+    """c_0 .. c_m of s^steps = sum_k c_k T_k(s) on [-1, 1], cut where the rest sums to less than the tolerance."""
+    order = torch.arange(steps % 2, steps + 1, 2, dtype=torch.float64)
+    heads, throws = (steps - order) / 2, torch.tensor(float(steps), dtype=torch.float64)
+    ways = torch.lgamma(throws + 1) - torch.lgamma(heads + 1) - torch.lgamma(throws - heads + 1)
+    values = torch.exp(ways - (steps - 1) * math.log(2))
+    values[order == 0] /= 2
+    rest = values.flip(0).cumsum(0).flip(0)
+    kept = max(1, int((rest > tolerance).sum()))
+    coefficients = torch.zeros(int(order[kept - 1]) + 1, dtype=torch.float64)
+    coefficients[order[:kept].long()] = values[:kept]
+    return coefficients.tolist()
+
+
+def doubled_walk(weights: torch.Tensor, radius: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """2 S as a sparse CSR matrix (H W squared) and D^1/2 as a column, from the weights of all pairs.
+
+    Args:
+        weights: float64 P x H x W, 0 where a pair leaves the map.
+        radius: of the pairs.
+    """
+    pairs, height, width = weights.shape
+    flat = weights.flatten(1)
+    degrees = 1 + flat.sum(0)
+    shifts = [dy * width + dx for dy, dx in pair_offsets(radius)]
+    for plane, shift in zip(flat, shifts, strict=True):
+        degrees[shift:] += plane[: len(plane) - shift]
+    inverse = degrees.rsqrt()
+    values = flat.new_zeros(2 * pairs + 1, flat.shape[1])
+    values[pairs] = 2 / degrees
+    for p, (plane, shift) in enumerate(zip(flat, shifts, strict=True)):
+        inside = len(plane) - shift
+        forward = values[pairs + 1 + p, :inside]
+        torch.mul(plane[:inside], inverse[:inside], out=forward).mul_(inverse[shift:]).mul_(2)
+        values[pairs - 1 - p, shift:] = forward
+    starts, columns = _structure(height, width, radius, weights.device)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        matrix = torch.sparse_csr_tensor(
+            starts, columns, values.t().flatten(), (flat.shape[1], flat.shape[1]), check_invariants=False
+        )
+    return matrix, degrees.sqrt_()[:, None]
+
+
+@lru_cache(maxsize=8)
+def _structure(height: int, width: int, radius: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row starts and columns (int32) of the walk on a map of this size: every row has 2 P + 1 entries.
+
+    An entry that would leave the map points anywhere inside; its value is 0.
+    """
+    count = height * width
+    shifts = [dy * width + dx for dy, dx in pair_offsets(radius)]
+    shift = torch.tensor([*(-s for s in reversed(shifts)), 0, *shifts], dtype=torch.int32, device=device)
+    own = torch.arange(count, dtype=torch.int32, device=device)
+    columns = (own[:, None] + shift).clamp_(0, count - 1).flatten()
+    starts = torch.arange(count + 1, dtype=torch.int32, device=device) * len(shift)
+    return starts, columns
+
+
+def _every_source(affinity: torch.Tensor, size: tuple[int, int], radius: int) -> torch.Tensor:
+    """A P x H x W copy of either layout, 0 where a pair leaves the map."""
+    if affinity.shape[1:] != size:
+        height, width = affinity.shape[1:]
+        whole = affinity.new_zeros(len(affinity), *size)
+        whole[:, :height, radius - 1 : radius - 1 + width] = affinity
+        return whole
+    whole = affinity.clone()
+    for plane, (dy, dx) in zip(whole, pair_offsets(radius), strict=True):
+        plane[max(0, size[0] - dy) :] = 0
+        if dx > 0:
+            plane[:, max(0, size[1] - dx) :] = 0
+        elif dx < 0:
+            plane[:, :-dx] = 0
+    return whole
+
+
+def _check(
+    affinity: torch.Tensor,
+    size: tuple[int, int],
+    radius: int,
+    scores: torch.Tensor,
+    beta: float,
+    steps: int,
+    tolerance: float,
+) -> None:
+    pairs = len(pair_offsets(radius))
+    size = (int(size[0]), int(size[1]))
+    shape = tuple(affinity.shape)
+    if shape != (pairs, *size) and shape != (pairs, *source_rectangle(size, radius)):
+        raise UserError(f"affinities of shape {shape} don't fit a map of {size[0]} x {size[1]} with radius {radius}")
+    if scores.ndim != 3 or scores.shape[1:] != size:
+        raise UserError(f"scores of shape {tuple(scores.shape)} do not fit a map of {size[0]} x {size[1]}")
+    if not ((affinity >= 0) & (affinity <= 1)).all():
+        raise UserError("affinities must lie between 0 and 1, these hold NaN or other values")
+    if not torch.isfinite(scores).all():
+        raise UserError("the scores of a random walk must be finite, these hold NaN or infinite values")
+    if beta < 0 or steps < 0 or steps != int(steps) or not tolerance > 0:
+        settings = f"beta {beta}, steps {steps} and tolerance {tolerance}"
+        raise UserError(f"a random walk needs beta >= 0, whole steps >= 0 and tolerance > 0, not {settings}")

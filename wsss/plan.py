@@ -1,0 +1,150 @@
+"""From a method's name, a preset and overrides to the list of steps with their settings, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wsss import methods
+from wsss.errors import UserError, unknown
+from wsss.interface import STAGES, Method, Stage, Step
+from wsss.settings import Setting, describe, flatten, parse
+from wsss.stages.evaluate import EVALUATIONS
+
+PRESETS = ("demo", "small", "paper")
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """A step with its settings, and where its inputs come from.
+
+    Attributes:
+        stage: the stage's kind, such as "refine".
+        filling: the name of what fills it, such as "affinity".
+        step: what is run.
+        settings: its settings object.
+        needs: each name in `step.needs` to the key of the planned step whose output is meant.
+    """
+
+    stage: str
+    filling: str
+    step: Step
+    settings: Any
+    needs: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        """Such as "refine.walk"."""
+        return f"{self.stage}.{self.step.name}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A method with everything decided but the data and the rng."""
+
+    method: Method
+    preset: str
+    steps: tuple[PlannedStep, ...]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings, flattened: "<stage>.name" and "<stage>.<step>.<setting>" to JSON-ready values."""
+        flat: dict[str, Any] = {}
+        for planned in self.steps:
+            if planned.stage != "evaluate":
+                flat[f"{planned.stage}.name"] = planned.filling
+            flat |= flatten(planned.settings, planned.key + ".")
+        return flat
+
+    @property
+    def supervision(self) -> frozenset[str]:
+        """What the planned steps see beyond tags; scoring is not learning."""
+        return frozenset().union(*(p.step.supervision for p in self.steps if p.stage != "evaluate"))
+
+
+def make_plan(method: str, preset: str, overrides: Mapping[str, Any] | None = None) -> Plan:
+    """Decide every setting: default, then preset, then override.
+
+    Args:
+        method: a method's name.
+        preset: one of `PRESETS`.
+        overrides: "<stage>.name" or "<stage>.<step>.<setting>" to a value or its text.
+
+    Raises:
+        UserError: an unknown method, preset, stage, filling, step or setting (names the known ones), or a value out of
+            its range.
+    """
+    chosen = methods.load(method)
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    overrides = dict(overrides or {})
+    stages = _fillings(chosen, overrides)
+    values = _values(chosen, stages, preset, overrides)
+
+    steps: list[PlannedStep] = []
+    for kind, stage in stages.items():
+        for step in stage.steps:
+            key = f"{kind}.{step.name}"
+            settings = parse(step.settings, values.get(key, {}), key + ".")
+            steps.append(PlannedStep(kind, stage.name, step, settings, _inputs(step, kind, steps)))
+    for planned in list(steps):
+        for what in planned.step.gives:
+            key = f"evaluate.{what}"
+            settings = parse(EVALUATIONS[what].settings, values.get(key, {}), key + ".")
+            steps.append(PlannedStep("evaluate", "masks", EVALUATIONS[what], settings, {"maps": planned.key}))
+    return Plan(chosen, preset, tuple(steps))
+
+
+def all_settings(method: Method) -> list[Setting]:
+    """Every setting of a method with its full key: what tables, help and searches are made from."""
+    return [s for p in make_plan(method.name, PRESETS[0]).steps for s in describe(p.step.settings, p.key + ".")]
+
+
+def _fillings(method: Method, overrides: dict[str, Any]) -> dict[str, Stage]:
+    """The stages in order, fillings replaced by "<stage>.name" overrides (which are taken out)."""
+    stages = {kind: method.stages[kind] for kind in STAGES if kind in method.stages}
+    for kind in STAGES:
+        name = overrides.pop(f"{kind}.name", None)
+        if name is not None:
+            if kind not in stages:
+                raise UserError(f"method {method.name} has no stage {kind}; its stages are {', '.join(stages)}")
+            stages[kind] = methods.filling(kind, str(name))
+    return stages
+
+
+def _values(
+    method: Method, stages: Mapping[str, Stage], preset: str, overrides: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Step key to {setting: value}: the stages' presets, then the method's, then the overrides."""
+    layers: dict[str, Any] = {}
+    for kind, stage in stages.items():
+        layers |= {f"{kind}.{key}": value for key, value in stage.presets.get(preset, {}).items()}
+    layers |= method.presets.get(preset, {})
+    layers |= overrides
+    steps = [(kind, step) for kind, stage in stages.items() for step in stage.steps]
+    known = {f"{kind}.{step.name}" for kind, step in steps} | {f"evaluate.{what}" for _, s in steps for what in s.gives}
+    values: dict[str, dict[str, Any]] = {}
+    for key, value in layers.items():
+        step, _, name = key.rpartition(".")
+        if step not in known:
+            raise unknown(f"step in setting {key!r}:", step or key, known)
+        values.setdefault(step, {})[name] = value
+    return values
+
+
+def _inputs(step: Step, kind: str, earlier: list[PlannedStep]) -> dict[str, str]:
+    """Where each of a step's needs comes from.
+
+    Raises:
+        UserError: an earlier step that the chosen fillings don't have.
+    """
+    found: dict[str, str] = {}
+    for need in step.needs:
+        candidates = [p for p in earlier if p.key in (need, f"{kind}.{need}") or p.stage == need]
+        if not candidates:
+            raise UserError(
+                f"step {kind}.{step.name} needs the output of {need}, which this combination of fillings does not have"
+            )
+        found[need] = candidates[-1].key
+    return found

@@ -1,0 +1,129 @@
+"""The ledger: every look at val that a promotion took, and what came of it.
+
+An entry is an MLflow run of the experiment `wsss-promotions`: it lies where the registry lies, so that a team has one
+ledger and not a file on everybody's disk; MLflow adds the author and the time; it can hold the confusion matrices of
+both models, from which any later test can be made. An entry is begun before an alias moves and finished after it, and
+is never changed again: one that is still RUNNING is a promotion that was cut short.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsss.serving.evaluate import Evaluation
+from wsss.tracking import names
+from wsss.tracking.connection import mlflow_client
+from wsss.tracking.evaluations import confusion_npz
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+EXPERIMENT = "wsss-promotions"
+PROMOTION = "promotion"
+MODEL, CANDIDATE, CHAMPION = "promotion.model", "promotion.candidate", "promotion.champion"
+PROMOTED, FORCED, SPLIT, MASKS = "promotion.promoted", "promotion.forced", "promotion.split", "promotion.masks"
+CANDIDATE_MIOU, CHAMPION_MIOU = "candidate/miou", "champion/miou"
+
+
+@dataclass(frozen=True)
+class Look:
+    """One entry.
+
+    Attributes:
+        model: the registered model.
+        candidate: the version that asked.
+        champion: the version that was champion then; empty if there was none.
+        promoted: whether the candidate became champion.
+        forced: why it was promoted whatever the figures said; empty if it was not.
+        dataset, split: what both were compared on.
+        masks: sha256 over the split's ids and masks; empty without masks.
+        candidate_miou, champion_miou: in [0, 1]; None where it could not be measured.
+        time: when.
+    """
+
+    model: str
+    candidate: str
+    champion: str
+    promoted: bool
+    forced: str
+    dataset: str
+    split: str
+    masks: str
+    candidate_miou: float | None
+    champion_miou: float | None
+    time: datetime
+
+    @classmethod
+    def of(cls, run: Run) -> Look:
+        tags, metrics = run.data.tags, run.data.metrics
+        return cls(
+            tags[MODEL],
+            tags[CANDIDATE],
+            tags[CHAMPION],
+            tags[PROMOTED] == "true",
+            tags[FORCED],
+            tags[names.DATASET],
+            tags[SPLIT],
+            tags[MASKS],
+            metrics.get(CANDIDATE_MIOU),
+            metrics.get(CHAMPION_MIOU),
+            datetime.fromtimestamp(run.info.start_time / 1000, UTC),
+        )
+
+
+@contextmanager
+def entry(look: Look, evaluations: dict[str, Evaluation]) -> Iterator[None]:
+    """Write an entry; the block is where the alias moves.
+
+    Args:
+        look: what is written.
+        evaluations: of "candidate" and "champion", as far as there are masks to evaluate them with.
+    """
+    from mlflow.entities import Metric
+
+    client = mlflow_client()
+    tags = {
+        names.KIND: PROMOTION,
+        MODEL: look.model,
+        CANDIDATE: look.candidate,
+        CHAMPION: look.champion,
+        PROMOTED: "true" if look.promoted else "false",
+        FORCED: look.forced,
+        names.DATASET: look.dataset,
+        SPLIT: look.split,
+        MASKS: look.masks,
+    }
+    start = int(look.time.timestamp() * 1000)
+    name = f"{look.model} version {look.candidate}"
+    run_id = client.create_run(_experiment(client), start_time=start, tags=tags, run_name=name).info.run_id
+    figures = {CANDIDATE_MIOU: look.candidate_miou, CHAMPION_MIOU: look.champion_miou}
+    client.log_batch(run_id, [Metric(key, value, start, 0) for key, value in figures.items() if value is not None])
+    with tempfile.TemporaryDirectory() as scratch:
+        for who, evaluation in evaluations.items():
+            matrices = confusion_npz(look.split, who, evaluation.classes, evaluation.matrices, evaluation.ids)
+            Path(scratch, f"{who}.npz").write_bytes(matrices)
+            Path(scratch, f"{who}.json").write_text(json.dumps(evaluation.as_json(), indent=1))
+        client.log_artifacts(run_id, scratch)
+    yield
+    client.set_terminated(run_id)
+
+
+def history(model: str) -> list[Look]:
+    """The entries of a registered model, newest first."""
+    client = mlflow_client()
+    condition = f"tags.`{names.KIND}` = '{PROMOTION}' and tags.`{MODEL}` = '{model}'"
+    found = client.search_runs([_experiment(client)], condition, order_by=["attributes.start_time DESC"])
+    return [Look.of(run) for run in found]
+
+
+def _experiment(client: MlflowClient) -> str:
+    known = client.get_experiment_by_name(EXPERIMENT)
+    return str(known.experiment_id if known else client.create_experiment(EXPERIMENT))

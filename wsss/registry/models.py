@@ -1,0 +1,132 @@
+"""Registered models: a name for each dataset, a version for each registered run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wsss.errors import UserError
+from wsss.tracking import names
+from wsss.tracking.connection import mlflow_client
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION, PREVIOUS = "champion", "previous"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model.
+
+    Attributes:
+        name: the registered model's.
+        number: the version's.
+        run: the id of the run it comes from; empty if it comes from none.
+    """
+
+    name: str
+    number: str
+    run: str
+
+    @property
+    def address(self) -> str:
+        return f"models:/{self.name}/{self.number}"
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.number}"
+
+
+def default_name(dataset: str) -> str:
+    """What a dataset's models are registered as."""
+    return f"wsss-{dataset}"
+
+
+def register(model_uri: str, name: str) -> Version:
+    """Make a logged model (`models:/m-...`) a version of a registered model; one that is a version stays that version.
+
+    Raises:
+        UserError: there is no such logged model, or MLflow refuses the name.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    client = mlflow_client()
+    try:
+        for known in client.search_model_versions(f"name = '{name}'"):
+            if known.source == model_uri:
+                return _version(known)
+        return _version(mlflow.register_model(model_uri, name))
+    except MlflowException as error:
+        raise UserError(f"{model_uri} can't be registered as {name}: {' '.join(str(error).split())}") from None
+
+
+def find(candidate: str, name: str) -> Version:
+    """A candidate as a version of a registered model; a run's model is registered if it was not.
+
+    Args:
+        candidate: a version's number or a run's id.
+        name: the registered model.
+
+    Raises:
+        UserError: no such version or run, or a run without a model.
+    """
+    client = mlflow_client()
+    if not candidate.isdecimal():
+        return register(_model_of(client, candidate), name)
+    with _known(f"version {candidate} of the registered model {name}"):
+        return _version(client.get_model_version(name, candidate))
+
+
+def dataset_of_run(run_id: str) -> str:
+    """The name of the dataset a run was on.
+
+    Raises:
+        UserError: there is no such run, or it names no dataset.
+    """
+    with _known(f"run {run_id}"):
+        tags = mlflow_client().get_run(run_id).data.tags
+    if names.DATASET not in tags:
+        raise UserError(f"run {run_id} names no dataset; say which one with --data")
+    return str(tags[names.DATASET])
+
+
+def with_alias(name: str, alias: str) -> Version | None:
+    """The version an alias points to; None if the model or the alias does not exist."""
+    client = mlflow_client()
+    found = client.search_registered_models(f"name = '{name}'")
+    number = found[0].aliases.get(alias) if found else None
+    return _version(client.get_model_version(name, str(number))) if number else None
+
+
+def set_alias(version: Version, alias: str) -> None:
+    """Point an alias to a version."""
+    mlflow_client().set_registered_model_alias(version.name, alias, version.number)
+
+
+def _version(found: ModelVersion) -> Version:
+    return Version(found.name, str(found.version), found.run_id or "")
+
+
+def _model_of(client: MlflowClient, run_id: str) -> str:
+    with _known(f"run {run_id}"):
+        outputs = client.get_run(run_id).outputs
+    models = outputs.model_outputs if outputs else []
+    if not models:
+        raise UserError(f"run {run_id} has logged no model; only a run that trained its segment stage can be promoted")
+    return f"models:/{models[-1].model_id}"
+
+
+@contextmanager
+def _known(what: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise UserError(f"there is no {what}; `wsss compare` lists the runs with their ids") from None

@@ -1,0 +1,204 @@
+"""Run a method over a dataset from its tags to a registered model: the one implementation behind every command.
+
+`wsss run`, `mlflow run`, the DVC stages and the search call `run_method`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wsss import versions
+from wsss.data import Dataset, open_dataset
+from wsss.errors import UserError, unknown
+from wsss.evaluation import Masks, Scores, bootstrap
+from wsss.interface import STAGES
+from wsss.panels import run_panels
+from wsss.plan import Plan, make_plan
+from wsss.progress import ConsoleReporter
+from wsss.serving.card import model_card
+from wsss.stages.evaluate import read_matrices
+from wsss.steps import StepResult, StepRunner, choose_device
+from wsss.tracking import names
+from wsss.tracking.info import DatasetInfo, RunInfo
+from wsss.tracking.runs import MethodRun, method_run
+
+WORK = Path("work")
+
+
+@dataclass
+class Outcome:
+    """What a run leaves to its caller.
+
+    Attributes:
+        run_id: MLflow's; empty for a run that is not tracked.
+        steps: the finished steps by key, evaluations among them.
+        metrics: every figure by its metric name.
+        model: the address of the registered version, where a segmenter was trained in a tracked run.
+    """
+
+    run_id: str = ""
+    steps: dict[str, StepResult] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    model: str = ""
+
+
+def run_method(
+    method: str,
+    preset: str,
+    data: str,
+    *,
+    rng: int = 0,
+    overrides: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    until: str | None = None,
+    track: bool = True,
+    keep_version: bool = True,
+    parent: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    wait: bool = False,
+) -> Outcome:
+    """Run a method's stages; every step that was done before with equal inputs is reused.
+
+    Args:
+        method, preset: their names.
+        data: a dataset's name, or its folder.
+        rng: the seed.
+        overrides: settings by key, values or their text.
+        device: "auto", "cpu" or "cuda".
+        until: the last stage to run; its evaluations are run too when they are asked for with "evaluate" or by default.
+        track: log to MLflow, evaluate, and register the segmenter.
+        keep_version: give the labels a DVC version; off inside a search, which must not touch DVC.
+        parent: the id of the MLflow run that this one is a part of.
+        tags: more tags of the MLflow run.
+        wait: wait for a step that another process is computing, instead of refusing.
+
+    Raises:
+        UserError: whatever is wrong with the names, the settings, the data or the stores, before any work.
+    """
+    plan = make_plan(method, preset, overrides)
+    if until is not None and until not in STAGES:
+        raise unknown("stage", until, STAGES)
+    for planned in plan.steps:
+        planned.step.check(planned.settings)
+    dataset = open_dataset(data)
+    dataset.check()
+    if "masks" in plan.supervision and not Masks(dataset).ids("train"):
+        raise UserError(
+            f"method {method} learns from masks, and dataset {dataset.name} has none for its training images"
+        )
+    runner = StepRunner(dataset, rng, choose_device(device), WORK, wait=wait)
+    outcome = Outcome(steps=runner.results)
+    if not track:
+        for planned in plan.steps:
+            if planned.stage != "evaluate" and _within(planned.stage, until):
+                runner.run(planned, ConsoleReporter(planned.key))
+        return outcome
+    info = _run_info(plan, dataset, rng, keep_version, dict(tags or {}))
+    with method_run(info, work=WORK, parent=parent) as run:
+        outcome.run_id = run.id
+        for kind in STAGES[:-1]:
+            if _within(kind, until) and any(p.stage == kind for p in plan.steps):
+                _run_stage(kind, plan, runner, run, outcome)
+                if kind == "refine" and keep_version:
+                    _keep_labels(runner, run)
+        for image_id, picture, maps in run_panels(dataset, runner.results):
+            run.panels(image_id, picture, maps)
+        if "segment.train" in runner.results and parent is None:
+            outcome.model = _register(plan, dataset, runner, run, outcome.metrics)
+    return outcome
+
+
+def _within(stage: str, until: str | None) -> bool:
+    return until is None or STAGES.index(stage) <= STAGES.index(until)
+
+
+def _run_stage(kind: str, plan: Plan, runner: StepRunner, run: MethodRun, outcome: Outcome) -> None:
+    """The steps of one stage and, where there are masks, the scores of what they give."""
+    masks = Masks(runner.dataset)
+    with run.stage(kind) as stage:
+        for planned in plan.steps:
+            if planned.stage == kind:
+                result = runner.run(planned, stage.reporter(planned.key))
+                stage.step_done(result)
+                outcome.metrics |= result.metrics
+                outcome.metrics[names.step_time(planned.key)] = result.seconds
+        if not any(masks.ids(split) for split in runner.dataset.splits):
+            return
+        for planned in plan.steps:
+            if planned.stage == "evaluate" and planned.needs["maps"].startswith(f"{kind}."):
+                result = runner.run(planned, stage.reporter(planned.key))
+                run.metrics(result.metrics)
+                outcome.metrics |= result.metrics | _log_scores(result, planned.step.name, runner.dataset, run)
+
+
+def _log_scores(result: StepResult, what: str, dataset: Dataset, run: MethodRun) -> dict[str, float]:
+    """Log the scores of an evaluation step; its mean IoUs by metric name."""
+    means = {}
+    for split, (ids, matrices) in read_matrices(result.folder).items():
+        run.scores(split, what, dataset.classes.with_background, matrices, ids, bootstrap(matrices))
+        means[names.metric(split, what, names.MIOU)] = Scores.of(matrices.sum(0)).miou
+    return means
+
+
+def _keep_labels(runner: StepRunner, run: MethodRun) -> None:
+    """Give the label maps a DVC version and log it, with the list of its files."""
+    labels = label_folder(runner.results)
+    version = versions.store(labels)
+    run.labels(version, str(labels), versions.manifest(version.md5))
+
+
+def label_folder(results: Mapping[str, StepResult]) -> Path:
+    """The folder of the label maps that the refine stage ended with."""
+    last = [r for key, r in results.items() if key.startswith("refine.")][-1]
+    return last.folder / "labels_crf"
+
+
+def _register(plan: Plan, dataset: Dataset, runner: StepRunner, run: MethodRun, metrics: Mapping[str, float]) -> str:
+    from wsss.registry.models import default_name, register
+    from wsss.serving.package import log_model
+
+    run.flush()
+    card = model_card(plan, dataset, run.id, metrics)
+    address = log_model(run.id, runner.results["segment.train"].folder, dataset.classes, card)
+    return register(address, default_name(dataset.name)).address
+
+
+def _run_info(plan: Plan, dataset: Dataset, rng: int, keep_version: bool, tags: dict[str, str]) -> RunInfo:
+    version = None
+    if keep_version:
+        version = versions.version_of(dataset.root)
+        if version is None and dataset.kind == "shapes":
+            version = versions.store(dataset.root)
+    settings = plan.settings
+    group = [plan.method.name, plan.preset, dataset.digest, settings]
+    last = [p for p in plan.steps if hasattr(p.settings, "backbone")][-1]
+    return RunInfo(
+        method=plan.method.name,
+        preset=plan.preset,
+        dataset=DatasetInfo(
+            name=dataset.name,
+            source=str(dataset.root),
+            digest=dataset.digest,
+            splits={split: len(ids) for split, ids in dataset.splits.items()},
+            version=version,
+        ),
+        settings=settings,
+        supervision=plan.supervision,
+        rng=rng,
+        fingerprint=_digest([*group, rng, tags]),
+        group=_digest(group),
+        git=versions.git_state(),
+        command=shlex.join(sys.argv),
+        tags={names.BACKBONE: last.settings.backbone, names.PRETRAINING: Path(last.settings.weights).name} | tags,
+    )
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

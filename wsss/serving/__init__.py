@@ -1,0 +1,1 @@
+"""The packaged model and what serves it."""

@@ -1,0 +1,175 @@
+"""Label maps, or a model's, against the masks of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from wsss.data import Dataset
+from wsss.data.label_maps import INDEX, LabelMaps, read_palette_png
+from wsss.data.parallel import each, some
+from wsss.errors import UserError, unknown
+from wsss.evaluation import Masks, Scores, bootstrap, confusion
+from wsss.serving.package import Segmenter, load_package, load_step
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of label maps on a split.
+
+    Attributes:
+        what: whose label maps.
+        dataset: its name.
+        split: its name.
+        masks: sha256 over the ids and the masks that were compared with.
+        ids: the images, those of the split that have a mask.
+        classes: the C + 1 names.
+        matrices: a confusion matrix for each image, int32 N x (C + 1) x (C + 1), row the truth.
+    """
+
+    what: str
+    dataset: str
+    split: str
+    masks: str
+    ids: tuple[str, ...]
+    classes: tuple[str, ...]
+    matrices: np.ndarray
+
+    @property
+    def scores(self) -> Scores:
+        return Scores.of(self.matrices.sum(0, dtype=np.int64))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % bootstrap interval of the mean IoU over images."""
+        return bootstrap(self.matrices)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the matrices, JSON-ready: shares in [0, 1], None for a class that does not occur."""
+        scores = self.scores
+        columns = zip(self.classes, _plain(scores.iou), _plain(scores.fp), _plain(scores.fn), strict=True)
+        return {
+            "what": self.what,
+            "dataset": self.dataset,
+            "split": self.split,
+            "masks": self.masks,
+            "images": len(self.ids),
+            "miou": scores.miou,
+            "interval": list(self.interval),
+            "fp": scores.mean_fp,
+            "fn": scores.mean_fn,
+            "pixel_accuracy": scores.pixel_accuracy,
+            "classes": {name: {"iou": iou, "fp": fp, "fn": fn} for name, iou, fp, fn in columns},
+        }
+
+    def as_table(self) -> Table:
+        """A row for each class and the mean, in percent."""
+        low, high = self.interval
+        scores = self.scores
+        table = Table(
+            title=f"{self.what} on {self.dataset}/{self.split}, {len(self.ids)} images",
+            caption=f"mIoU {scores.miou:.1%}, 95 % interval over images {low:.1%} to {high:.1%}; "
+            "FP and FN as shares of the union",
+        )
+        table.add_column("class")
+        for name in ("IoU", "FP", "FN"):
+            table.add_column(name, justify="right")
+        for row in zip(self.classes, scores.iou, scores.fp, scores.fn, strict=True):
+            table.add_row(row[0], *map(_percent, row[1:]))
+        table.add_section()
+        table.add_row("mean", *map(_percent, (scores.miou, scores.mean_fp, scores.mean_fn)))
+        return table
+
+
+def evaluate(path: str, dataset: Dataset, split: str) -> Evaluation:
+    """Compare label maps with the masks of a split.
+
+    Args:
+        path: a model (`models:/...`, a package, a training step's output folder) or a folder of label maps (ID.png, or
+            the shards of a step's output).
+        dataset: images, and the masks beside them.
+        split: one of its splits.
+
+    Raises:
+        UserError: nothing of this kind at the path, an unknown split or one without masks, other classes than the
+            dataset's; label maps that are missing, unreadable or of another size (all of them at once).
+    """
+    ids = _masked(dataset, split)
+    return _compare(path, _labels(path, dataset), dataset, split, ids)
+
+
+def evaluate_model(model: Segmenter, dataset: Dataset, split: str) -> Evaluation:
+    """Compare a model's label maps with the masks of a split; see `evaluate`."""
+    return _compare(model.version, _model_labels(model, dataset), dataset, split, _masked(dataset, split))
+
+
+def _masked(dataset: Dataset, split: str) -> tuple[str, ...]:
+    if split not in dataset.splits:
+        raise unknown("split", split, dataset.splits)
+    ids = Masks(dataset).ids(split)
+    if not ids:
+        raise UserError(f"dataset {dataset.name} has no masks for its split {split}; there is nothing to compare with")
+    return ids
+
+
+def _compare(
+    what: str, labels: Callable[[str], np.ndarray], dataset: Dataset, split: str, ids: tuple[str, ...]
+) -> Evaluation:
+    masks = Masks(dataset)
+
+    def matrix(image_id: str) -> np.ndarray | str:
+        try:
+            return confusion(masks.read(image_id), labels(image_id), len(dataset.classes))
+        except UserError as error:
+            return f"{image_id}: {error}"
+
+    found = each(matrix, ids, "evaluating")
+    if problems := [problem for problem in found if isinstance(problem, str)]:
+        raise UserError(f"{what} can't be evaluated on {dataset.name}/{split}: {some(problems)}")
+    return Evaluation(
+        what, dataset.name, split, masks.digest(split), ids, dataset.classes.with_background, np.array(found, np.int32)
+    )
+
+
+def _labels(path: str, dataset: Dataset) -> Callable[[str], np.ndarray]:
+    folder = Path(path)
+    if path.startswith("models:/") or (folder / "MLmodel").is_file():
+        return _model_labels(load_package(path), dataset)
+    if (folder / "model.json").is_file():
+        return _model_labels(load_step(folder, dataset.classes), dataset)
+    if (folder / INDEX).is_file():
+        return LabelMaps(folder).read
+    if folder.is_dir() and any(folder.glob("*.png")):
+        return lambda image_id: _read_png(folder / f"{image_id}.png")
+    raise UserError(
+        f"{path} is neither a model (models:/NAME@ALIAS, models:/NAME/VERSION, a package, the output folder of a "
+        "segment.train step) nor a folder of label maps (ID.png, or the shards of a step's output)"
+    )
+
+
+def _read_png(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise UserError("its label map is missing")
+    return read_palette_png(path)
+
+
+def _model_labels(model: Segmenter, dataset: Dataset) -> Callable[[str], np.ndarray]:
+    if model.classes != dataset.classes:
+        raise UserError(
+            f"model {model.version} knows the classes {some(model.classes.names)}; "
+            f"dataset {dataset.name} has {some(dataset.classes.names)}"
+        )
+    return lambda image_id: model(dataset.image(image_id))
+
+
+def _plain(values: Sequence[float] | np.ndarray) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}" if np.isfinite(share) else "-"

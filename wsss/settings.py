@@ -1,0 +1,196 @@
+"""Typed settings: the one place where a setting's default, range, meaning and source are written.
+
+A step's settings are a frozen dataclass whose fields are made with `setting`. From it are derived the command line's
+`--set`, the params file, the search space, the docs tables and the error messages.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wsss.errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a setting is searched.
+
+    `kind` is one of "uniform", "loguniform" (float between `low` and `high`), "int" (both ends included) or
+    "choice" (one of `values`).
+    """
+
+    kind: str
+    low: float = 0.0
+    high: float = 0.0
+    values: tuple[Any, ...] = ()
+
+
+def choice(*values: Any) -> Search:
+    return Search("choice", values=values)
+
+
+def loguniform(low: float, high: float) -> Search:
+    return Search("loguniform", low, high)
+
+
+def uniform(low: float, high: float) -> Search:
+    return Search("uniform", low, high)
+
+
+def setting(
+    default: Any,
+    meaning: str,
+    *,
+    source: str = "ours",
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[Any, ...] | None = None,
+    unit: str = "",
+    search: Search | None = None,
+    file: bool = False,
+) -> Any:
+    """A field of a settings class.
+
+    Args:
+        default: its value when nothing else is said.
+        meaning: one sentence for people.
+        source: where the default comes from: a paper, its code, or "ours".
+        low, high: the allowed range of a number, both ends included; of every element of a tuple.
+        choices: the allowed values, where they can be listed.
+        unit: the unit of a number, such as "px".
+        search: how a search draws it; None is not worth searching.
+        file: the value may be the path of a file, whose content then counts, not its name.
+    """
+    return dataclasses.field(
+        default=default,
+        metadata=dict(
+            meaning=meaning, source=source, low=low, high=high, choices=choices, unit=unit, search=search, file=file
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting, described: what the tables, the search and the errors are made from."""
+
+    key: str
+    type: Any
+    default: Any
+    meaning: str
+    source: str
+    low: float | None
+    high: float | None
+    choices: tuple[Any, ...] | None
+    unit: str
+    search: Search | None
+    file: bool
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words."""
+        if self.choices is not None:
+            return "one of " + ", ".join(map(str, self.choices))
+        if self.low is not None and self.high is not None:
+            return f"{self.low:g} to {self.high:g}"
+        if self.low is not None:
+            return f"at least {self.low:g}"
+        if self.high is not None:
+            return f"at most {self.high:g}"
+        return {bool: "true or false", str: "text"}.get(self.type, "any")
+
+
+def describe(cls: type, prefix: str = "") -> list[Setting]:
+    """The settings of a settings class, in order; `prefix` is put before each key."""
+    hints = typing.get_type_hints(cls)
+    return [
+        Setting(prefix + field.name, hints[field.name], field.default, **field.metadata)
+        for field in dataclasses.fields(cls)
+    ]
+
+
+def parse(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """Build a settings object from names to values; text is converted to each setting's type.
+
+    Args:
+        cls: a settings class.
+        values: name to value, the value of the right type or its text (a tuple's text is separated by commas).
+        prefix: where the settings belong, such as "refine.walk.", for the error messages.
+
+    Raises:
+        UserError: an unknown name, text that is not of the type, a value out of its range.
+    """
+    known = {s.key: s for s in describe(cls)}
+    for name in values:
+        if name not in known:
+            raise unknown(f"setting in {prefix.rstrip('.') or cls.__name__}:", name, known)
+    return cls(**{name: _convert(known[name], value, prefix + name) for name, value in values.items()})
+
+
+def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Name to value of a settings object, JSON-ready (tuples become lists)."""
+    return {
+        prefix + field.name: list(value) if isinstance(value := getattr(settings, field.name), tuple) else value
+        for field in dataclasses.fields(settings)
+    }
+
+
+def _convert(spec: Setting, value: Any, key: str) -> Any:
+    kind, optional = _unwrap_optional(spec.type)
+    if value is None or (isinstance(value, str) and value.lower() in ("none", "null") and optional):
+        if not optional:
+            raise UserError(f"{key} can't be none; allowed: {spec.allowed}")
+        return None
+    try:
+        value = _to_type(kind, value)
+    except (TypeError, ValueError):
+        name = getattr(kind, "__name__", str(kind)) if not typing.get_origin(kind) else "list of numbers"
+        raise UserError(f"{key} = {value!r} is not a valid {name}; allowed: {spec.allowed}") from None
+    for element in value if isinstance(value, tuple) else (value,):
+        too_low = spec.low is not None and not element >= spec.low
+        too_high = spec.high is not None and not element <= spec.high
+        if too_low or too_high or (spec.choices is not None and element not in spec.choices):
+            unit = f" {spec.unit}" if spec.unit else ""
+            raise UserError(f"{key} = {value} is out of range; allowed: {spec.allowed}{unit}")
+    return value
+
+
+def _unwrap_optional(kind: Any) -> tuple[Any, bool]:
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        rest = [a for a in typing.get_args(kind) if a is not type(None)]
+        return rest[0], True
+    return kind, False
+
+
+def _to_type(kind: Any, value: Any) -> Any:
+    if typing.get_origin(kind) is tuple:
+        element = typing.get_args(kind)[0]
+        parts = value.strip("[]() ").split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple) or not parts:
+            raise ValueError(value)
+        return tuple(_to_type(element, part) for part in parts)
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        return (
+            {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(str(value).lower())
+            if str(value).lower() in ("true", "1", "yes", "false", "0", "no")
+            else _fail(value)
+        )
+    if kind is int:
+        if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+            raise ValueError(value)
+        return int(value)
+    if kind is float:
+        if isinstance(value, bool):
+            raise ValueError(value)
+        return float(value)
+    return str(value)
+
+
+def _fail(value: Any) -> Any:
+    raise ValueError(value)

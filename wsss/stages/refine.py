@@ -1,0 +1,175 @@
+"""Turning score maps into label maps: the background score and the dense CRF, which most refiners share."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from wsss.data.label_maps import LabelMapWriter
+from wsss.data.score_maps import ScoreMap, ScoreMaps, ScoreMapWriter
+from wsss.errors import UserError
+from wsss.interface import StepContext
+from wsss.ops.crf import DenseCrf
+from wsss.settings import choice, setting, uniform
+from wsss.stages.inference import resize
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+PROBABILITY_FLOOR = 1e-5
+
+
+@dataclass(frozen=True)
+class BackgroundSettings:
+    """Where the background comes from."""
+
+    background: str = setting(
+        "power",
+        "background score: power is (1 - max M)^alpha, constant is the threshold",
+        source="PSA and IRN code",
+        choices=("power", "constant"),
+    )
+    alpha: float = setting(
+        16.0, "exponent of the power; larger is less background", low=0.05, high=256, search=uniform(0.5, 32)
+    )
+    threshold: float = setting(0.2, "score of the constant background", low=0, high=1, search=uniform(0.02, 0.6))
+
+
+@dataclass(frozen=True)
+class CrfSettings:
+    """The dense CRF over the image (Kraehenbuehl and Koltun, NeurIPS 2011)."""
+
+    iterations: int = setting(10, "mean-field iterations; 0 is no CRF", source="PSA code", low=0, high=100)
+    gaussian_sxy: float = setting(
+        3.0, "width of the smoothness kernel", source="PSA code", low=0.1, high=500, unit="px"
+    )
+    gaussian_weight: float = setting(3.0, "weight of the smoothness kernel", source="PSA code", low=0, high=500)
+    bilateral_sxy: float = setting(
+        80.0, "width of the appearance kernel", source="PSA code", low=0.1, high=500, unit="px"
+    )
+    bilateral_srgb: float = setting(
+        13.0, "its width in colour", source="PSA code", low=0.1, high=255, search=choice(3.0, 5.0, 8.0, 13.0)
+    )
+    bilateral_weight: float = setting(
+        10.0, "weight of the appearance kernel", source="PSA code", low=0, high=500, search=choice(3.0, 5.0, 10.0)
+    )
+
+
+def background_score(scores: np.ndarray, settings: BackgroundSettings) -> np.ndarray:
+    """The background's map, from foreground maps float K x h x w in [0, 1] (K may be 0): float32 h x w.
+
+    "power" is (1 - max_c M_c)^alpha (AffinityNet, section 4.1 of its code's `infer`); "constant" is the threshold (IRN).
+    """
+    top = scores.max(0) if len(scores) else np.zeros(scores.shape[1:], scores.dtype)
+    if settings.background == "constant":
+        return np.full(top.shape, settings.threshold, np.float32)
+    return (1 - np.clip(top.astype(np.float32), 0, 1)) ** settings.alpha
+
+
+def with_background(score_map: ScoreMap, settings: BackgroundSettings) -> ScoreMap:
+    """A score map of foreground classes with the background's map put in front."""
+    background = background_score(score_map.scores, settings)[None].astype(np.float16)
+    return ScoreMap(
+        np.concatenate([background, score_map.scores]),
+        np.concatenate([np.zeros(1, np.uint8), score_map.classes]),
+        score_map.size,
+    )
+
+
+def upsampled(score_map: ScoreMap) -> np.ndarray:
+    """The maps at the image's size: float32 K x H x W, bilinear from corner to corner."""
+    maps = torch.from_numpy(score_map.scores.astype(np.float32))[None]
+    return resize(maps, score_map.size)[0].numpy()
+
+
+def argmax_labels(score_map: ScoreMap) -> np.ndarray:
+    """The class of the largest map at each pixel: uint8 H x W."""
+    return score_map.classes[upsampled(score_map).argmax(0)]
+
+
+def probabilities(maps: np.ndarray) -> np.ndarray:
+    """Maps scaled to sum to one at each pixel, none below the floor: float32 K x H x W."""
+    kept = np.maximum(maps, PROBABILITY_FLOOR)
+    return (kept / kept.sum(0)).astype(np.float32)
+
+
+def dense_crf(image: np.ndarray, settings: CrfSettings) -> DenseCrf:
+    """The CRF of an image (uint8 H x W x 3) with a step's settings; can be used for several unaries."""
+    return DenseCrf(
+        image,
+        gaussian_sxy=settings.gaussian_sxy,
+        gaussian_weight=settings.gaussian_weight,
+        bilateral_sxy=settings.bilateral_sxy,
+        bilateral_srgb=settings.bilateral_srgb,
+        bilateral_weight=settings.bilateral_weight,
+    )
+
+
+def crf_labels(image: np.ndarray, maps: np.ndarray, classes: np.ndarray, settings: CrfSettings) -> np.ndarray:
+    """The CRF's labelling of one image.
+
+    Args:
+        image: uint8 H x W x 3.
+        maps: float K x H x W, at least 0; scaled to probabilities here.
+        classes: uint8 K, the label of each map.
+        settings: of the CRF.
+
+    Returns:
+        uint8 H x W.
+    """
+    unary = probabilities(maps)
+    if settings.iterations and len(classes) > 1:
+        unary = dense_crf(image, settings)(unary, iterations=settings.iterations)
+    return classes[unary.argmax(0)]
+
+
+def ordered_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Apply a function in as many threads as there are cores; results in order, at most a few waiting."""
+    workers = os.cpu_count() or 1
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def add_background(context: StepContext) -> None:
+    """Put the background's map in front of the localizer's maps (`scores`), and label by the largest (`labels`)."""
+    maps = ScoreMaps(context.inputs["localize"] / "cam")
+    with ScoreMapWriter(context.out / "scores") as scores, LabelMapWriter(context.out / "labels") as labels:
+        for done, image_id in enumerate(maps.ids, 1):
+            full = with_background(maps.read(image_id), context.settings)
+            scores.add(image_id, full)
+            labels.add(image_id, argmax_labels(full))
+            context.report.progress(done, len(maps), "images")
+
+
+def crf_step(scores_from: str) -> Callable[[StepContext], None]:
+    """A step that runs the CRF over the score maps (background included) of the step `scores_from`."""
+
+    def run(context: StepContext) -> None:
+        maps = ScoreMaps(context.inputs[scores_from] / "scores")
+        if not len(maps):
+            raise UserError("there are no score maps to refine")
+
+        def label(image_id: str) -> np.ndarray:
+            score_map = maps.read(image_id)
+            image = context.dataset.image(image_id)
+            return crf_labels(image, upsampled(score_map), score_map.classes, context.settings)
+
+        with LabelMapWriter(context.out / "labels_crf") as writer:
+            for done, (image_id, labels) in enumerate(zip(maps.ids, ordered_map(label, maps.ids), strict=True), 1):
+                writer.add(image_id, labels)
+                context.report.progress(done, len(maps), "images")
+
+    return run

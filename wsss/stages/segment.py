@@ -1,0 +1,224 @@
+"""Training the segmentation network on label maps and predicting with it: the same for every method."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from wsss.classes import IGNORE
+from wsss.data.augmentation import Augmentation
+from wsss.data.label_maps import LabelMaps, LabelMapWriter
+from wsss.errors import UserError
+from wsss.interface import Stage, Step, StepContext
+from wsss.nets.backbones import BACKBONES
+from wsss.nets.deeplab import DeepLab
+from wsss.settings import loguniform, setting
+from wsss.stages.classify import check_training, save_model, write_metrics
+from wsss.stages.inference import batches_by_size, multi_scale, node_grid, resize
+from wsss.stages.refine import CrfSettings, crf_labels, ordered_map
+from wsss.training import TrainingSettings, fit, parameter_groups
+
+
+@dataclass(frozen=True)
+class SegmenterSettings(TrainingSettings):
+    """Training the segmentation network."""
+
+    backbone: str = setting("resnet50", "the network", choices=BACKBONES)
+    weights: str = setting("imagenet", 'initial weights: "imagenet", "none", or a file', file=True)
+    output_stride: int = setting(8, "pixels of the image for a cell of the scores", choices=(8, 16), unit="px")
+    freeze_bn: bool = setting(True, "keep the batch norm of the initial weights", source="deeplab-pytorch")
+    rates: tuple[int, ...] = setting((6, 12, 18, 24), "dilations of the pyramid", source="DeepLabv2", low=1, high=64)
+    loss: str = setting(
+        "balanced",
+        "cross-entropy over all labelled pixels (plain), or the mean of background's and foreground's (balanced)",
+        source="AdvCAM author",
+        choices=("plain", "balanced"),
+    )
+    crop: int = setting(321, "side of the training crop", source="deeplab-pytorch", low=16, unit="px")
+    scale_low: float = setting(0.5, "smallest resizing factor", source="deeplab-pytorch", low=0.1, high=4)
+    scale_high: float = setting(1.5, "largest resizing factor", source="deeplab-pytorch", low=0.1, high=4)
+    jitter: float = setting(0.0, "strength of the colour jitter", low=0, high=0.9)
+    batch_size: int = setting(10, "images in a batch", source="deeplab-pytorch", low=1)
+    epochs: int = setting(20, "passes over the training images", source="deeplab-pytorch: 20,000 iterations", low=1)
+    lr: float = setting(
+        2.5e-4, "learning rate of pretrained weights", source="deeplab-pytorch", low=0, search=loguniform(5e-5, 5e-3)
+    )
+
+
+@dataclass(frozen=True)
+class PredictSettings(CrfSettings):
+    """Predicting with the segmentation network: scales, mirrored images, then a CRF."""
+
+    scales: tuple[float, ...] = setting((0.5, 0.75, 1.0, 1.25, 1.5), "image scales", low=0.1, high=8)
+    flip: bool = setting(True, "add mirrored images")
+    gaussian_sxy: float = setting(1.0, "width of the smoothness kernel", source="deeplab-pytorch", low=0.1, unit="px")
+    bilateral_sxy: float = setting(67.0, "width of the appearance kernel", source="deeplab-pytorch", low=0.1, unit="px")
+    bilateral_srgb: float = setting(3.0, "its width in colour", source="deeplab-pytorch", low=0.1, high=255)
+    bilateral_weight: float = setting(4.0, "weight of the appearance kernel", source="deeplab-pytorch", low=0)
+
+
+def balanced_cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+    """The mean of the cross-entropy over background pixels and that over foreground pixels.
+
+    Args:
+        scores: B x (C + 1) x H x W, before the softmax.
+        labels: int64 B x H x W, 255 is left out.
+
+    Returns:
+        Half of each mean's sum; a side without pixels counts 0 (a batch without labels gives 0).
+    """
+    losses = F.cross_entropy(scores, labels, ignore_index=IGNORE, reduction="none")
+    background, foreground = labels == 0, (labels > 0) & (labels != IGNORE)
+    return sum((losses * side).sum() / side.sum().clamp(min=1) for side in (background, foreground)) / 2  # type: ignore[return-value]
+
+
+def plain_cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+    """The mean cross-entropy over the labelled pixels (arguments as above); 0 without any."""
+    losses = F.cross_entropy(scores, labels, ignore_index=IGNORE, reduction="sum")
+    return losses / (labels != IGNORE).sum().clamp(min=1)
+
+
+def train_segmenter(context: StepContext, ids: list[str], labels: Callable[[str], np.ndarray]) -> None:
+    """Train on the label maps that `labels` gives for `ids` (uint8 H x W)."""
+    settings: SegmenterSettings = context.settings
+    dataset = context.dataset
+    torch.manual_seed(context.rng)
+    architecture = {
+        "classes": len(dataset.classes) + 1,
+        "backbone": settings.backbone,
+        "output_stride": settings.output_stride,
+        "rates": list(settings.rates),
+    }
+    model = DeepLab(weights=settings.weights, **architecture)  # type: ignore[arg-type]
+    augment = Augmentation(settings.crop, (settings.scale_low, settings.scale_high), settings.jitter)
+    criterion = balanced_cross_entropy if settings.loss == "balanced" else plain_cross_entropy
+
+    def sample(image_id: str, draw: np.random.Generator) -> dict[str, Tensor | None]:
+        pixels, target = augment(dataset.image(image_id), labels(image_id), draw)
+        return {"image": pixels, "labels": target}
+
+    def loss(batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        scores = model(batch["image"].contiguous(memory_format=torch.channels_last))
+        return criterion(resize(scores.float(), batch["labels"].shape[1:]), batch["labels"]), {}  # type: ignore[arg-type]
+
+    pretrained = settings.weights != "none"
+    groups = parameter_groups(model.backbone if pretrained else None, [model.head] if pretrained else [model], settings)
+    metrics = fit(model, groups, ids, sample, loss, context, frozen_bn=settings.freeze_bn)  # type: ignore[arg-type]
+    save_model(context.out, model, architecture)
+    write_metrics(context.out, metrics)
+
+
+def train_on_labels(context: StepContext) -> None:
+    """Train on the refiner's label maps of the training images."""
+    maps = LabelMaps(context.inputs["refine"] / "labels_crf")
+    ids = [i for i in context.dataset.splits["train"] if i in maps]
+    train_segmenter(context, ids, maps.read)
+
+
+def train_on_masks(context: StepContext) -> None:
+    """Train on the ground-truth masks of the training images: the fully supervised bound."""
+    masks = context.masks
+    if masks is None or not masks.ids("train"):
+        raise UserError(f"dataset {context.dataset.name} has no masks for its training images; the bound needs them")
+    train_segmenter(context, list(masks.ids("train")), masks.read)
+
+
+def load_segmenter(folder: Path) -> DeepLab:
+    """The trained network of a step's output, in eval mode, on the CPU."""
+    model = DeepLab(weights="none", **json.loads((folder / "model.json").read_text()))
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.eval()
+
+
+def predict(context: StepContext) -> None:
+    """Label maps of dev and val without any tags: the network's own (`pred`) and the CRF's (`pred_crf`)."""
+    settings: PredictSettings = context.settings
+    dataset, device = context.dataset, context.device
+    model = load_segmenter(context.inputs["train"]).to(device, memory_format=torch.channels_last)
+    stride = model.backbone.output_stride
+    ids = [*dataset.splits["dev"], *dataset.splits["val"]]
+    classes = np.arange(len(dataset.classes) + 1, dtype=np.uint8)
+    done = 0
+    with LabelMapWriter(context.out / "pred") as plain, LabelMapWriter(context.out / "pred_crf") as refined:
+        for chunk, images in batches_by_size(dataset, ids, pixels=1 << 19):
+            size = images[0].shape[:2]
+            maps = multi_scale(
+                lambda x: model(x).float().softmax(1),
+                images,
+                scales=settings.scales,
+                flip=settings.flip,
+                stride=stride,
+                grid=node_grid(*size, stride),
+                device=device,
+            ).cpu()
+
+            def label(item: tuple[np.ndarray, Tensor], size: tuple[int, int] = size) -> tuple[np.ndarray, np.ndarray]:
+                image, scores = item
+                full = resize(scores[None], size)[0].numpy()
+                return full.argmax(0).astype(np.uint8), crf_labels(image, full, classes, settings)
+
+            for image_id, (own, crf) in zip(chunk, ordered_map(label, zip(images, maps, strict=True)), strict=True):
+                plain.add(image_id, own)
+                refined.add(image_id, crf)
+            done += len(chunk)
+            context.report.progress(done, len(ids), "images")
+
+
+_PREDICT = Step("predict", 1, PredictSettings, predict, needs=("train",), gives=("pred", "pred_crf"))
+
+PRESETS: dict[str, dict[str, object]] = {
+    "demo": {
+        "train.backbone": "tiny",
+        "train.weights": "none",
+        "train.freeze_bn": False,
+        "train.rates": (1, 2, 4),
+        "train.optimizer": "adamw",
+        "train.lr": 2e-3,
+        "train.head_lr": 1.0,
+        "train.weight_decay": 1e-2,
+        "train.crop": 97,
+        "train.scale_low": 0.75,
+        "train.scale_high": 1.25,
+        "train.batch_size": 16,
+        "train.epochs": 15,
+        "predict.scales": (0.75, 1.0, 1.25),
+    },
+    "small": {
+        "train.backbone": "mobilenet_v2",
+        "train.output_stride": 16,
+        "train.rates": (2, 4, 6),
+        "train.crop": 161,
+        "train.scale_low": 0.5,
+        "train.scale_high": 1.0,
+        "train.batch_size": 16,
+        "train.epochs": 13,
+        "train.lr": 5e-3,
+        "predict.scales": (0.75, 1.0, 1.25),
+    },
+    "paper": {},
+}
+
+DEEPLAB = Stage(
+    "segment",
+    "deeplab",
+    (Step("train", 1, SegmenterSettings, train_on_labels, needs=("refine",), check=check_training), _PREDICT),
+    PRESETS,
+)
+
+SUPERVISED = Stage(
+    "segment",
+    "supervised",
+    (
+        Step("train", 1, SegmenterSettings, train_on_masks, supervision=frozenset({"masks"}), check=check_training),
+        _PREDICT,
+    ),
+    PRESETS,
+)

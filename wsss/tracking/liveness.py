@@ -1,0 +1,94 @@
+"""Is the process of a run still there? A dead run is marked failed, and continued by the command that started it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import psutil
+
+from wsss.tracking import names
+from wsss.tracking.query import search, stage_runs
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+BEAT_S = 30
+SILENT_S = 10 * BEAT_S
+
+
+def process_tags() -> dict[str, str]:
+    """The tags that say which process writes a run, and that it is alive now."""
+    return {
+        names.HOST: socket.gethostname(),
+        names.PID: str(os.getpid()),
+        names.PID_STARTED: f"{psutil.Process().create_time():.2f}",
+        names.HEARTBEAT: f"{time.time():.0f}",
+    }
+
+
+def process_gone(tags: Mapping[str, str]) -> bool:
+    """Whether the process that wrote these tags is no more.
+
+    On this host the process table answers (a new process with an old number has another start time); of another host
+    all that is known is its heartbeat, which is old after ten missed beats.
+    """
+    if tags.get(names.HOST) == socket.gethostname():
+        try:
+            started = psutil.Process(int(tags[names.PID])).create_time()
+        except psutil.NoSuchProcess:
+            return True
+        except psutil.AccessDenied:
+            return False
+        return abs(started - float(tags[names.PID_STARTED])) > 1
+    return time.time() - float(tags.get(names.HEARTBEAT, 0)) > SILENT_S
+
+
+def mark_dead_runs(client: MlflowClient) -> list[str]:
+    """Mark the runs, and their stages' runs, that are RUNNING in name only as FAILED, ended at their last heartbeat.
+
+    Returns:
+        The ids of the methods' runs that were marked.
+    """
+    dead = []
+    for run in search(client, f"tags.`{names.KIND}` = '{names.METHOD_RUN}' and attributes.status = 'RUNNING'"):
+        if process_gone(run.data.tags):
+            ended = int(float(run.data.tags.get(names.HEARTBEAT, time.time())) * 1000)
+            for stage in stage_runs(client, run.info.experiment_id, run.info.run_id).values():
+                if stage.info.status == "RUNNING":
+                    client.set_terminated(stage.info.run_id, "FAILED", ended)
+            client.set_terminated(run.info.run_id, "FAILED", ended)
+            dead.append(run.info.run_id)
+    return dead
+
+
+def find_interrupted(client: MlflowClient, fingerprint: str) -> Run | None:
+    """The newest run with a method run's fingerprint that did not finish and that no process is working on."""
+    same = search(client, f"tags.`{names.KIND}` = '{names.METHOD_RUN}' and tags.{names.FINGERPRINT} = '{fingerprint}'")
+    for run in same:
+        if run.info.status in ("FAILED", "KILLED") or (run.info.status == "RUNNING" and process_gone(run.data.tags)):
+            return run
+    return None
+
+
+class Heartbeat(threading.Thread):
+    """Renews a run's heartbeat until stopped; a beat that does not get through is left out."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._client, self._run_id = client, run_id
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopped.wait(BEAT_S):
+            with contextlib.suppress(Exception):
+                self._client.set_tag(self._run_id, names.HEARTBEAT, f"{time.time():.0f}")
+
+    def stop(self) -> None:
+        self._stopped.set()

@@ -1,0 +1,73 @@
+"""Finding or making the MLflow run that a method's run writes to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsss.errors import UserError
+from wsss.tracking import names
+from wsss.tracking.info import RunInfo, user
+from wsss.tracking.liveness import find_interrupted, process_tags
+from wsss.tracking.writes import Write, batch, send
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+_RUN_ID = "MLFLOW_RUN_ID"
+
+
+def open_run(client: MlflowClient, info: RunInfo, parent: str | None) -> Run:
+    """The run, with its params, tags and inputs written.
+
+    It is the run that MLFLOW_RUN_ID names (which `mlflow run` sets, its `-P` written as params: these stay as they
+    are), else an interrupted run of the same fingerprint, else a new one.
+
+    Raises:
+        UserError: MLFLOW_RUN_ID names a run that is not there, or one of another fingerprint.
+    """
+    given = os.environ.pop(_RUN_ID, None)
+    run = _given(client, given, info.fingerprint) if given else find_interrupted(client, info.fingerprint)
+    if run is None:
+        run = client.create_run(_experiment(client), run_name=info.title, tags=_source_tags(info))
+    else:
+        client.update_run(run.info.run_id, "RUNNING")
+        if names.ERROR in run.data.tags:
+            client.delete_tag(run.info.run_id, names.ERROR)
+    run_id = run.info.run_id
+    params = {key: value for key, value in info.params.items() if key not in run.data.params}
+    tags = info.all_tags | process_tags() | ({names.MLFLOW_PARENT: parent} if parent else {})
+    for write in (batch(run_id, params=params, tags=tags), Write("inputs", run_id, {"datasets": info.dataset.inputs})):
+        send(client, write, run_id, Path())
+    return run
+
+
+def _given(client: MlflowClient, run_id: str, fingerprint: str) -> Run:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        raise UserError(f"{_RUN_ID} names run {run_id}, which the tracking store does not have; unset it") from error
+    if run.data.tags.get(names.FINGERPRINT, fingerprint) != fingerprint:
+        raise UserError(f"{_RUN_ID} names run {run_id}, which has other settings or other data; unset it")
+    return run
+
+
+def _experiment(client: MlflowClient) -> str:
+    """The id of MLFLOW_EXPERIMENT_NAME (made if new) or MLFLOW_EXPERIMENT_ID, else MLflow's default one."""
+    if name := os.environ.get("MLFLOW_EXPERIMENT_NAME"):
+        found = client.get_experiment_by_name(name)
+        return found.experiment_id if found else client.create_experiment(name)
+    return os.environ.get("MLFLOW_EXPERIMENT_ID", "0")
+
+
+def _source_tags(info: RunInfo) -> dict[str, str]:
+    return {
+        names.MLFLOW_USER: user(),
+        names.MLFLOW_SOURCE_NAME: info.command,
+        names.MLFLOW_SOURCE_TYPE: "LOCAL",
+        **({names.MLFLOW_SOURCE_COMMIT: info.git.commit} if info.git.commit else {}),
+    }

@@ -1,0 +1,107 @@
+"""Reading runs back: what tables and pages are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from wsss.tracking import names
+from wsss.tracking.connection import mlflow_client
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+PAGE = 500
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A method's run.
+
+    Attributes:
+        id: MLflow's.
+        status: "RUNNING", "FINISHED", "FAILED" or "KILLED".
+        method: its name.
+        preset: its name.
+        dataset: its name.
+        rng: the seed.
+        group: equal for runs that differ in nothing but the rng.
+        supervision: what was seen beyond tags.
+        start: when it began.
+        tags, params, metrics: all of them by name; of a metric the last value.
+    """
+
+    id: str
+    status: str
+    method: str
+    preset: str
+    dataset: str
+    rng: int
+    group: str
+    supervision: frozenset[str]
+    start: datetime
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+
+    @classmethod
+    def of(cls, run: Run) -> RunRecord:
+        tags = run.data.tags
+        return cls(
+            id=run.info.run_id,
+            status=run.info.status,
+            method=tags[names.METHOD],
+            preset=tags[names.PRESET],
+            dataset=tags[names.DATASET],
+            rng=int(tags[names.RNG]),
+            group=tags[names.GROUP],
+            supervision=frozenset(tags[names.SUPERVISION].split()),
+            start=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
+            tags=tags,
+            params=run.data.params,
+            metrics=run.data.metrics,
+        )
+
+
+def runs(dataset: str | None = None, method: str | None = None, finished: bool = True) -> list[RunRecord]:
+    """The methods' runs, newest first, of all experiments.
+
+    Args:
+        dataset, method: only those with this name.
+        finished: leave out the ones that are running, failed or killed.
+
+    Raises:
+        UserError: the tracking store can't be used.
+    """
+    wanted = {names.KIND: names.METHOD_RUN, names.DATASET: dataset, names.METHOD: method}
+    conditions = [f"tags.`{tag}` = {_quoted(value)}" for tag, value in wanted.items() if value]
+    if finished:
+        conditions.append("attributes.status = 'FINISHED'")
+    return [RunRecord.of(run) for run in search(mlflow_client(), " and ".join(conditions))]
+
+
+def search(client: MlflowClient, condition: str) -> Iterator[Run]:
+    """The runs of all experiments that meet a condition in MLflow's search language, newest first."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    token = None
+    while True:
+        page = client.search_runs(
+            experiments, condition, max_results=PAGE, order_by=["attributes.start_time DESC"], page_token=token
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def stage_runs(client: MlflowClient, experiment: str, run: str) -> dict[str, Run]:
+    """Stage to run, of a method's run in an experiment (both by id)."""
+    condition = f"tags.`{names.MLFLOW_PARENT}` = '{run}' and tags.`{names.KIND}` = '{names.STAGE_RUN}'"
+    return {stage.data.tags[names.STAGE]: stage for stage in client.search_runs([experiment], condition)}
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"' if "'" in value else f"'{value}'"

@@ -1,0 +1,218 @@
+"""One MLflow run for a method, with a child run for each stage; nothing that is written makes the work wait."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from filelock import FileLock
+
+from wsss.interface import Reporter
+from wsss.progress import ConsoleReporter
+from wsss.tracking import names
+from wsss.tracking.connection import mlflow_client
+from wsss.tracking.evaluations import confusion_npz, figures, per_image_table
+from wsss.tracking.info import RunInfo, dataset_input, environment, user
+from wsss.tracking.liveness import Heartbeat, mark_dead_runs
+from wsss.tracking.opening import open_run
+from wsss.tracking.outbox import Outbox, replay_spool
+from wsss.tracking.writes import Write, batch
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from wsss.steps import StepResult
+    from wsss.versions import Version
+
+Console = Callable[[str], Reporter]
+
+
+@contextmanager
+def method_run(
+    info: RunInfo, *, work: Path = Path("work"), parent: str | None = None, console: Console = ConsoleReporter
+) -> Iterator[MethodRun]:
+    """A method's run; ends as the `with` block ends: FINISHED, FAILED, or KILLED by a keyboard interrupt.
+
+    Under `mlflow run` it is the run that MLFLOW_RUN_ID names. Otherwise an interrupted run of the same fingerprint, if
+    there is one, goes on under its id. Before that, what earlier runs could not write is written, and runs whose
+    process is gone are marked FAILED.
+
+    Args:
+        info: what is known at the start.
+        work: the local folder of scratch data.
+        parent: the id of the run that this one is a part of, such as a search's.
+        console: makes what shows a step's progress, from the step's key.
+
+    Raises:
+        UserError: the tracking store can't be used, or MLFLOW_RUN_ID names a run that is not there or is another's.
+    """
+    work = work.absolute()
+    client = mlflow_client()
+    replay_spool(client, work)
+    work.mkdir(parents=True, exist_ok=True)
+    with FileLock(work / ".tracking.lock"):
+        mark_dead_runs(client)
+        run = open_run(client, info, parent)
+    outbox = Outbox(client, work, run.info.run_id)
+    heartbeat = Heartbeat(client, run.info.run_id)
+    heartbeat.start()
+    try:
+        method = MethodRun(outbox, run, console)
+        with method._ending():
+            settings = json.dumps(dict(info.settings), indent=1)
+            method.artifacts({names.SETTINGS: settings.encode(), names.ENVIRONMENT: environment().encode()})
+            yield method
+    finally:
+        heartbeat.stop()
+        outbox.close()
+
+
+class _Tracked:
+    """What a method's run and a stage's run have in common."""
+
+    def __init__(self, outbox: Outbox, key: str) -> None:
+        self._outbox, self._key = outbox, key
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Figures by name; those that are not finite are left out, not zero."""
+        now = _now()
+        finite = [(name, float(value), now, step) for name, value in values.items() if np.isfinite(value)]
+        if finite:
+            self._outbox.put(batch(self._key, finite))
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Tags by name."""
+        self._outbox.put(batch(self._key, tags=dict(values)))
+
+    def artifacts(self, files: Mapping[str, bytes | Path]) -> None:
+        """Artifacts: path to content, or to a file or a folder, which is copied now."""
+        self._outbox.put_files(self._key, files)
+
+    def flush(self) -> None:
+        """Wait until everything so far is sent, or on disk because the server is away."""
+        self._outbox.flush()
+
+    def _status(self, status: str) -> None:
+        self._outbox.put(Write("status", self._key, {"status": status, "time": _now()}))
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """Write how the run ended: FINISHED, FAILED with the error's text, or KILLED by a keyboard interrupt."""
+        try:
+            yield
+        except BaseException as error:
+            self.tags({names.ERROR: f"{type(error).__name__}: {error}"[:1000]})
+            self._status("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        self._status("FINISHED")
+
+
+class MethodRun(_Tracked):
+    """A method's run.
+
+    Attributes:
+        id: MLflow's.
+    """
+
+    def __init__(self, outbox: Outbox, run: Run, console: Console) -> None:
+        super().__init__(outbox, run.info.run_id)
+        self.id: str = run.info.run_id
+        self._experiment = run.info.experiment_id
+        self._tables: list[dict[str, str]] = json.loads(run.data.tags.get(names.MLFLOW_TABLES, "[]"))
+        self._console = console
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[StageRun]:
+        """A stage's child run, the earlier one of a continued run; ends as its `with` block ends."""
+        stage = StageRun(self._outbox, f"{self.id}-{name}", self, self._console)
+        body = {"experiment": self._experiment, "stage": name, "user": user(), "time": _now()}
+        self._outbox.put(Write("start", stage._key, body))
+        with stage._ending():
+            yield stage
+
+    def scores(
+        self,
+        split: str,
+        what: str,
+        classes: Sequence[str],
+        matrices: np.ndarray,
+        ids: Sequence[str],
+        interval: tuple[float, float] | None = None,
+    ) -> None:
+        """An evaluation: its figures in one write, its confusion matrices and the mIoU of each image as artifacts.
+
+        Args:
+            split: such as "val".
+            what: what is scored, such as "labels_crf".
+            classes: the C + 1 names, background first.
+            matrices: int32 N x (C + 1) x (C + 1), row the truth, column the prediction.
+            ids: the N images.
+            interval: lower and upper end of the mean IoU's confidence interval.
+        """
+        self.metrics(figures(split, what, classes, matrices, interval))
+        table = names.per_image_file(split, what)
+        confusion = confusion_npz(split, what, classes, matrices, ids)
+        self.artifacts({names.confusion_file(split, what): confusion, table: per_image_table(matrices, ids)})
+        entry = {"path": table, "type": "table"}
+        if entry not in self._tables:
+            self._tables.append(entry)
+            self.tags({names.MLFLOW_TABLES: json.dumps(self._tables)})
+
+    def panels(self, image_id: str, panel: bytes, maps: Mapping[str, bytes]) -> None:
+        """The panel picture of an image (PNG), and the label maps behind it: what to palette PNG."""
+        files: dict[str, bytes | Path] = {names.panel_file(image_id): panel}
+        self.artifacts(files | {names.map_file(what, image_id): png for what, png in maps.items()})
+
+    def labels(self, version: Version, source: str, manifest: Sequence[Mapping[str, str]]) -> None:
+        """The version of the labels that the run made and used, with the list of its files."""
+        self.tags({names.LABELS_MD5: version.md5})
+        labels = dataset_input("labels", "labels", source, version.md5, version.nfiles, version)
+        self._outbox.put(Write("inputs", self.id, {"datasets": [labels]}))
+        self.artifacts({names.dvc_manifest_file("labels"): json.dumps(manifest, indent=1).encode()})
+
+
+class StageRun(_Tracked):
+    """The child run of a stage."""
+
+    def __init__(self, outbox: Outbox, key: str, method: MethodRun, console: Console) -> None:
+        super().__init__(outbox, key)
+        self._method, self._console = method, console
+
+    def reporter(self, step: str) -> Reporter:
+        """What listens to a step, such as "refine.walk": its metrics come here, its progress to the console."""
+        return _StepReporter(self, self._console(step))
+
+    def step_done(self, result: StepResult) -> None:
+        """Write a step's fingerprint, seconds, memory and figures; wait until all is sent, or on disk."""
+        reused = str(result.reused).lower()
+        self.tags({names.step_fingerprint(result.key): result.fingerprint, names.step_reused(result.key): reused})
+        found = {
+            names.step_time(result.key): result.seconds,
+            names.step_memory(result.key): result.peak_memory_mb,
+            **result.metrics,
+        }
+        self.metrics(found)
+        self._method.metrics({name: value for name, value in found.items() if name.startswith(names.OF_THE_METHOD)})
+        self.flush()
+
+
+class _StepReporter:
+    def __init__(self, stage: StageRun, console: Reporter) -> None:
+        self._stage, self._console = stage, console
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        self._stage.metrics(values, step)
+        self._console.metrics(values, step)
+
+    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
+        self._console.progress(done, total, unit, note)
+
+
+def _now() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,222 @@
+"""The one training loop: parameter groups, poly schedule, precision, checkpoints, continuing, progress."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from wsss.errors import UserError
+from wsss.nets.backbones import freeze_batch_norm
+from wsss.settings import setting
+from wsss.interface import StepContext
+
+Sample = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What every trained step has; a step's own class changes the defaults."""
+
+    epochs: int = setting(15, "passes over the training images", low=1)
+    batch_size: int = setting(16, "images in a batch", low=1)
+    accumulate: int = setting(1, "batches whose gradients are added up before an update", low=1)
+    optimizer: str = setting("sgd", "the optimiser", choices=("sgd", "adamw"))
+    lr: float = setting(0.01, "learning rate of pretrained weights", low=0, search=None)
+    head_lr: float = setting(10.0, "factor on the learning rate of new layers", source="PSA code", low=0)
+    momentum: float = setting(0.9, "SGD momentum", low=0, high=0.999)
+    weight_decay: float = setting(5e-4, "weight decay", source="PSA code", low=0)
+    precision: str = setting(
+        "auto", "number format: auto takes bfloat16 on a GPU, float32 on a CPU", choices=("auto", "float32", "bfloat16")
+    )
+
+
+class _Samples(Dataset[Sample]):
+    """Training samples by (epoch, position): each drawn from random numbers of its own, whoever loads it."""
+
+    def __init__(self, ids: Sequence[str], make: Callable[[str, np.random.Generator], Sample], rng: int) -> None:
+        self._ids, self._make, self._rng = ids, make, rng
+
+    def __getitem__(self, at: tuple[int, int]) -> Sample:  # type: ignore[override]
+        epoch, index = at
+        name = self._ids[index]
+        return {"id": name, **self._make(name, np.random.default_rng((self._rng, epoch, index)))}
+
+
+class _Shuffle(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index) in an order that depends on the rng and the epoch alone; the last short one is kept."""
+
+    def __init__(self, length: int, batch_size: int, rng: int) -> None:
+        self._length, self._batch_size, self._rng = length, batch_size, rng
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.random.default_rng((self._rng, self.epoch)).permutation(self._length)
+        for start in range(0, self._length, self._batch_size):
+            yield [(self.epoch, int(index)) for index in order[start : start + self._batch_size]]
+
+    def __len__(self) -> int:
+        return math.ceil(self._length / self._batch_size)
+
+
+def parameter_groups(
+    pretrained: nn.Module | None, new: Sequence[nn.Module], settings: TrainingSettings
+) -> list[dict[str, Any]]:
+    """PSA's four groups: weights at 1x, biases at 2x the learning rate; new layers `head_lr` times that.
+
+    Frozen parameters are left out; weight decay spares the biases and the scales of normalisation layers.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    modules = [(pretrained, 1.0)] if pretrained is not None else []
+    for module, factor in [*modules, *((head, settings.head_lr) for head in new)]:
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                is_bias = name.endswith("bias")
+                decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+                groups.setdefault((factor * (2.0 if is_bias else 1.0), decay), []).append(parameter)
+    return [
+        {"params": parameters, "lr": settings.lr * factor, "initial_lr": settings.lr * factor, "weight_decay": decay}
+        for (factor, decay), parameters in groups.items()
+    ]
+
+
+def poly(iteration: int, total: int, power: float = 0.9) -> float:
+    """The poly schedule's factor (1 - iteration / total)^power."""
+    return (1 - iteration / total) ** power
+
+
+def fit(
+    model: nn.Module,
+    groups: list[dict[str, Any]],
+    ids: Sequence[str],
+    sample: Callable[[str, np.random.Generator], Sample],
+    loss: Callable[[Mapping[str, Any]], tuple[Tensor, dict[str, float]]],
+    context: StepContext,
+    *,
+    frozen_bn: bool = False,
+) -> dict[str, float]:
+    """Train a model, a checkpoint after each epoch; an interrupted run continues to the same weights.
+
+    Args:
+        model: on any device; left trained, in eval mode, on the context's device.
+        groups: from `parameter_groups`.
+        ids: the training images.
+        sample: makes one sample, a dict of tensors, from an id and its random numbers.
+        loss: from a batch (tensors on the device, "id" a list) to the loss and its parts by name.
+        context: the step's; its settings are a `TrainingSettings`, its `out` keeps the checkpoint.
+        frozen_bn: keep batch norm in eval mode.
+
+    Returns:
+        The last epoch's mean loss ("train/loss"), "images_per_s", and "loader_wait", the share of the time in which
+        the network waited for images.
+
+    Raises:
+        UserError: no training image, or a loss that is not a number (names the iteration and the images).
+    """
+    settings: TrainingSettings = context.settings
+    if not ids:
+        raise UserError("there is no image to train on; check the dataset's train list")
+    device = context.device
+    precision = torch.bfloat16 if _bfloat16(settings.precision, device) else torch.float32
+    model.to(device, memory_format=torch.channels_last)
+    optimizer = _optimizer(groups, settings)
+    sampler = _Shuffle(len(ids), settings.batch_size, context.rng)
+    loader = DataLoader(_Samples(ids, sample, context.rng), batch_sampler=sampler, **_workers(device))
+    updates_per_epoch = math.ceil(len(sampler) / settings.accumulate)
+    total = updates_per_epoch * settings.epochs
+
+    checkpoint = context.out / "checkpoint.pt"
+    done = _resume(checkpoint, model, optimizer)
+    images, waited, started, mean = 0, 0.0, time.monotonic(), math.nan
+    for epoch in range(done, settings.epochs):
+        model.train()
+        if frozen_bn:
+            freeze_batch_norm(model)
+        torch.manual_seed(hash((context.rng, epoch)) & 0x7FFFFFFF)
+        sampler.epoch = epoch
+        losses: list[float] = []
+        ready = time.monotonic()
+        for number, batch in enumerate(loader):
+            waited += time.monotonic() - ready
+            batch = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+            update, part = divmod(number, settings.accumulate)
+            parts_here = min(settings.accumulate, len(sampler) - update * settings.accumulate)
+            with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+                value, parts = loss(batch)
+            iteration = epoch * updates_per_epoch + update
+            if not torch.isfinite(value):
+                raise UserError(
+                    f"the loss became {value.item()} at iteration {iteration} of {total}, on the images "
+                    f"{', '.join(batch['id'])}; lower the learning rate or look at these images"
+                )
+            (value / parts_here).backward()
+            losses.append(value.item())
+            if part == parts_here - 1:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["initial_lr"] * poly(iteration, total)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                if iteration % max(1, total // 200) == 0:
+                    scalars = {f"train/{name}": part_value for name, part_value in parts.items()}
+                    context.report.metrics({"train/loss": losses[-1], **scalars}, iteration)
+            images += len(batch["id"])
+            context.report.progress(
+                epoch * len(ids) + min((number + 1) * settings.batch_size, len(ids)),
+                settings.epochs * len(ids),
+                "images",
+                f"loss {losses[-1]:.3f}",
+            )
+            ready = time.monotonic()
+        mean = float(np.mean(losses))
+        _save(checkpoint, model, optimizer, epoch + 1, mean)
+    model.eval()
+    seconds = max(time.monotonic() - started, 1e-9)
+    if math.isnan(mean):
+        mean = torch.load(checkpoint, weights_only=True)["loss"]
+        return {"train/loss": mean}
+    return {"train/loss": mean, "images_per_s": images / seconds, "loader_wait": waited / seconds}
+
+
+def _bfloat16(precision: str, device: torch.device) -> bool:
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return precision == "bfloat16"
+
+
+def _optimizer(groups: list[dict[str, Any]], settings: TrainingSettings) -> torch.optim.Optimizer:
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr)
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
+
+
+def _workers(device: torch.device) -> dict[str, Any]:
+    """Loader processes: none where they would take the cores that the network runs on."""
+    if device.type == "cpu":
+        return {"num_workers": 0}
+    return {"num_workers": min(8, max(1, (os.cpu_count() or 1) - 1)), "persistent_workers": True, "pin_memory": True}
+
+
+def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int, loss: float) -> None:
+    temporary = path.with_suffix(".tmp")
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epochs": epochs, "loss": loss}
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Load the checkpoint of an interrupted run, if there is one; the number of finished epochs."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["epochs"])

@@ -1,0 +1,307 @@
+"""Versions of data and labels: the one place that speaks to DVC.
+
+A version is what DVC calls an `md5`: the hash of a folder's sorted list of paths and file hashes, so that equal content
+has an equal version wherever it lies. Data folders are tracked by a `.dvc` file, the labels of a pipeline by
+`dvc.lock`; `store` keeps any other folder, such as the labels of a run that nobody committed, in the same cache and
+remote.
+
+Everything happens in the DVC workspace around the current folder. Where there is none, the first `add` or `store` makes
+one, with a remote in the user's home; `dvc remote add -d` or `dvc remote modify --local` names another.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from wsss.errors import UserError
+from wsss.storage import disk_errors
+
+if TYPE_CHECKING:
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.tree import Tree
+
+_WAIT_S = 600
+_REMOTE = "~/.cache/wsss/dvc"
+_LINKS = ["reflink", "hardlink", "copy"]
+
+
+@dataclass(frozen=True)
+class Version:
+    """The content of a folder.
+
+    Attributes:
+        md5: DVC's hash, 32 hexadecimal digits and ".dir".
+        nfiles: how many files, in subfolders too.
+        size: their bytes.
+    """
+
+    md5: str
+    nfiles: int
+    size: int
+
+
+class GitState(NamedTuple):
+    """The commit of a working tree, None outside git or before the first, and whether it holds anything else."""
+
+    commit: str | None
+    dirty: bool
+
+
+def add(folder: str | Path) -> Version:
+    """Put a folder of the workspace under DVC (`dvc add`): its `.dvc` file is for git, the folder itself is ignored.
+
+    The content goes into the cache once and the folder is linked to it; where links are not possible it is copied.
+
+    Raises:
+        UserError: DVC can't track the folder, the disk is full, or another DVC command holds its lock for ten minutes.
+    """
+    with _workspace(create=True) as repo, disk_errors(folder):
+        (stage,) = _patiently(lambda: repo.add(os.fspath(folder)))
+        (out,) = stage.outs
+        if not out.hash_info.isdir:
+            raise UserError(f"{folder} is a file; versions are kept of folders")
+        return _version(out.hash_info.value, out.meta)
+
+
+def version_of(folder: str | Path) -> Version | None:
+    """The version of a folder that DVC tracks, None for one that it does not.
+
+    The content is what counts, so that a file changed since `dvc add` gives another version; only files whose time,
+    size or inode changed since DVC last saw them are hashed again.
+
+    Raises:
+        UserError: the folder is tracked but not here.
+    """
+    from dvc.exceptions import OutputNotFoundError
+    from dvc_data.hashfile.build import build
+
+    with _workspace() as repo:
+        try:
+            out = repo.find_outs_by_path(os.fspath(folder))[0] if repo else None
+        except OutputNotFoundError:
+            return None
+        if out is None or not out.hash_info:
+            return None
+        if not os.path.isdir(out.fs_path):
+            raise UserError(f"{folder} is under DVC but not here; get it with: dvc pull {folder}")
+        _, meta, tree = build(repo.cache.local, out.fs_path, out.fs, "md5", dry_run=True, ignore=repo.dvcignore)
+        return _version(tree.oid, meta)
+
+
+def store(folder: str | Path) -> Version:
+    """Keep a copy of any folder in DVC's cache; its version equals what `dvc add` of the same content would give.
+
+    Raises:
+        UserError: the folder is missing or empty, or the disk is full.
+    """
+    from dvc.fs import localfs
+    from dvc_data.hashfile.build import build
+    from dvc_data.hashfile.transfer import transfer
+
+    if not any(path.is_file() for path in Path(folder).rglob("*")):
+        raise UserError(f"{folder} holds no file to keep a version of")
+    with _workspace(create=True) as repo, disk_errors(repo.cache.local.path):
+        cache = repo.cache.local
+        staging, meta, tree = build(cache, os.fspath(Path(folder).absolute()), localfs, "md5")
+        if failed := transfer(staging, cache, {tree.hash_info}, shallow=False).failed:
+            raise UserError(f"{len(failed)} files of {folder} could not be copied into DVC's cache {cache.path}")
+        return _version(tree.oid, meta)
+
+
+def manifest(md5: str) -> list[dict[str, str]]:
+    """What a version in the cache consists of: {"md5": ..., "relpath": ...} for each file, sorted by path.
+
+    Kept somewhere else, it is all that `fetch` needs besides the files; UserError when the version is not in the cache.
+    """
+    with _workspace() as repo:
+        return _tree(repo, md5).as_list()
+
+
+def push(md5: str, remote: str | None = None) -> None:
+    """Copy a version from the cache to a remote (the default one when none is named).
+
+    Raises:
+        UserError: the version is not in the cache, there is no such remote, or it can't be written.
+    """
+    with _workspace() as repo:
+        ids = _ids(_tree(repo, md5))
+        if failed := repo.cloud.push(ids, remote=remote).failed:
+            raise UserError(f"{len(failed)} of {len(ids)} files of version {md5} could not be copied to the remote")
+
+
+def fetch(md5: str, manifest: Sequence[dict[str, str]] | None = None, remote: str | None = None) -> Version:
+    """Bring a version into the cache; a version that is there already needs no remote.
+
+    Args:
+        md5: the version.
+        manifest: what it consists of, for a version whose own list was never pushed.
+        remote: the remote's name; None is the default one.
+
+    Raises:
+        UserError: the manifest is another version's, or files are neither in the cache nor in the remote.
+    """
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.tree import Tree
+
+    with _workspace(create=True) as repo, disk_errors(repo.cache.local.path):
+        cache = repo.cache.local
+        if manifest is not None:
+            listed = Tree.from_list(manifest, hash_name="md5")
+            listed.digest()
+            if listed.oid != md5:
+                raise UserError(f"the manifest is that of version {listed.oid}, not of {md5}")
+            cache.add(listed.path, listed.fs, md5)
+        elif not cache.oids_exist([md5]):
+            repo.cloud.pull({HashInfo("md5", md5)}, remote=remote)
+        tree = _tree(repo, md5)
+        if _missing(repo, tree):
+            repo.cloud.pull(_ids(tree), remote=remote)
+        if missing := _missing(repo, tree):
+            raise UserError(
+                f"{len(missing)} of {len(tree)} files of version {md5} are neither here nor in the remote; "
+                "push them from where the version was made"
+            )
+        return Version(md5, len(tree), sum(os.path.getsize(cache.oid_to_path(i.value)) for _, _, i in tree))
+
+
+def checkout(md5: str, folder: str | Path) -> None:
+    """Lay out a version of the cache as a folder, which appears complete or not at all.
+
+    Raises:
+        UserError: the version is not in the cache, or the folder exists and holds something else.
+    """
+    from dvc.fs import localfs
+    from dvc_data.hashfile.build import build
+    from dvc_data.hashfile.checkout import checkout as lay_out
+
+    target = Path(folder).absolute()
+    with _workspace(create=True) as repo, disk_errors(target):
+        tree = _tree(repo, md5)
+        if target.exists() and any(target.iterdir()):
+            _, _, there = build(repo.cache.local, os.fspath(target), localfs, "md5", dry_run=True)
+            if there.oid != md5:
+                raise UserError(f"{folder} exists and holds something else; name another folder or remove it")
+            return
+        part = target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}.part"
+        try:
+            lay_out(os.fspath(part), localfs, tree, repo.cache.local)
+            os.replace(part, target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def default_remote() -> str | None:
+    """Where `push` copies to when no remote is named; None without a workspace or a default remote."""
+    with _workspace() as repo:
+        name = repo and repo.config["core"].get("remote")
+        return repo.config["remote"].get(name, {}).get("url") if name else None
+
+
+def git_state(folder: str | Path = ".") -> GitState:
+    """The commit of the git repository around a folder; untracked files that git does not ignore make it dirty."""
+    commit = _git(folder, "rev-parse", "--verify", "HEAD")
+    changes = _git(folder, "status", "--porcelain")
+    return GitState(commit or None, bool(changes))
+
+
+def _git(folder: str | Path, *command: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", os.fspath(folder), *command], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+@contextmanager
+def _workspace(create: bool = False) -> Iterator[Any]:
+    """The DVC workspace around the current folder, None where there is none and none is to be made.
+
+    What DVC and its storage raise inside becomes one sentence.
+    """
+    from botocore.exceptions import BotoCoreError
+    from dvc.exceptions import DvcException, NotDvcRepoError
+    from dvc.repo import Repo
+    from dvc_data.hashfile.checkout import CheckoutError, LinkError
+    from dvc_objects.errors import ObjectDBError
+
+    logging.getLogger("dvc").setLevel(logging.WARNING)
+    try:
+        try:
+            repo = Repo()
+        except NotDvcRepoError:
+            repo = _initialise() if create else None
+        try:
+            yield repo
+        finally:
+            if repo is not None:
+                repo.close()
+    except (DvcException, ObjectDBError, CheckoutError, LinkError, BotoCoreError, PermissionError) as error:
+        raise UserError(f"DVC: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _initialise() -> Any:
+    from dvc.exceptions import InitError
+    from dvc.repo import Repo
+
+    top = _git(".", "rev-parse", "--show-toplevel")
+    try:
+        repo = Repo.init(no_scm=not top, subdir=bool(top) and not Path(top).samefile("."))
+    except InitError:
+        return Repo()
+    with repo.config.edit() as config:
+        config["core"].update(analytics=False, check_update=False)
+        config["cache"]["type"] = _LINKS
+        if "remote" not in repo.config["core"]:
+            config["core"]["remote"] = "local"
+            config["remote"]["local"] = {"url": _REMOTE}
+    repo.close()
+    return Repo()
+
+
+def _patiently(action: Any) -> Any:
+    """Do something that needs DVC's lock, waiting for whoever holds it."""
+    from dvc.lock import LockError
+
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            return action()
+        except LockError as error:
+            if time.monotonic() > deadline:
+                raise UserError(f"another DVC command holds its lock since {_WAIT_S // 60} minutes: {error}") from error
+            time.sleep(0.5)
+
+
+def _tree(repo: Any, md5: str) -> Tree:
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.tree import Tree
+
+    try:
+        if repo is None:
+            raise FileNotFoundError
+        return Tree.load(repo.cache.local, HashInfo("md5", md5))
+    except FileNotFoundError:
+        raise UserError(f"version {md5} is not in DVC's cache; fetch it first") from None
+
+
+def _ids(tree: Tree) -> set[HashInfo]:
+    return {tree.hash_info} | {file_id for _, _, file_id in tree}
+
+
+def _missing(repo: Any, tree: Tree) -> set[str]:
+    wanted = {file_id.value for file_id in _ids(tree) if file_id.value}
+    return wanted - set(repo.cache.local.oids_exist(wanted))
+
+
+def _version(md5: str, meta: Any) -> Version:
+    return Version(md5, meta.nfiles, meta.size)
