@@ -43,7 +43,7 @@ def test_confident_labels_pixel_by_pixel() -> None:
 
 def test_a_cell_takes_the_label_most_pixels_around_it_have() -> None:
     labels = torch.from_numpy(np.random.default_rng(1).choice([0, 1, 2, 255], (1, 17, 25)))
-    found = cell_labels(labels, 2)
+    found = cell_labels(labels, 2, 8)
     assert found.shape == (1, 3, 4)
     for i in range(3):
         for j in range(4):
@@ -52,11 +52,12 @@ def test_a_cell_takes_the_label_most_pixels_around_it_have() -> None:
             assert counts[int(found[0, i, j])] == max(counts.values())
 
 
-def test_affinity_features_lie_on_every_eighth_pixel_whatever_the_stride() -> None:
-    for output_stride in (8, 16):
-        net = AffinityNet("resnet18", "none", output_stride).eval()
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_affinity_features_lie_on_every_cell_whatever_the_backbones_stride(output_stride: int) -> None:
+    for stride, cells in ((8, (5, 7)), (4, (9, 13))):
+        net = AffinityNet("resnet18", "none", output_stride, stride).eval()
         with torch.inference_mode():
-            assert net(torch.zeros(1, 3, 33, 49)).shape == (1, 448, 5, 7)
+            assert net(torch.zeros(1, 3, 33, 49)).shape == (1, 448, *cells)
 
 
 def dense_walk(features: torch.Tensor, radius: int, scores: torch.Tensor, beta: float, steps: int) -> torch.Tensor:

@@ -103,7 +103,7 @@ def test_average_precision_worked_by_hand() -> None:
     assert np.isnan(mean_average_precision(scores[:, 1:], tags[:, 1:]))
 
 
-def test_masks_are_found_by_split_and_change_their_digest(tiny_shapes) -> None:  # noqa: ANN001
+def test_masks_are_found_by_split_and_change_their_digest(tiny_shapes) -> None:
     masks = Masks(tiny_shapes)
     assert masks.ids("val") == tiny_shapes.splits["val"]
     mask = masks.read(tiny_shapes.splits["val"][0])

@@ -167,6 +167,32 @@ def test_agrees_with_pydensecrf_called_as_everybody_does(real_data: Path):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("absent", ["fold", "drop"])
+def test_absent_labels_are_folded_or_dropped(backend, absent):
+    image = scene(30, 40)
+    probabilities = np.full((8, 30, 40), 1e-5, np.float32)
+    probabilities[[1, 4, 5]] = beliefs(image, 3)
+    probabilities[6, 3, 4] = 0.01
+    reference = all_labels(image, probabilities, backend)
+    marginals = DenseCrf(image, backend=backend, absent=absent)(probabilities)
+    assert np.abs(marginals - reference).max() < (1e-3 if absent == "drop" else 1e-4)
+    assert np.array_equal(marginals.argmax(0), reference.argmax(0))
+    if absent == "fold":
+        assert np.allclose(marginals.sum(0), 1, atol=1e-5) and np.array_equal(marginals[0], marginals[7])
+
+
+def all_labels(image, probabilities, backend):
+    """The marginals of all labels, none of which is seen as absent."""
+    return DenseCrf(image, backend=backend)(np.maximum(probabilities, np.nextafter(np.float32(1e-5), np.float32(1))))
+
+
+@pytest.mark.parametrize("absent", ["fold", "drop"])
+def test_if_all_labels_are_absent_they_are_even(absent):
+    marginals = DenseCrf(scene(20, 30), absent=absent)(np.zeros((4, 20, 30), np.float32))
+    assert np.array_equal(marginals, np.full((4, 20, 30), 0.25, np.float32))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 class TestEveryBackend:
     def test_one_object_serves_several_unaries(self, backend):
         image = scene(40, 50)
@@ -250,6 +276,11 @@ class TestEveryBackend:
     def test_negative_iterations_are_refused(self, backend):
         with pytest.raises(UserError, match="iterations must be 0 or more"):
             DenseCrf(scene(20, 30), backend=backend)(np.full((2, 20, 30), 0.5, np.float32), -1)
+
+
+def test_an_unknown_way_with_absent_labels_is_refused():
+    with pytest.raises(UserError, match="choose from drop, fold"):
+        DenseCrf(scene(20, 30), absent="keep")
 
 
 def test_backend_names():

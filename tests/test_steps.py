@@ -39,7 +39,7 @@ def add_up(context: StepContext) -> None:
     (context.out / "sum").write_text((context.inputs["first"] / "log").read_text())
 
 
-def planned(run=write_number, name: str = "first", needs: dict | None = None, **settings: object) -> PlannedStep:  # noqa: ANN001
+def planned(run=write_number, name: str = "first", needs: dict | None = None, **settings: object) -> PlannedStep:
     step = Step(name, 1, Number, run, needs=tuple(needs or {}))
     return PlannedStep("refine", "test", step, Number(**settings), needs or {})  # type: ignore[arg-type]
 

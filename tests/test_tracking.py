@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import mlflow
 import numpy as np
 import pytest
 from hypothesis import given
@@ -178,6 +179,7 @@ def test_a_run_leaves_params_tags_inputs_and_settings(store):
     assert tags["mlflow.data.context"] == "train"
     assert (tags["dvc.md5"], tags["dvc.nfiles"], tags["images"]) == (DATA.md5, "48", "40")
 
+    assert mlflow.data.get_source(inputs["shapes/val"]).uri == "data/shapes"
     assert json.loads(artifact(store, run.id, "settings.json")) == dict(INFO.settings)
     assert "mlflow==" in artifact(store, run.id, "environment.txt").decode()
     assert not list(Path("work/tracking-spool").glob("*"))
@@ -396,6 +398,11 @@ def test_runs_are_found_by_dataset_method_and_end(store, monkeypatch):
     assert (found[0].method, found[0].supervision) == ("affinity", frozenset({"masks", "saliency"}))
     assert query.runs(dataset="voc") == query.runs(dataset="o'hara") == []
     assert [record.status for record in query.runs(method="cam", finished=False)] == ["FAILED"]
+    assert query.find(started[0]) == found[-1]
+    stage = query.stage_runs(store, "0", started[0])["localize"].info.run_id
+    for other in (stage, "1" * 32):
+        with pytest.raises(UserError, match="wsss compare"):
+            query.find(other)
 
 
 # A store that can't be used
@@ -434,6 +441,15 @@ def test_a_file_that_is_no_database_is_refused(tmp_path, monkeypatch):
     (tmp_path / "mlflow.db").write_text("this is not a database, it is a sentence")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(UserError, match="not a database"):
+        mlflow_client()
+
+
+def test_a_database_of_another_mlflow_is_refused_with_the_way_out(store, monkeypatch):
+    shutil.copy("mlflow.db", "old.db")
+    with sqlite3.connect("old.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = 'bd07f7e963c5'")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///old.db")
+    with pytest.raises(UserError, match="mlflow db upgrade"):
         mlflow_client()
 
 

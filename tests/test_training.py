@@ -1,4 +1,4 @@
-"""The training loop: schedule, groups, accumulation, continuing after a kill, and what it says of a loss that is no number."""
+"""The training loop: schedule, groups, accumulation, continuing after a kill, a loss that is no number."""
 
 from __future__ import annotations
 

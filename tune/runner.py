@@ -7,14 +7,16 @@ in here touches DVC.
 from __future__ import annotations
 
 import getpass
+import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
 import ray
 from ray import tune
 from ray.tune.search import ConcurrencyLimiter
@@ -22,9 +24,11 @@ from ray.tune.search.optuna import OptunaSearch
 
 from tune.search import Search, command
 from tune.space import domain, search_space
+from wsss.data import open_dataset
 from wsss.errors import UserError
 from wsss.plan import make_plan
 from wsss.run import WORK, run_method
+from wsss.storage import write_bytes
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client, tracking_uri
 
@@ -36,6 +40,7 @@ _OBJECT_STORE = 200 * 2**20
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
 }
 
 
@@ -74,14 +79,18 @@ def run_search(search: Search, *, ray_address: str | None = None, max_seconds: f
         UserError: no trial finished (says why the first one didn't), or the tracking store can't be used.
     """
     storage = (WORK / "search").resolve()
+    kept = storage / search.name / "finding.json"
+    if kept.exists():
+        return Finding(**json.loads(kept.read_text()))
     with _search_run(search, storage / search.name) as run_id, _ray(ray_address):
         tuner = _tuner(search, run_id, storage, max_seconds)
         results = tuner.fit()
-        ended = [(result.metrics, result.config) for result in results if _VALUE in (result.metrics or {})]
+        trials = [results[i] for i in range(len(results))]
+        ended = [(end.metrics, end.config or {}) for end in trials if end.metrics and _VALUE in end.metrics]
         if not ended:
-            why = _reason(results.errors[0]) if results.errors else f"{max_seconds:g} seconds were not enough"
+            why = _reason(str(results.errors[0])) if results.errors else f"{max_seconds:g} seconds were not enough"
             raise UserError(f"no trial of the search finished: {why}")
-        metrics, settings = (max if search.mode == "max" else min)(ended, key=lambda end: end[0][_VALUE])
+        metrics, settings = (max if search.mode == "max" else min)(ended, key=lambda end: (end[0][_VALUE], str(end[1])))
         finding = Finding(
             value=metrics[_VALUE],
             settings=settings,
@@ -94,6 +103,8 @@ def run_search(search: Search, *, ray_address: str | None = None, max_seconds: f
         client = mlflow_client()
         client.log_metric(run_id, search.objective, finding.value)
         client.set_tag(run_id, BEST_RUN, finding.run)
+    if finding.trials == search.trials:
+        write_bytes(str(kept), json.dumps(asdict(finding)).encode())
     return finding
 
 
@@ -133,7 +144,7 @@ class _Lines(tune.Callback):
         self._print(trial, f"{self._search.objective} {trial.last_result[_VALUE]:.4f}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._print(trial, f"failed, {_reason(trial.get_error())}")
+        self._print(trial, f"failed ({_reason(Path(trial.error_file).read_text())})")
 
     def _print(self, trial: Any, outcome: str) -> None:
         self._ended += 1
@@ -180,6 +191,8 @@ def _ray(address: str | None) -> Iterator[None]:
         UserError: nothing answers there, or trials elsewhere could not reach the tracking store.
     """
     os.environ.update({name: value for name, value in _ENVIRONMENT.items() if name not in os.environ})
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     uri = tracking_uri()
     options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     if address is not None:
@@ -187,7 +200,7 @@ def _ray(address: str | None) -> Iterator[None]:
             raise UserError(f"trials on a cluster can't write to {uri}; name a tracking server in MLFLOW_TRACKING_URI")
         options = {"address": address, "runtime_env": {"env_vars": {"MLFLOW_TRACKING_URI": uri, **_ENVIRONMENT}}}
     try:
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
         raise UserError(
             f"no Ray cluster answers at {address} ({error}); start it or leave --ray-address away"
@@ -210,7 +223,7 @@ def _search_run(search: Search, folder: Path) -> Iterator[str]:
         names.KIND: SEARCH_RUN,
         names.METHOD: search.method,
         names.PRESET: search.preset,
-        names.DATASET: Path(search.data).name,
+        names.DATASET: open_dataset(search.data).name,
         names.RNG: str(search.rng),
         SEARCH: search.name,
         OBJECTIVE: search.objective,
@@ -228,6 +241,6 @@ def _search_run(search: Search, folder: Path) -> Iterator[str]:
     client.set_terminated(run_id, "FINISHED")
 
 
-def _reason(error: Any) -> str:
-    """The last line of an error of Ray's, which ends with our own sentence."""
-    return str(error).strip().splitlines()[-1]
+def _reason(error: str) -> str:
+    """The last line of an error of Ray's: that of the trial, such as a sentence of ours."""
+    return error.strip().splitlines()[-1].removeprefix("wsss.errors.UserError: ")

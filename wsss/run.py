@@ -135,7 +135,8 @@ def _run_stage(kind: str, plan: Plan, runner: StepRunner, run: MethodRun, outcom
             if planned.stage == "evaluate" and planned.needs["maps"].startswith(f"{kind}."):
                 result = runner.run(planned, stage.reporter(planned.key))
                 run.metrics(result.metrics)
-                outcome.metrics |= result.metrics | _log_scores(result, planned.step.name, runner.dataset, run)
+                outcome.metrics |= result.metrics
+                outcome.metrics |= _log_scores(result, planned.step.name, runner.dataset, run)
 
 
 def _log_scores(result: StepResult, what: str, dataset: Dataset, run: MethodRun) -> dict[str, float]:

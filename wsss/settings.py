@@ -31,14 +31,17 @@ class Search:
 
 
 def choice(*values: Any) -> Search:
+    """Search over these values."""
     return Search("choice", values=values)
 
 
 def loguniform(low: float, high: float) -> Search:
+    """Search between two numbers, on a logarithmic scale."""
     return Search("loguniform", low, high)
 
 
 def uniform(low: float, high: float) -> Search:
+    """Search between two numbers."""
     return Search("uniform", low, high)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from wsss.errors import UserError
+from wsss.interface import StepContext
 from wsss.nets.backbones import freeze_batch_norm
 from wsss.settings import setting
-from wsss.interface import StepContext
 
 Sample = dict[str, Any]
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class _Samples(Dataset[Sample]):
     def __init__(self, ids: Sequence[str], make: Callable[[str, np.random.Generator], Sample], rng: int) -> None:
         self._ids, self._make, self._rng = ids, make, rng
 
-    def __getitem__(self, at: tuple[int, int]) -> Sample:  # type: ignore[override]
+    def __getitem__(self, at: tuple[int, int]) -> Sample:
         epoch, index = at
         name = self._ids[index]
         return {"id": name, **self._make(name, np.random.default_rng((self._rng, epoch, index)))}
@@ -99,7 +100,7 @@ def fit(
     groups: list[dict[str, Any]],
     ids: Sequence[str],
     sample: Callable[[str, np.random.Generator], Sample],
-    loss: Callable[[Mapping[str, Any]], tuple[Tensor, dict[str, float]]],
+    loss: Callable[[dict[str, Any]], tuple[Tensor, dict[str, float]]],
     context: StepContext,
     *,
     frozen_bn: bool = False,
@@ -127,7 +128,7 @@ def fit(
         raise UserError("there is no image to train on; check the dataset's train list")
     device = context.device
     precision = torch.bfloat16 if _bfloat16(settings.precision, device) else torch.float32
-    model.to(device, memory_format=torch.channels_last)
+    to_device(model, device)
     optimizer = _optimizer(groups, settings)
     sampler = _Shuffle(len(ids), settings.batch_size, context.rng)
     loader = DataLoader(_Samples(ids, sample, context.rng), batch_sampler=sampler, **_workers(device))
@@ -184,6 +185,11 @@ def fit(
         mean = torch.load(checkpoint, weights_only=True)["loss"]
         return {"train/loss": mean}
     return {"train/loss": mean, "images_per_s": images / seconds, "loader_wait": waited / seconds}
+
+
+def to_device(model: Module, device: torch.device) -> Module:
+    """Move a network to a device, its convolutions in channels-last order; returns it."""
+    return model.to(device).to(memory_format=torch.channels_last)
 
 
 def _bfloat16(precision: str, device: torch.device) -> bool:

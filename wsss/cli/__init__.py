@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -20,9 +21,17 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data", help="Datasets: add, download, make, list, show, check.")
 app.add_typer(runs.labels_app, name="labels", help="Label maps of runs.")
-for command in (runs.run, runs.methods, runs.doctor, runs.bench):
-    app.command()(command)
-for command in (models.evaluate, models.compare, models.promote, models.serve):
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    runs.run,
+    runs.methods,
+    models.evaluate,
+    models.compare,
+    models.promote,
+    models.serve,
+    runs.doctor,
+    runs.bench,
+)
+for command in _COMMANDS:
     app.command()(command)
 
 

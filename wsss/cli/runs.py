@@ -19,7 +19,7 @@ Setting = Annotated[
 
 
 def parse_settings(pairs: list[str]) -> dict[str, str]:
-    """ "key=value" texts as a dict.
+    """Texts "key=value" as a dict.
 
     Raises:
         UserError: a text without "=".

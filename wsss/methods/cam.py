@@ -31,6 +31,7 @@ LOCALIZE = Stage(
             "train.batch_size": 16,
             "train.epochs": 20,
             "infer.scales": (1.0, 1.5),
+            "infer.stride": 4,
         },
         "small": {
             "train.backbone": "mobilenet_v2",
@@ -52,13 +53,15 @@ REFINE = Stage(
         Step("background", 1, BackgroundSettings, add_background, needs=("localize",), gives=("labels",)),
         Step("crf", 1, CrfSettings, crf_step("background"), needs=("background",), gives=("labels_crf",)),
     ),
+    {"demo": {"background.alpha": 4.0, "crf.bilateral_sxy": 15.0}, "small": {"crf.bilateral_sxy": 40.0}},
 )
 
 METHOD = Method(
     name="cam",
     title="CAM",
     year=2016,
-    citation="Zhou, Khosla, Lapedriza, Oliva, Torralba: Learning Deep Features for Discriminative Localization, CVPR 2016",
+    citation="Zhou, Khosla, Lapedriza, Oliva, Torralba: Learning Deep Features for Discriminative Localization, "
+    "CVPR 2016",
     summary="A classifier's own activation maps, thresholded against the background and sharpened by a dense CRF.",
     stages={"localize": LOCALIZE, "refine": REFINE, "segment": DEEPLAB},
 )

@@ -53,7 +53,7 @@ def _conv(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> n
 def _tiny(output_stride: int) -> Backbone:
     """Eight 3 x 3 convolutions, 0.3 M parameters: what trains from scratch in a minute on two cores."""
     last = 2 if output_stride == 16 else 1
-    levels = [
+    levels: list[nn.Module] = [
         nn.Sequential(_conv(3, 32, stride=2), _conv(32, 32)),
         nn.Sequential(_conv(32, 64, stride=2), _conv(64, 64)),
         nn.Sequential(_conv(64, 96, stride=2), _conv(96, 96)),

@@ -178,7 +178,8 @@ class _Distance(torch.autograd.Function):
         ctx.save_for_backward(features)
         ctx.radius = radius
         source, partners = _pairs(features, radius)
-        return torch.stack([(source - partner).abs_().sum(1) for partner in partners], dim=1)
+        scratch = torch.empty_like(source)
+        return torch.stack([torch.sub(source, partner, out=scratch).abs_().sum(1) for partner in partners], dim=1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -187,8 +188,9 @@ class _Distance(torch.autograd.Function):
         total = torch.zeros_like(features)
         source, partners = _pairs(features, ctx.radius)
         source_total, partner_totals = _pairs(total, ctx.radius)
+        scratch = torch.empty_like(source)
         for each, partner, partner_total in zip(gradient.unbind(1), partners, partner_totals, strict=True):
-            change = (source - partner).sign_().mul_(each.unsqueeze(1))
+            change = torch.sub(source, partner, out=scratch).sign_().mul_(each.unsqueeze(1))
             source_total += change
             partner_total -= change
         return total, None

@@ -19,9 +19,9 @@ from wsss.errors import UserError
 from wsss.evaluation import mean_average_precision
 from wsss.interface import StepContext
 from wsss.nets.backbones import BACKBONES, build_backbone, check_weights
-from wsss.settings import choice, loguniform, setting
+from wsss.settings import loguniform, setting
 from wsss.stages.inference import batches_by_size, multi_scale, node_grid
-from wsss.training import TrainingSettings, fit, parameter_groups
+from wsss.training import TrainingSettings, fit, parameter_groups, to_device
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def train_classifier(context: StepContext) -> None:
     settings: ClassifierSettings = context.settings
     dataset = context.dataset
     torch.manual_seed(context.rng)
-    architecture = {
+    architecture: dict[str, Any] = {
         "classes": len(dataset.classes),
         "backbone": settings.backbone,
         "output_stride": settings.output_stride,
@@ -110,13 +110,13 @@ def train_classifier(context: StepContext) -> None:
         pixels, _ = augment(dataset.image(image_id), None, draw)
         return {"image": pixels, "tags": torch.from_numpy(dataset.tags(image_id).astype(np.float32))}
 
-    def loss(batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def loss(batch: dict[str, Any]) -> tuple[Tensor, dict[str, float]]:
         scores = model(batch["image"].contiguous(memory_format=torch.channels_last))
         return F.multilabel_soft_margin_loss(scores, batch["tags"]), {}
 
     pretrained = settings.weights != "none"
     groups = parameter_groups(model.backbone if pretrained else None, [model.head] if pretrained else [model], settings)
-    metrics = fit(model, groups, dataset.splits["train"], sample, loss, context, frozen_bn=settings.freeze_bn)  # type: ignore[arg-type]
+    metrics = fit(model, groups, dataset.splits["train"], sample, loss, context, frozen_bn=settings.freeze_bn)
     save_model(context.out, model, architecture)
     write_metrics(context.out, metrics)
 
@@ -129,14 +129,14 @@ def infer_cam(context: StepContext) -> None:
     """
     settings: CamSettings = context.settings
     dataset, device = context.dataset, context.device
-    model = load_classifier(context.inputs["train"]).to(device, memory_format=torch.channels_last)
+    model = to_device(load_classifier(context.inputs["train"]), device)
     stride = model.backbone.output_stride
     ids = [*dataset.splits["train"], *dataset.splits["dev"]]
     dtype = _inference_dtype(settings.precision, device)
     done = 0
     with ScoreMapWriter(context.out / "cam") as writer:
         for chunk, images in batches_by_size(dataset, ids):
-            grid = node_grid(*images[0].shape[:2], settings.stride)
+            grid = node_grid(images[0].shape[0], images[0].shape[1], settings.stride)
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
                 maps = multi_scale(
                     model.maps,
@@ -167,7 +167,8 @@ def tagged_score_map(maps: Tensor, tags: np.ndarray, size: tuple[int, int]) -> S
 def _tag_map(model: Classifier, context: StepContext, split: str) -> float:
     """The mean average precision of the tags at scale 1; NaN for an empty split."""
     dataset = context.dataset
-    scores, tags = [], []
+    scores: list[np.ndarray] = []
+    tags: list[np.ndarray] = []
     for chunk, images in batches_by_size(dataset, dataset.splits[split]):
         maps = multi_scale(
             lambda x: model(x)[:, :, None, None],

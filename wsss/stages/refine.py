@@ -65,7 +65,7 @@ class CrfSettings:
 def background_score(scores: np.ndarray, settings: BackgroundSettings) -> np.ndarray:
     """The background's map, from foreground maps float K x h x w in [0, 1] (K may be 0): float32 h x w.
 
-    "power" is (1 - max_c M_c)^alpha (AffinityNet, section 4.1 of its code's `infer`); "constant" is the threshold (IRN).
+    "power" is (1 - max_c M_c)^alpha (AffinityNet, eq. 2); "constant" is the threshold (IRN's released code).
     """
     top = scores.max(0) if len(scores) else np.zeros(scores.shape[1:], scores.dtype)
     if settings.background == "constant":

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from wsss.settings import loguniform, setting
 from wsss.stages.classify import check_training, save_model, write_metrics
 from wsss.stages.inference import batches_by_size, multi_scale, node_grid, resize
 from wsss.stages.refine import CrfSettings, crf_labels, ordered_map
-from wsss.training import TrainingSettings, fit, parameter_groups
+from wsss.training import TrainingSettings, fit, parameter_groups, to_device
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def balanced_cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
     """
     losses = F.cross_entropy(scores, labels, ignore_index=IGNORE, reduction="none")
     background, foreground = labels == 0, (labels > 0) & (labels != IGNORE)
-    return sum((losses * side).sum() / side.sum().clamp(min=1) for side in (background, foreground)) / 2  # type: ignore[return-value]
+    means = [(losses * side).sum() / side.sum().clamp(min=1) for side in (background, foreground)]
+    return (means[0] + means[1]) / 2
 
 
 def plain_cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
@@ -91,13 +93,13 @@ def train_segmenter(context: StepContext, ids: list[str], labels: Callable[[str]
     settings: SegmenterSettings = context.settings
     dataset = context.dataset
     torch.manual_seed(context.rng)
-    architecture = {
+    architecture: dict[str, Any] = {
         "classes": len(dataset.classes) + 1,
         "backbone": settings.backbone,
         "output_stride": settings.output_stride,
         "rates": list(settings.rates),
     }
-    model = DeepLab(weights=settings.weights, **architecture)  # type: ignore[arg-type]
+    model = DeepLab(weights=settings.weights, **architecture)
     augment = Augmentation(settings.crop, (settings.scale_low, settings.scale_high), settings.jitter)
     criterion = balanced_cross_entropy if settings.loss == "balanced" else plain_cross_entropy
 
@@ -105,13 +107,13 @@ def train_segmenter(context: StepContext, ids: list[str], labels: Callable[[str]
         pixels, target = augment(dataset.image(image_id), labels(image_id), draw)
         return {"image": pixels, "labels": target}
 
-    def loss(batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def loss(batch: dict[str, Any]) -> tuple[Tensor, dict[str, float]]:
         scores = model(batch["image"].contiguous(memory_format=torch.channels_last))
-        return criterion(resize(scores.float(), batch["labels"].shape[1:]), batch["labels"]), {}  # type: ignore[arg-type]
+        return criterion(resize(scores.float(), batch["labels"].shape[1:]), batch["labels"]), {}
 
     pretrained = settings.weights != "none"
     groups = parameter_groups(model.backbone if pretrained else None, [model.head] if pretrained else [model], settings)
-    metrics = fit(model, groups, ids, sample, loss, context, frozen_bn=settings.freeze_bn)  # type: ignore[arg-type]
+    metrics = fit(model, groups, ids, sample, loss, context, frozen_bn=settings.freeze_bn)
     save_model(context.out, model, architecture)
     write_metrics(context.out, metrics)
 
@@ -142,14 +144,14 @@ def predict(context: StepContext) -> None:
     """Label maps of dev and val without any tags: the network's own (`pred`) and the CRF's (`pred_crf`)."""
     settings: PredictSettings = context.settings
     dataset, device = context.dataset, context.device
-    model = load_segmenter(context.inputs["train"]).to(device, memory_format=torch.channels_last)
+    model = to_device(load_segmenter(context.inputs["train"]), device)
     stride = model.backbone.output_stride
     ids = [*dataset.splits["dev"], *dataset.splits["val"]]
     classes = np.arange(len(dataset.classes) + 1, dtype=np.uint8)
     done = 0
     with LabelMapWriter(context.out / "pred") as plain, LabelMapWriter(context.out / "pred_crf") as refined:
         for chunk, images in batches_by_size(dataset, ids, pixels=1 << 19):
-            size = images[0].shape[:2]
+            size = (images[0].shape[0], images[0].shape[1])
             maps = multi_scale(
                 lambda x: model(x).float().softmax(1),
                 images,
@@ -190,6 +192,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "train.batch_size": 16,
         "train.epochs": 15,
         "predict.scales": (0.75, 1.0, 1.25),
+        "predict.bilateral_sxy": 15.0,
     },
     "small": {
         "train.backbone": "mobilenet_v2",
@@ -202,6 +205,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "train.epochs": 13,
         "train.lr": 5e-3,
         "predict.scales": (0.75, 1.0, 1.25),
+        "predict.bilateral_sxy": 34.0,
     },
     "paper": {},
 }

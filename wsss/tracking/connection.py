@@ -60,7 +60,8 @@ def mlflow_client() -> MlflowClient:
             of another version, a refused password.
     """
     uri = tracking_uri()
-    if urlsplit(uri).scheme not in ("http", "https"):
+    is_server = urlsplit(uri).scheme in ("http", "https")
+    if not is_server:
         _check_database(uri)
 
     from mlflow import MlflowClient
@@ -74,7 +75,7 @@ def mlflow_client() -> MlflowClient:
             client.search_experiments(max_results=1)
             return client
     except MlflowException as error:
-        if error.get_http_status_code() >= 500:
+        if is_server and error.get_http_status_code() >= 500:
             raise _no_answer(uri, error) from error
         raise UserError(f"the tracking store {_shown(uri)} refuses: {' '.join(str(error).split())}") from error
 

@@ -41,7 +41,9 @@ class DatasetInfo:
     def inputs(self) -> list[dict[str, Any]]:
         """A dataset input for each split, named "<dataset>/<split>"."""
         return [
-            dataset_input(f"{self.name}/{split}", split, self.source, self.digest, images, self.version)
+            dataset_input(
+                f"{self.name}/{split}", split, self.source, self.digest, self.version, {names.IMAGES: str(images)}
+            )
             for split, images in self.splits.items()
         ]
 
@@ -107,10 +109,10 @@ class RunInfo:
 
 
 def dataset_input(
-    name: str, context: str, source: str, digest: str, images: int, version: Version | None
+    name: str, context: str, source: str, digest: str, version: Version | None, tags: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """A dataset input, JSON-ready; its digest is DVC's where there is a version, else the beginning of `digest`."""
-    tags = {names.MLFLOW_INPUT_CONTEXT: context, names.IMAGES: str(images)}
+    tags = {**(tags or {}), names.MLFLOW_INPUT_CONTEXT: context}
     if version:
         digest = version.md5
         tags |= {names.DVC_MD5: digest, names.DVC_NFILES: str(version.nfiles), names.DVC_SIZE: str(version.size)}

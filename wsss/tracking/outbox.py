@@ -237,5 +237,5 @@ def replay_spool(client: MlflowClient, work: Path) -> int:
             continue
         except Exception as error:
             why = " ".join(str(error).split())[:200]
-            log.warning("what run %s has left in %s can't be sent yet: %s", folder.name, folder, why)
+            log.warning("what run %s left in %s can't be sent (remove it to forget it): %s", folder.name, folder, why)
     return count

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from wsss.errors import UserError
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
 
@@ -81,6 +82,24 @@ def runs(dataset: str | None = None, method: str | None = None, finished: bool =
     if finished:
         conditions.append("attributes.status = 'FINISHED'")
     return [RunRecord.of(run) for run in search(mlflow_client(), " and ".join(conditions))]
+
+
+def find(run_id: str) -> RunRecord:
+    """The method's run of an id.
+
+    Raises:
+        UserError: there is no such run, or it is something else's; or the tracking store can't be used.
+    """
+    client = mlflow_client()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        raise UserError(f"there is no run {run_id}; `wsss compare` lists the runs and their ids") from error
+    if run.data.tags.get(names.KIND) != names.METHOD_RUN:
+        raise UserError(f"run {run_id} is not the run of a method; `wsss compare` lists those and their ids")
+    return RunRecord.of(run)
 
 
 def search(client: MlflowClient, condition: str) -> Iterator[Run]:

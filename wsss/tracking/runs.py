@@ -171,7 +171,7 @@ class MethodRun(_Tracked):
     def labels(self, version: Version, source: str, manifest: Sequence[Mapping[str, str]]) -> None:
         """The version of the labels that the run made and used, with the list of its files."""
         self.tags({names.LABELS_MD5: version.md5})
-        labels = dataset_input("labels", "labels", source, version.md5, version.nfiles, version)
+        labels = dataset_input("labels", "labels", source, version.md5, version)
         self._outbox.put(Write("inputs", self.id, {"datasets": [labels]}))
         self.artifacts({names.dvc_manifest_file("labels"): json.dumps(manifest, indent=1).encode()})
 

@@ -84,12 +84,13 @@ def make_affinity_labels(context: StepContext) -> None:
         foreground = upsampled(score_map)
         classes = np.concatenate([np.zeros(1, np.uint8), score_map.classes])
         crf = dense_crf(context.dataset.image(image_id), settings) if settings.iterations else None
-        marginals = []
-        for alpha in (settings.alpha_low, settings.alpha_high):
+
+        def marginals(alpha: float) -> np.ndarray:
             background = background_score(foreground, BackgroundSettings(alpha=alpha))
             unary = probabilities(np.concatenate([background[None], foreground]))
-            marginals.append(crf(unary, iterations=settings.iterations) if crf else unary)
-        return confident_labels(*marginals, classes)
+            return crf(unary, iterations=settings.iterations) if crf else unary
+
+        return confident_labels(marginals(settings.alpha_low), marginals(settings.alpha_high), classes)
 
     with LabelMapWriter(context.out / "labels") as writer:
         for done, (image_id, labels) in enumerate(zip(ids, ordered_map(label, ids), strict=True), 1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,9 +25,6 @@ from wsss.stages.classify import check_training, load_classifier, save_model, wr
 from wsss.stages.inference import resize
 from wsss.training import TrainingSettings, fit, parameter_groups
 
-STRIDE = 8
-"""Cells of the affinity features lie on every 8th pixel, whatever the backbone's stride."""
-
 
 @dataclass(frozen=True)
 class AffinityTrainSettings(TrainingSettings):
@@ -40,9 +38,12 @@ class AffinityTrainSettings(TrainingSettings):
         file=True,
     )
     output_stride: int = setting(8, "of the backbone", choices=(8, 16), unit="px")
+    stride: int = setting(
+        8, "pixels of the image for a cell of the affinity features", source="paper", choices=(4, 8), unit="px"
+    )
     freeze_bn: bool = setting(True, "keep the batch norm of the initial weights", source="PSA code")
     radius: int = setting(5, "pairs lie closer than this", source="paper, section 4.2", low=2, high=20, unit="cells")
-    reduction: str = setting(
+    reduction: Literal["mean", "sum"] = setting(
         "mean", "the L1 distance is the mean (code) or the sum (paper) over channels", choices=("mean", "sum")
     )
     crop: int = setting(449, "side of the training crop", source="PSA code: 448", low=33, unit="px")
@@ -61,10 +62,11 @@ class AffinityTrainSettings(TrainingSettings):
 
 
 class AffinityNet(nn.Module):
-    """The last three levels' features, 1 x 1 convolutions to 64, 128 and 256 channels, joined to 448 (paper, fig. 3)."""
+    """The last three levels' features, by 1 x 1 convolutions to 64, 128, 256 channels, joined to 448 (fig. 3)."""
 
-    def __init__(self, backbone: str, weights: str, output_stride: int) -> None:
+    def __init__(self, backbone: str, weights: str, output_stride: int, stride: int) -> None:
         super().__init__()
+        self.stride = stride
         self.backbone = build_backbone(backbone, weights, output_stride)
         widths = (64, 128, 256)
         # The released VGG16 variant alone normalises in groups: its features have no batch norm.
@@ -79,35 +81,41 @@ class AffinityNet(nn.Module):
         nn.init.xavier_uniform_(self.join.weight, gain=4)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Affinity features B x 448 x h x w, cells on every 8th pixel, of B x 3 x (8 (h - 1) + 1) x (8 (w - 1) + 1) images."""
-        grid = ((images.shape[2] - 1) // STRIDE + 1, (images.shape[3] - 1) // STRIDE + 1)
+        """Affinity features B x 448 x h x w of float B x 3 x H x W images; cells lie on every `stride`-th pixel.
+
+        H and W are multiples of the larger of both strides, plus 1.
+        """
+        grid = ((images.shape[2] - 1) // self.stride + 1, (images.shape[3] - 1) // self.stride + 1)
         levels = zip(self.reduce, self.backbone(images), strict=True)
         reduced = [F.elu(resize(layer(features), grid)) for layer, features in levels]
         return F.elu(self.join(torch.cat(reduced, 1)))
 
 
-def cell_labels(labels: Tensor, classes: int) -> Tensor:
+def cell_labels(labels: Tensor, classes: int, stride: int) -> Tensor:
     """The label most frequent around each cell's pixel.
 
     Args:
-        labels: int64 B x (8 (h - 1) + 1) x (8 (w - 1) + 1), classes 0..C and 255.
+        labels: int64 B x (s (h - 1) + 1) x (s (w - 1) + 1), classes 0..C and 255.
         classes: C.
+        stride: s, in px.
 
     Returns:
-        int64 B x h x w; the vote is over the 9 x 9 px around pixel (8 i, 8 j), cut at the border; 255 votes as well.
+        int64 B x h x w; the vote is over the s + 1 px square around pixel (s i, s j), cut at the border;
+        255 votes as well.
     """
     compact = torch.where(labels == IGNORE, classes + 1, labels)
     one_hot = F.one_hot(compact, classes + 2).permute(0, 3, 1, 2).float()
-    shares = F.avg_pool2d(one_hot, STRIDE + 1, STRIDE, STRIDE // 2, count_include_pad=False)
+    shares = F.avg_pool2d(one_hot, stride + 1, stride, stride // 2, count_include_pad=False)
     vote = shares.argmax(1)
     return torch.where(vote == classes + 1, IGNORE, vote)
 
 
 def check_train(settings: AffinityTrainSettings) -> None:
     """Refuse settings that contradict each other; see also `check_training`."""
-    if (settings.crop - 1) % STRIDE:
-        raise UserError(f"refine.train.crop = {settings.crop} must be a multiple of {STRIDE} plus 1")
-    cells = (settings.crop - 1) // STRIDE + 1
+    coarsest = max(settings.stride, settings.output_stride)
+    if (settings.crop - 1) % coarsest:
+        raise UserError(f"refine.train.crop = {settings.crop} must be a multiple of {coarsest} plus 1")
+    cells = (settings.crop - 1) // settings.stride + 1
     if cells < 2 * settings.radius:
         raise UserError(
             f"refine.train.radius = {settings.radius} does not fit a crop of {settings.crop} px, which has {cells} x "
@@ -121,16 +129,21 @@ def train_affinity(context: StepContext) -> None:
     settings: AffinityTrainSettings = context.settings
     dataset = context.dataset
     torch.manual_seed(context.rng)
-    architecture = {"backbone": settings.backbone, "output_stride": settings.output_stride}
+    architecture: dict[str, Any] = {
+        "backbone": settings.backbone,
+        "output_stride": settings.output_stride,
+        "stride": settings.stride,
+    }
     localized = settings.weights == "localize"
-    model = AffinityNet(weights="none" if localized else settings.weights, **architecture)  # type: ignore[arg-type]
+    model = AffinityNet(weights="none" if localized else settings.weights, **architecture)
     if localized:
         classifier = load_classifier(context.inputs["localize.train"])
         try:
             model.backbone.load_state_dict(classifier.backbone.state_dict())
         except RuntimeError:
             raise UserError(
-                f'refine.train.weights = "localize" needs the localizer\'s backbone, but refine.train.backbone is {settings.backbone}'
+                'refine.train.weights = "localize" needs the localizer\'s own backbone, but refine.train.backbone is '
+                f"{settings.backbone}"
             ) from None
     labels = LabelMaps(context.inputs["labels"] / "labels")
     augment = Augmentation(settings.crop, (settings.scale_low, settings.scale_high), settings.jitter)
@@ -138,9 +151,9 @@ def train_affinity(context: StepContext) -> None:
     def sample(image_id: str, draw: np.random.Generator) -> dict[str, Tensor]:
         pixels, target = augment(dataset.image(image_id), labels.read(image_id), draw)
         assert target is not None
-        return {"image": pixels, "cells": cell_labels(target[None], len(dataset.classes))[0]}
+        return {"image": pixels, "cells": cell_labels(target[None], len(dataset.classes), settings.stride)[0]}
 
-    def loss(batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def loss(batch: dict[str, Any]) -> tuple[Tensor, dict[str, float]]:
         features = model(batch["image"].contiguous(memory_format=torch.channels_last))
         affinity = pair_affinity(features.float(), settings.radius, settings.reduction)
         return affinity_loss(affinity, pair_labels(batch["cells"], settings.radius)), {}
@@ -155,7 +168,7 @@ def train_affinity(context: StepContext) -> None:
         sample,
         loss,
         context,
-        frozen_bn=settings.freeze_bn,  # type: ignore[arg-type]
+        frozen_bn=settings.freeze_bn,
     )
     save_model(context.out, model, architecture)
     write_metrics(context.out, metrics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,12 +14,13 @@ from wsss.data.label_maps import LabelMapWriter
 from wsss.data.score_maps import ScoreMap, ScoreMaps, ScoreMapWriter
 from wsss.errors import UserError
 from wsss.interface import StepContext
-from wsss.methods.affinity.network import STRIDE, load_affinity_net
+from wsss.methods.affinity.network import load_affinity_net
 from wsss.ops.pairs import pair_affinity
 from wsss.ops.walk import random_walk
 from wsss.settings import choice, setting
 from wsss.stages.inference import batches_by_size, node_size, resize
 from wsss.stages.refine import BackgroundSettings, argmax_labels, with_background
+from wsss.training import to_device
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class WalkSettings(BackgroundSettings):
         search=choice(2.0, 4.0, 8.0, 16.0),
     )
     steps: int = setting(256, "steps of the walk", source="PSA code", low=0, high=4096, search=choice(16, 64, 256))
-    reduction: str = setting(
+    reduction: Literal["mean", "sum"] = setting(
         "mean", "the L1 distance is the mean (code) or the sum (paper) over channels", choices=("mean", "sum")
     )
 
@@ -45,18 +47,19 @@ def walk(context: StepContext) -> None:
     """Walked score maps of train and dev, background included (`scores`), and their argmax (`labels`)."""
     settings: WalkSettings = context.settings
     dataset, device = context.dataset, context.device
-    model = load_affinity_net(context.inputs["train"]).to(device, memory_format=torch.channels_last)
+    model = to_device(load_affinity_net(context.inputs["train"]), device)
+    coarsest = max(model.stride, model.backbone.output_stride)
     maps = ScoreMaps(context.inputs["localize"] / "cam")
     done = 0
     with ScoreMapWriter(context.out / "scores") as scores, LabelMapWriter(context.out / "labels") as labels:
         for chunk, images in batches_by_size(dataset, maps.ids):
             batch = torch.stack([normalise(image) for image in images]).to(device)
-            features = model(resize(batch, node_size(*images[0].shape[:2], STRIDE)))
+            features = model(resize(batch, node_size(images[0].shape[0], images[0].shape[1], coarsest)))
             cells = features.shape[2:]
             if min(cells) < settings.radius:
                 raise UserError(
                     f"refine.walk.radius = {settings.radius} is larger than the map of image {chunk[0]} "
-                    f"({cells[0]} x {cells[1]} cells of {STRIDE} px); lower the radius"
+                    f"({cells[0]} x {cells[1]} cells of {model.stride} px); lower the radius"
                 )
             affinities = pair_affinity(features.float(), settings.radius, settings.reduction)
             for image_id, affinity in zip(chunk, affinities, strict=True):

@@ -14,7 +14,7 @@ from pathlib import Path
 SOURCE = Path(__file__).with_name("crf.cpp")
 BASELINE = "baseline"
 FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wno-psabi")
-SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g")
+SANITIZE = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 
 
 def library(target: str, folder: Path = SOURCE.parent) -> Path:

@@ -254,7 +254,7 @@ std::vector<Vertex> sorted(const std::vector<uint64_t>& keys) {
         from[i] = {static_cast<int64_t>(keys[i]), static_cast<int32_t>(i)};
         any |= keys[i];
     }
-    for (int shift = 0; any >> shift; shift += kBits) {
+    for (int shift = 0; shift < 64 && any >> shift; shift += kBits) {
         const auto digit = [=](const Vertex& v) { return static_cast<size_t>(v.key >> shift) & ((1u << kBits) - 1); };
         std::array<size_t, (1u << kBits) + 1> place{};
         for (const Vertex& v : from) ++place[digit(v) + 1];

@@ -1,0 +1,128 @@
+"""The native CRF: where it comes from, what it does with nonsense, and that it touches no memory but its own."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from wsss.errors import UserError
+from wsss.ops.crf import DenseCrf
+from wsss.ops.native import build, mean_field
+
+needs_compiler = pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler")
+needs_native = pytest.mark.skipif(mean_field.load_library() is None, reason="the native CRF is not built")
+
+FUZZ = """
+import ctypes, sys
+import numpy as np
+from wsss.ops.native.mean_field import _declare
+code = _declare(ctypes.CDLL(sys.argv[1]))
+draw = np.random.default_rng(0)
+ran = 0
+for _ in range(150):
+    height, width = (int(draw.choice([-1, 0, 1, 2, 3, 7, 8, 9, 17, 40])) for _ in range(2))
+    sxy, srgb = (float(draw.choice([np.nan, -1, 0, 1e-30, 1e-3, 0.1, 1, 5, 80, 1e9, np.inf])) for _ in range(2))
+    count = max(height * width, 0)
+    image = draw.integers(0, 256, (count, 3), dtype=np.uint8) * draw.integers(0, 2, dtype=np.uint8)
+    grid = code.wsss_grid_lattice(height, width, float(draw.choice([sxy, 3])))
+    colour = code.wsss_colour_lattice(image.ctypes.data, height, width, sxy, srgb)
+    labels = int(draw.choice([-1, 0, 1, 2, 4, 5, 8, 9, 12, 13, 16, 21, 24, 25, 40, 256, 257]))
+    room = (min(max(labels, 0), 256), count)
+    values = draw.choice([0, 1e-5, 0.3, 1, -1, 1e30, np.nan, np.inf], room).astype(np.float32)
+    copies = draw.choice([1, 3, 0, np.nan], room[0], p=[0.7, 0.1, 0.1, 0.1]).astype(np.float32)
+    marginals = np.empty(room, np.float32)
+    weights = (float(draw.choice([0, 3, 1e30, np.nan])) for _ in range(2))
+    status = code.wsss_mean_field(
+        grid, next(weights), colour, next(weights), values.ctypes.data, copies.ctypes.data,
+        labels, int(draw.choice([-1, 0, 1, 3])), marginals.ctypes.data,
+    )
+    ran += status == 0
+    for lattice in (grid, colour):
+        code.wsss_free_lattice(lattice)
+print(ran)
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize("target", build.targets())
+def test_every_target_compiles_without_a_warning(target, tmp_path):
+    place = build.compile_library(target, tmp_path, ("-Wall", "-Wextra", "-Werror"))
+    assert place.exists() and [place] == list(tmp_path.iterdir())
+
+
+@needs_compiler
+def test_no_input_makes_it_touch_foreign_memory(tmp_path):
+    """The address and undefined-behaviour sanitizers watch 150 calls with random shapes, deviations and values."""
+    library = build.compile_library(build.BASELINE, tmp_path, build.SANITIZE)
+    sanitizer = subprocess.run(["c++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    if not os.path.isabs(sanitizer.stdout.strip()):
+        pytest.skip("the compiler has no address sanitizer")
+    environment = os.environ | {"LD_PRELOAD": sanitizer.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0"}
+    command = [sys.executable, "-c", FUZZ, str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout) > 5, "hardly a call was valid"
+
+
+def test_without_a_compiler_it_says_so(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(build, "SOURCE", tmp_path / "crf.cpp")
+    (tmp_path / "crf.cpp").write_text("")
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert build.main() == 1
+    assert "not built (no C++ compiler" in capsys.readouterr().err
+
+
+def test_another_source_is_another_library(monkeypatch, tmp_path):
+    before = build.library(build.BASELINE)
+    monkeypatch.setattr(build, "SOURCE", tmp_path / "crf.cpp")
+    (tmp_path / "crf.cpp").write_text("int changed;")
+    assert build.library(build.BASELINE).name != before.name
+
+
+def test_where_it_is_not_built_it_is_not_offered(monkeypatch):
+    monkeypatch.setattr("wsss.ops.native.mean_field.load_library", lambda: None)
+    with pytest.raises(UserError, match="CRF backend native is not installed; choose from torch"):
+        DenseCrf(np.zeros((4, 5, 3), np.uint8), backend="native")
+    assert DenseCrf(np.zeros((4, 5, 3), np.uint8)).backend == "torch"
+
+
+@needs_native
+def test_threads_do_not_disturb_each_other():
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (8, 30, 41, 3), dtype=np.uint8)
+    probabilities = draw.dirichlet(np.ones(3), (8, 30, 41)).transpose(0, 3, 1, 2).astype(np.float32)
+
+    def infer(i):
+        return DenseCrf(images[i], backend="native")(probabilities[i])
+
+    expected = [infer(i) for i in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            assert all(map(np.array_equal, pool.map(infer, range(8)), expected))
+
+
+@needs_native
+def test_lattices_go_with_their_objects(monkeypatch):
+    code = mean_field.load_library()
+    freed = []
+    monkeypatch.setattr(code, "wsss_free_lattice", freed.append)
+    lattice = mean_field._Lattice(code.wsss_grid_lattice(4, 5, ctypes.c_float(3)))
+    pointer = lattice.pointer
+    del lattice
+    assert freed == [pointer]
+
+
+@needs_native
+@pytest.mark.parametrize("labels", [1, 2, 4, 5, 8, 9, 12, 13, 16, 17, 24, 25, 40])
+def test_every_width_of_a_row_gives_the_marginals_of_torch(labels):
+    draw = np.random.default_rng(labels)
+    image = draw.integers(100, 130, (19, 23, 3), dtype=np.uint8)
+    probabilities = draw.dirichlet(np.ones(labels), (19, 23)).transpose(2, 0, 1).astype(np.float32)
+    native, torch = (DenseCrf(image, backend=backend)(probabilities) for backend in ("native", "torch"))
+    assert np.abs(native - torch).max() < 1e-5
