@@ -63,7 +63,7 @@ def rows() -> Iterator[Row]:
     low, high = np.quantile(free, [0.25, 0.75])
     yield Row(
         "overhead",
-        "one minus the seconds inside tracking over those of a training loop, demo's classifier",
+        "tracking beside the loop that trains the demo's classifier; the share that is free",
         median(tracking),
         median(loop),
         "s",
