@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_stage(stage: str, method: str) -> None:
     """Run `stage` of `method` with what params.yaml says, and write the files that dvc.yaml names."""
+    from wsss.labels import label_path
     from wsss.run import label_folder, run_method
 
     params = yaml.safe_load(Path(PARAMS).read_text())
@@ -50,7 +51,7 @@ def run_stage(stage: str, method: str) -> None:
     else:
         content = {key: done.fingerprint for key, done in outcome.steps.items() if key.startswith(f"{stage}.")}
     if stage == "refine":
-        target = Path("labels", data, f"{method}-{preset}-{rng}")
+        target = label_path(data, method, preset, rng)
         shutil.rmtree(target, ignore_errors=True)
         storage.download_folder(label_folder(outcome.steps), target)
     pointer = Path("work", "pipeline", method, f"{stage}.json")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from wsss.errors import UserError
 from wsss.ops.crf import DenseCrf, choose_backend, crf_labels, installed_backends
-from wsss.ops.lattice import build_lattice, grid_lattice
+from wsss.ops.lattice import build_lattice, grid_lattice, slice_factor
 
 BACKENDS = installed_backends()
 IRN = {"bilateral_sxy": 50, "bilateral_srgb": 5}
@@ -92,16 +92,19 @@ def test_the_lattice_filters_like_a_gaussian():
 def test_barycentric_weights_are_a_partition(dimensions, count, seed):
     features = 5 * torch.randn(dimensions, count, generator=torch.Generator().manual_seed(seed))
     lattice = build_lattice(features)
-    assert torch.allclose(lattice.weights.sum(1), torch.ones(count), atol=1e-4)
-    assert lattice.weights.min() > -1e-4
-    owner = lattice.vertices.flatten()[lattice.entries]
-    assert torch.equal(owner, owner.sort().values) and owner[-1] == lattice.size - 1
-    assert torch.equal(lattice.points, (lattice.entries // (dimensions + 1)).int())
+    weights = lattice.weights.view(count, -1) / slice_factor(dimensions)
+    assert torch.allclose(weights.sum(1), torch.ones(count), atol=1e-4)
+    assert weights.min() > -1e-4
+    received = torch.zeros(lattice.size).index_add(0, lattice.vertices, weights.flatten())
+    ends = [*lattice.starts[1:].tolist(), len(lattice.splat)]
+    given = [lattice.splat[start:end].sum() for start, end in zip(lattice.starts.tolist(), ends, strict=True)]
+    assert torch.allclose(received, torch.stack(given), atol=1e-4)
+    assert lattice.points.bincount().tolist() == [dimensions + 1] * count
 
 
 def test_neighbours_are_mutual():
     lattice = build_lattice(torch.randn(3, 200, generator=torch.Generator().manual_seed(1)))
-    for index, weight in zip(lattice.neighbours, lattice.blur, strict=True):
+    for index, weight in zip(lattice.neighbours.view(4, -1, 3), lattice.blur.view(4, -1, 3), strict=True):
         for vertex in range(lattice.size):
             if weight[vertex, 1]:
                 following = int(index[vertex, 1])
@@ -177,6 +180,8 @@ def test_absent_labels_are_folded_or_dropped(backend, absent):
     marginals = DenseCrf(image, backend=backend, absent=absent)(probabilities)
     assert np.abs(marginals - reference).max() < (1e-3 if absent == "drop" else 1e-4)
     assert np.array_equal(marginals.argmax(0), reference.argmax(0))
+    few = DenseCrf(image, backend=backend, absent=absent)(probabilities[[1, 0, 4]])
+    assert few[1].max() < 1e-3 and few[[0, 2]].max() > 0.5
     if absent == "fold":
         assert np.allclose(marginals.sum(0), 1, atol=1e-5) and np.array_equal(marginals[0], marginals[7])
 
@@ -263,6 +268,7 @@ class TestEveryBackend:
             (np.full((2, 30, 20), 0.5, np.float32), "shape K x 20 x 30"),
             (np.full((20, 30), 0.5, np.float32), "shape K x 20 x 30"),
             (np.zeros((0, 20, 30), np.float32), "shape K x 20 x 30"),
+            (np.zeros((257, 20, 30), np.float32), "K from 1 to 256"),
             (np.ones((2, 20, 30), np.int64), "floating-point"),
             (np.full((2, 20, 30), np.nan, np.float32), "between 0 and 1"),
             (np.full((2, 20, 30), np.inf, np.float32), "between 0 and 1"),

@@ -22,7 +22,7 @@ from ray import tune
 from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
-from tune.search import Search, command
+from tune.search import SearchPlan, command
 from tune.space import domain, search_space
 from wsss.data import open_dataset
 from wsss.errors import UserError
@@ -67,7 +67,7 @@ class Finding:
     command: str
 
 
-def run_search(search: Search, *, ray_address: str | None = None, max_seconds: float | None = None) -> Finding:
+def run_search(search: SearchPlan, *, ray_address: str | None = None, max_seconds: float | None = None) -> Finding:
     """Run a search, continue it, or report it if it is finished.
 
     Args:
@@ -108,7 +108,7 @@ def run_search(search: Search, *, ray_address: str | None = None, max_seconds: f
     return finding
 
 
-def trial(config: dict[str, Any], search: Search, run_id: str, workspace: str) -> None:
+def trial(config: dict[str, Any], search: SearchPlan, run_id: str, workspace: str) -> None:
     """Run one trial in a process of Ray's and report its value.
 
     Raises:
@@ -137,25 +137,22 @@ def trial(config: dict[str, Any], search: Search, run_id: str, workspace: str) -
 class _Lines(tune.Callback):
     """A line for each trial that ends."""
 
-    def __init__(self, search: Search) -> None:
-        self._search, self._ended = search, 0
+    def __init__(self, objective: str) -> None:
+        self._objective = objective
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._print(trial, f"{self._search.objective} {trial.last_result[_VALUE]:.4f}")
+        self._print(trials, trial, f"{self._objective} {trial.last_result[_VALUE]:.4f}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._print(trial, f"failed ({_reason(Path(trial.error_file).read_text())})")
+        self._print(trials, trial, f"failed ({_reason(Path(trial.error_file).read_text())})")
 
-    def _print(self, trial: Any, outcome: str) -> None:
-        self._ended += 1
-        settings = " ".join(
-            f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
-            for key, value in trial.config.items()
-        )
-        print(f"trial {self._ended} of {self._search.trials}: {outcome}   {settings}", flush=True)
+    def _print(self, trials: list[Any], trial: Any, outcome: str) -> None:
+        shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial.config.items()}
+        settings = " ".join(f"{key}={value}" for key, value in shown.items())
+        print(f"trial {trials.index(trial) + 1}: {outcome}   {settings}", flush=True)
 
 
-def _tuner(search: Search, run_id: str, storage: Path, max_seconds: float | None) -> tune.Tuner:
+def _tuner(search: SearchPlan, run_id: str, storage: Path, max_seconds: float | None) -> tune.Tuner:
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0)) if search.device != "cpu" else 0
     cores = int(resources["CPU"])
@@ -179,7 +176,9 @@ def _tuner(search: Search, run_id: str, storage: Path, max_seconds: float | None
             time_budget_s=max_seconds,
             reuse_actors=not gpus,
         ),
-        run_config=tune.RunConfig(name=search.name, storage_path=str(storage), verbose=0, callbacks=[_Lines(search)]),
+        run_config=tune.RunConfig(
+            name=search.name, storage_path=str(storage), verbose=0, callbacks=[_Lines(search.objective)]
+        ),
     )
 
 
@@ -212,7 +211,7 @@ def _ray(address: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _search_run(search: Search, folder: Path) -> Iterator[str]:
+def _search_run(search: SearchPlan, folder: Path) -> Iterator[str]:
     """The id of the search's own run in MLflow: that of MLFLOW_RUN_ID, of the interrupted search, or a new one."""
     client = mlflow_client()
     note = folder / "mlflow_run"

@@ -16,7 +16,7 @@ from wsss.plan import make_plan
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchPlan:
     """What is searched.
 
     Attributes:
@@ -28,6 +28,7 @@ class Search:
         keys: the settings that are searched.
         fixed: settings that every trial has.
         device: "auto", "cpu" or "cuda".
+        inputs: hash of the data and of the steps' versions.
     """
 
     method: str
@@ -40,6 +41,7 @@ class Search:
     keys: tuple[str, ...]
     fixed: Mapping[str, str]
     device: str
+    inputs: str
 
     @property
     def mode(self) -> str:
@@ -48,8 +50,7 @@ class Search:
     @property
     def name(self) -> str:
         """Known by all that is searched: equal searches have equal names."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-        return f"{self.method}-{self.preset}-{Path(self.data).name}-{digest[:8]}"
+        return f"{self.method}-{self.preset}-{Path(self.data).name}-{_digest(asdict(self))[:8]}"
 
 
 def plan_search(
@@ -63,7 +64,7 @@ def plan_search(
     keys: tuple[str, ...] = (),
     fixed: Mapping[str, str] | None = None,
     device: str = "auto",
-) -> Search:
+) -> SearchPlan:
     """Decide and check all of a search; by default it makes the labels after the CRF good on dev.
 
     Raises:
@@ -76,12 +77,17 @@ def plan_search(
     until = last_stage(plan, objective)
     check_masks(dataset, objective)
     space = search_space(plan, until, keys, fixed)
-    return Search(method, preset, data, rng, trials, objective, until, tuple(space), fixed, device)
+    inputs = _digest([dataset.digest, {planned.key: planned.step.version for planned in plan.steps}])
+    return SearchPlan(method, preset, data, rng, trials, objective, until, tuple(space), fixed, device, inputs)
 
 
-def command(search: Search, settings: Mapping[str, Any]) -> str:
+def command(search: SearchPlan, settings: Mapping[str, Any]) -> str:
     """The command line that makes a whole run of the settings of a trial."""
     values = {**search.fixed, **settings}
     sets = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
     line = ["wsss", "run", "--method", search.method, "--preset", search.preset, "--data", search.data]
     return shlex.join([*line, "--rng", str(search.rng), *sets])
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from wsss import versions
 from wsss.errors import UserError
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
+from wsss.tracking.query import RunRecord, find
 
 
 def label_path(dataset: str, method: str, preset: str, rng: int) -> Path:
@@ -34,8 +31,7 @@ def pull_labels(run_id: str, to: Path | None = None) -> tuple[Path, str]:
         UserError: no such run, a run without labels, files that are nowhere, or a folder that holds something else.
     """
     run, md5 = _labels_of(run_id)
-    tags = run.data.tags
-    target = to or label_path(tags[names.DATASET], tags[names.METHOD], tags[names.PRESET], int(tags[names.RNG]))
+    target = to or label_path(run.dataset, run.method, run.preset, run.rng)
     path = mlflow_client().download_artifacts(run_id, names.dvc_manifest_file("labels"))
     versions.fetch(md5, json.loads(Path(path).read_text()))
     versions.checkout(md5, target)
@@ -53,14 +49,9 @@ def push_labels(run_id: str) -> str:
     return md5
 
 
-def _labels_of(run_id: str) -> tuple[Run, str]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = mlflow_client().get_run(run_id)
-    except MlflowException:
-        raise UserError(f"there is no run {run_id}; `wsss compare` lists the runs and their ids") from None
-    md5 = run.data.tags.get(names.LABELS_MD5)
+def _labels_of(run_id: str) -> tuple[RunRecord, str]:
+    run = find(run_id)
+    md5 = run.tags.get(names.LABELS_MD5)
     if md5 is None:
         raise UserError(f"run {run_id} made no labels; only runs with a refine stage do")
     return run, md5

@@ -19,15 +19,16 @@ from PIL import Image, ImageDraw, ImageFilter
 from wsss.classes import IGNORE
 
 SUPERSAMPLING = 4
-NO_CREATURE = 0.04
-COUNTS = (0.42, 0.38, 0.2)
+NO_CREATURE = 0.05
+COUNTS = (0.45, 0.38, 0.17)
 TAIL = 0.6
 GROUND_OF_CLASS = 0.7
-RADIUS = (0.16, 0.25)
+RADIUS = (0.18, 0.27)
 HEAD = (0.43, 0.48)
-HUE_JITTER = 0.05
-SHARED_COLOUR = 0.4
-PLAIN = 0.35
+NECK = (0.6, 0.85)
+HUE_JITTER = 0.03
+SHARED_COLOUR = 0.5
+PLAIN = 0.4
 MAX_HIDDEN_HEAD, MAX_HIDDEN_BODY = 0.1, 0.4
 
 GROUNDS = ("clouds", "waves", "ripples", "dots", "weave", "checks")
@@ -165,7 +166,7 @@ class _Creature:
         silhouette, mark = head_of(kind)
         tilt, head_radius = rng.uniform(-0.2, 0.2), radius * rng.uniform(*HEAD)
         turn = head_radius * np.array([[math.cos(tilt), math.sin(tilt)], [-math.sin(tilt), math.cos(tilt)]])
-        neck = place(np.array([1 + 0.25 * head_radius / radius, 0.0]))
+        neck = place(np.array([rng.uniform(*NECK), 0.0]))
         return cls(
             cls=kind,
             radius=radius,
@@ -181,7 +182,7 @@ class _Creature:
         silhouette, _ = head_of(self.cls)
         hue = (self.cls * 0.618 + rng.uniform(-HUE_JITTER, HUE_JITTER)) % 1
         skin = _hsv(hue, rng.uniform(0.7, 0.95), rng.uniform(0.85, 1.0))
-        first, second = _any_colour(rng), _any_colour(rng)
+        first, second = _apart(rng, ground), _apart(rng, ground)
         if rng.random() < SHARED_COLOUR:
             second = _near(rng, ground[int(rng.integers(2))])
         kind = "plain" if rng.random() < PLAIN else BODIES[int(rng.integers(1, len(BODIES)))]
@@ -285,6 +286,14 @@ def _hsv(hue: float, saturation: float, value: float) -> np.ndarray:
 
 def _any_colour(rng: np.random.Generator) -> np.ndarray:
     return _hsv(rng.random(), rng.uniform(0.15, 0.6), rng.uniform(0.3, 0.9))
+
+
+def _apart(rng: np.random.Generator, colours: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """A colour that can be told from both of `colours`."""
+    while True:
+        colour = _any_colour(rng)
+        if all(np.linalg.norm(colour - other) > 60 for other in colours):
+            return colour
 
 
 def _near(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:

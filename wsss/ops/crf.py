@@ -19,6 +19,7 @@ from wsss.ops.lattice import lattice_fits
 
 SMALLEST_PROBABILITY = 1e-5
 """Probabilities are raised to this before their logarithm is taken, as everybody's code does."""
+MOST_LABELS = 256
 
 
 @dataclass(frozen=True)
@@ -126,22 +127,21 @@ class DenseCrf:
             UserError: another type or size than the image's, a value that is not in [0, 1], iterations below 0.
         """
         probabilities = np.asarray(probabilities)
-        if probabilities.ndim != 3 or probabilities.shape[1:] != self.size or probabilities.shape[0] == 0:
-            wanted = f"K x {self.size[0]} x {self.size[1]}"
+        fits = probabilities.ndim == 3 and probabilities.shape[1:] == self.size
+        if not fits or not 1 <= len(probabilities) <= MOST_LABELS:
+            wanted = f"K x {self.size[0]} x {self.size[1]} with K from 1 to {MOST_LABELS}"
             raise UserError(f"this CRF needs probabilities of shape {wanted}, these are {_describe(probabilities)}")
         if not np.issubdtype(probabilities.dtype, np.floating):
             raise UserError(f"a CRF needs floating-point probabilities, these are {_describe(probabilities)}")
-        if not (probabilities.min() >= 0 and probabilities.max() <= 1):
+        highest = probabilities.reshape(len(probabilities), -1).max(1)
+        if not (probabilities.min() >= 0 and highest.max() <= 1):
             raise UserError("a CRF needs probabilities between 0 and 1, these hold NaN, infinite or other values")
         if iterations < 0:
             raise UserError(f"CRF iterations must be 0 or more, not {iterations}")
-        is_absent = probabilities.max((1, 2)) <= SMALLEST_PROBABILITY
-        chosen = np.flatnonzero(~is_absent)
-        copies = np.ones(len(chosen), dtype=np.float32)
-        fold = is_absent.any() and (self.absent == "fold" or not len(chosen))
-        if fold:
-            chosen = np.append(chosen, is_absent.argmax())
-            copies = np.append(copies, np.float32(is_absent.sum()))
+        absent = np.flatnonzero(highest <= SMALLEST_PROBABILITY)
+        fold = self.absent == "fold" or len(absent) == len(probabilities)
+        chosen = np.setdiff1d(np.arange(len(probabilities)), absent[1:] if fold else absent)
+        copies = np.where(np.isin(chosen, absent), len(absent), 1).astype(np.float32)
         if len(chosen) == 1:
             marginals = np.full((1, *self.size), 1 / copies[0], dtype=np.float32)
         else:
@@ -154,7 +154,7 @@ class DenseCrf:
         every = np.zeros(probabilities.shape, dtype=np.float32)
         every[chosen] = marginals
         if fold:
-            every[is_absent] = marginals[-1]
+            every[absent] = every[absent[0]]
         return every
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch.nn.functional import embedding_bag
 
 from wsss.ops.crf import Kernels
-from wsss.ops.lattice import Lattice, build_lattice, grid_lattice, position_features, slice_factor
+from wsss.ops.lattice import build_lattice, grid_lattice, position_features, weighted_sums
 
 FEW_LABELS = 8
 """Up to here torch's softmax over the last, short axis is slower than transposing twice."""
@@ -27,21 +26,19 @@ class TorchMeanField:
                 colours / torch.full((), kernels.bilateral_srgb, device=place),
             )
         )
-        self._lattices = (grid_lattice(height, width, kernels.gaussian_sxy, place), build_lattice(bilateral))
-        weights = (kernels.gaussian_weight, kernels.bilateral_weight)
-        self._points = torch.cat([each.points for each in self._lattices])
-        splats, slices, starts, vertices = [], [], [], []
-        below = entries = 0
-        for lattice, weight in zip(self._lattices, weights, strict=True):
-            norm = _symmetric_norm(lattice)
-            splats.append((lattice.weights * norm).flatten()[lattice.entries])
-            slices.append(lattice.weights * norm * (weight * slice_factor(lattice)))
-            starts.append(lattice.starts + entries)
-            vertices.append(lattice.vertices + below)
-            below += lattice.size
-            entries += lattice.points.numel()
-        self._splat, self._slice = torch.cat(splats), torch.cat(slices, 1)
-        self._starts, self._vertices = torch.cat(starts), torch.cat(vertices, 1)
+        grid = grid_lattice(height, width, kernels.gaussian_sxy, place)
+        colour = build_lattice(bilateral).normalised()
+        self._lattices = (grid, colour)
+        self._points = torch.cat((grid.points, colour.points))
+        self._splat = torch.cat((grid.splat, colour.splat))
+        self._starts = torch.cat((grid.starts, colour.starts + len(grid.points)))
+        self._vertices = torch.cat((grid.vertices.view(-1, 3), colour.vertices.view(-1, 6) + grid.size), 1).flatten()
+        slices = (
+            grid.weights.view(-1, 3) * kernels.gaussian_weight,
+            colour.weights.view(-1, 6) * kernels.bilateral_weight,
+        )
+        self._slice = torch.cat(slices, 1).flatten()
+        self._bags = grid.bags * 3
         self._place = place
 
     @torch.no_grad()
@@ -56,16 +53,10 @@ class TorchMeanField:
 
     def _messages(self, marginals: torch.Tensor) -> torch.Tensor:
         """sum_m w_m (K_m q) for the marginals q (N x K), K_m the normalised kernel with its diagonal."""
-        splat = embedding_bag(self._points, marginals, self._starts, mode="sum", per_sample_weights=self._splat)
+        splat = weighted_sums(marginals, self._points, self._starts, self._splat)
         parts = splat.split([lattice.size for lattice in self._lattices])
         blurred = torch.cat([lattice.blurred(part) for lattice, part in zip(self._lattices, parts, strict=True)])
-        return embedding_bag(self._vertices, blurred, mode="sum", per_sample_weights=self._slice)
-
-
-def _symmetric_norm(lattice: Lattice) -> torch.Tensor:
-    """(K 1)^(-1/2) for every point, N x 1."""
-    ones = torch.ones(len(lattice.weights), 1, device=lattice.weights.device)
-    return (lattice.filtered(ones) + 1e-20).rsqrt()
+        return weighted_sums(blurred, self._vertices, self._bags, self._slice)
 
 
 def _softmax(scores: torch.Tensor) -> torch.Tensor:

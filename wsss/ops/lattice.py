@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -28,48 +28,53 @@ MAX_VERTICES = 2**62
 class Lattice:
     """The lattice of N points; M vertices; every tensor lies on one device.
 
-    `vertices` and `weights` (N x (d + 1), int32 and float32) name each point's vertices and its barycentric weights.
-    `points` (int32, N (d + 1)), `starts` (int32, M) and `entries` (int64, N (d + 1)) are the same relation by vertex:
-    vertex m owns points[starts[m] : starts[m + 1]], and `entries` are their places in the flattened `weights`.
-    `neighbours` ((d + 1) x M x 3, int32) and `blur` (the same, float32) are the vertex itself, the next and the
-    previous one along each axis with their weights 1, 1/2, 1/2; a missing neighbour has the weight 0.
+    `vertices` and `weights` (N (d + 1), int32 and float32) are each point's vertices and what it reads from them.
+    `points` and `splat` (the same, by vertex) are each vertex' points and what they add to it; vertex m has those from
+    `starts[m]` (int32 M) on. `neighbours` and `blur` ((d + 1) x 3 M, int32 and float32) are the vertex itself, the next
+    and the previous one along each axis with their weights 1, 1/2, 1/2; a missing neighbour has the weight 0.
+    `bags` (int32) holds the starts of the points' vertices, `triples` those of the neighbours.
     """
 
+    dimensions: int
     vertices: torch.Tensor
     weights: torch.Tensor
+    bags: torch.Tensor
     points: torch.Tensor
+    splat: torch.Tensor
     starts: torch.Tensor
-    entries: torch.Tensor
     neighbours: torch.Tensor
     blur: torch.Tensor
+    triples: torch.Tensor
 
     @property
     def size(self) -> int:
         """M, the number of vertices."""
-        return self.starts.numel()
+        return len(self.starts)
 
     def blurred(self, values: torch.Tensor) -> torch.Tensor:
         """Values at the vertices (M x K) after the blur along every axis in turn."""
         for index, weight in zip(self.neighbours, self.blur, strict=True):
-            values = embedding_bag(index, values, mode="sum", per_sample_weights=weight)
+            values = weighted_sums(values, index, self.triples, weight)
         return values
 
     def filtered(self, values: torch.Tensor) -> torch.Tensor:
         """Splat, blur and slice of N x K float32 values: about sum_j exp(-|f_i - f_j|^2 / 2) v_j, up to a constant."""
-        weights = self.weights.flatten()[self.entries]
-        at_vertices = embedding_bag(self.points, values, self.starts, mode="sum", per_sample_weights=weights)
-        blurred = self.blurred(at_vertices)
-        return embedding_bag(self.vertices, blurred, mode="sum", per_sample_weights=self.weights * slice_factor(self))
+        at_vertices = weighted_sums(values, self.points, self.starts, self.splat)
+        return weighted_sums(self.blurred(at_vertices), self.vertices, self.bags, self.weights)
 
-    @property
-    def dimensions(self) -> int:
-        """d, the number of features of a point."""
-        return self.vertices.shape[1] - 1
+    def normalised(self) -> Lattice:
+        """The same points, filtered with k(i, j) / sqrt(sum_l k(i, l) sum_l k(j, l)) instead of the kernel k."""
+        ones = torch.ones(len(self.bags), 1, device=self.weights.device)
+        norm = (self.filtered(ones) + 1e-20).rsqrt()
+        weights = (self.weights.view(len(norm), -1) * norm).flatten()
+        return replace(self, weights=weights, splat=self.splat * norm[self.points, 0])
 
 
-def slice_factor(lattice: Lattice) -> float:
-    """The constant by which a slice is multiplied, 1 / (1 + 2^-d): what the blur adds to a vertex' own value."""
-    return 1.0 / (1.0 + 2.0**-lattice.dimensions)
+def weighted_sums(
+    values: torch.Tensor, index: torch.Tensor, starts: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Row b is the sum of weights[i] values[index[i]] over starts[b] <= i < starts[b + 1]; without atomics."""
+    return embedding_bag(index, values, starts, mode="sum", per_sample_weights=weights)
 
 
 def axis_scales(dimensions: int) -> list[float]:
@@ -93,30 +98,40 @@ def build_lattice(features: torch.Tensor) -> Lattice:
 
     The points must not spread too far; `lattice_fits` tells before.
     """
+    corners = len(features) + 1
     base, ranks, weights = _simplices(features)
     keys, steps = _keys(base, ranks)
+    del base, ranks
     ordered, entries = keys.flatten().sort(stable=True)
     fresh = torch.ones_like(ordered, dtype=torch.bool)
     torch.ne(ordered[1:], ordered[:-1], out=fresh[1:])
     starts = fresh.nonzero().squeeze(1)
     unique = ordered[starts]
-    vertices = torch.empty(ordered.numel(), dtype=torch.int32, device=keys.device)
+    del keys, ordered
+    vertices = torch.empty(len(fresh), dtype=torch.int32, device=features.device)
     vertices[entries] = fresh.cumsum(0, dtype=torch.int32) - 1
     neighbours, blur = _neighbours(unique, steps)
-    corners = features.shape[0] + 1
     return Lattice(
-        vertices=vertices.view(-1, corners),
-        weights=weights,
-        points=(entries // corners).int(),
+        dimensions=len(features),
+        vertices=vertices,
+        weights=weights * slice_factor(len(features)),
+        bags=torch.arange(0, len(vertices), corners, dtype=torch.int32, device=features.device),
+        points=entries.int() // corners,
+        splat=weights[entries],
         starts=starts.int(),
-        entries=entries,
         neighbours=neighbours,
         blur=blur,
+        triples=torch.arange(0, 3 * len(unique), 3, dtype=torch.int32, device=features.device),
     )
 
 
+def slice_factor(dimensions: int) -> float:
+    """The constant by which a slice is multiplied, 1 / (1 + 2^-d): what the blur adds to a vertex' own value."""
+    return 1.0 / (1.0 + 2.0**-dimensions)
+
+
 def _simplices(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The simplex of each point: its vertex of remainder 0 and its ranks ((d + 1) x N), its weights (N x (d + 1))."""
+    """The simplex of each point: its vertex of remainder 0 and its ranks ((d + 1) x N), its weights (N (d + 1))."""
     dimensions, count = features.shape
     corners = dimensions + 1
     scales = axis_scales(dimensions)
@@ -147,11 +162,11 @@ def _simplices(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torc
     weights = by_rank.clone()
     weights[1:] -= by_rank[:-1]
     weights[0] += 1.0 - by_rank[-1]
-    return base, ranks, weights.t().contiguous()
+    return base, ranks, weights.t().flatten()
 
 
 def _keys(base: torch.Tensor, ranks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """One int64 for each of a point's vertices (N x (d + 1)), and what a step along each axis adds to its quotients.
+    """One integer for each of a point's vertices (N x (d + 1)), and what a step along each axis adds to its quotients.
 
     The vertex of remainder r has the coordinates base_i + r, less d + 1 where rank_i > d - r. All coordinates of a
     vertex are equal modulo d + 1, so that the quotients of the first d by d + 1 and the remainder name it.
@@ -163,13 +178,14 @@ def _keys(base: torch.Tensor, ranks: torch.Tensor) -> tuple[torch.Tensor, torch.
     strides = torch.ones_like(radix)
     strides[1:] = radix[:-1].cumprod(0)
     strides *= corners
-    origin = ((quotients - low[:, None]) * strides[:, None]).sum(0)
-    remainders = torch.arange(corners, device=base.device)
-    keys = origin[:, None] + remainders
-    for stride, rank in zip(strides, ranks[:-1], strict=True):
-        keys -= stride * (rank[:, None] > corners - 1 - remainders)
-    steps = torch.zeros(corners, dtype=torch.long, device=base.device)
+    kind = torch.int32 if int(strides[-1] * radix[-1]) < 2**31 else torch.int64
+    origin = ((quotients - low[:, None]) * strides[:, None]).sum(0).to(kind)
+    steps = torch.zeros(corners, dtype=kind, device=base.device)
     steps[:-1] = strides
+    remainders = torch.arange(corners, dtype=torch.int8, device=base.device)
+    keys = origin[:, None] + remainders
+    for step, rank in zip(steps[:-1], ranks[:-1], strict=True):
+        keys -= step * (rank[:, None] > corners - 1 - remainders)
     return keys, steps
 
 
@@ -179,30 +195,30 @@ def _neighbours(unique: torch.Tensor, steps: torch.Tensor) -> tuple[torch.Tensor
     A step along axis j adds d to coordinate j and takes 1 from every other one: the remainder falls by one, and
     coordinate j gains a multiple of d + 1. A remainder that falls below 0 becomes d and takes 1 from all quotients.
     """
-    corners, count = steps.numel(), unique.numel()
-    remainder = unique % corners
-    all_axes = steps.sum()
-    down = torch.where(remainder > 0, unique - 1, unique + (corners - 1) - all_axes)
+    corners, count = len(steps), len(unique)
+    down = torch.where(unique % corners > 0, unique - 1, unique + (corners - 1) - steps.sum(dtype=steps.dtype))
     own = torch.arange(count, dtype=torch.int32, device=unique.device)
-    neighbours = own.expand(corners, 3, count).transpose(1, 2).contiguous()
+    neighbours = own[:, None].expand(count, 3).repeat(corners, 1, 1)
     blur = torch.zeros(corners, count, 3, device=unique.device)
     blur[..., 0] = BLUR[0]
     for axis, step in enumerate(steps):
         wanted = down + step
         place = torch.searchsorted(unique, wanted, out_int32=True).clamp_(max=count - 1)
-        found = (unique[place] == wanted).nonzero().squeeze(1)
-        other = place[found]
-        neighbours[axis, found, 1] = other
-        blur[axis, found, 1] = BLUR[1]
-        neighbours[axis, other.long(), 2] = found.int()
-        blur[axis, other.long(), 2] = BLUR[2]
-    return neighbours, blur
+        found = unique[place] == wanted
+        neighbours[axis, :, 1] = torch.where(found, place, own)
+        blur[axis, :, 1] = found * BLUR[1]
+        previous = own.new_full((count + 1,), -1)
+        previous[torch.where(found, place, count)] = own
+        previous = previous[:-1]
+        neighbours[axis, :, 2] = torch.where(previous >= 0, previous, own)
+        blur[axis, :, 2] = (previous >= 0) * BLUR[2]
+    return neighbours.flatten(1), blur.flatten(1)
 
 
 @lru_cache(maxsize=8)
 def grid_lattice(height: int, width: int, sigma: float, device: torch.device) -> Lattice:
-    """The lattice of the pixel positions of an image; it depends on the size alone, so the latest few are kept."""
-    return build_lattice(position_features(height, width, sigma, device))
+    """The normalised lattice of the pixels of an image; it depends on the size alone, so the latest few are kept."""
+    return build_lattice(position_features(height, width, sigma, device)).normalised()
 
 
 def position_features(height: int, width: int, sigma: float, device: torch.device) -> torch.Tensor:

@@ -56,7 +56,7 @@ def random_walk(
 def propagate(weights: torch.Tensor, radius: int, scores: torch.Tensor, coefficients: list[float]) -> torch.Tensor:
     """Scores times sum_k c_k T_k(T), where T has the weights float64 P x H x W, 0 where a pair leaves the map."""
     twice, root = doubled_walk(weights, radius)
-    before = scores.to(torch.float64).flatten(1).t() * root
+    before = scores.to(torch.float64).flatten(1).t().contiguous() * root
     total = coefficients[0] * before
     now = twice @ before / 2
     for k, coefficient in enumerate(coefficients[1:], start=1):

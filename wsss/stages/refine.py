@@ -39,7 +39,7 @@ class BackgroundSettings:
     alpha: float = setting(
         16.0, "exponent of the power; larger is less background", low=0.05, high=256, search=uniform(0.5, 32)
     )
-    threshold: float = setting(0.2, "score of the constant background", low=0, high=1, search=uniform(0.02, 0.6))
+    threshold: float = setting(0.2, "score of the constant background", low=0, high=1)
 
 
 @dataclass(frozen=True)

@@ -311,7 +311,7 @@ std::unique_ptr<Lattice> build(size_t points, const float* extent, Feature featu
     const float deviation = static_cast<float>(std::sqrt(2.0 / 3.0) * (D + 1));
     for (int i = 0; i < D; ++i) scale[i] = static_cast<float>(1.0 / std::sqrt((i + 2.0) * (i + 1.0)) * deviation);
     Keys<D> keys;
-    if (!keys.fit(extent, scale)) return nullptr;
+    if (points > INT32_MAX / (D + 1) || !keys.fit(extent, scale)) return nullptr;
 
     auto lattice = std::make_unique<Lattice>(D, points);
     Numbers numbers;

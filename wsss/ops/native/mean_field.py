@@ -12,8 +12,6 @@ from wsss.errors import UserError
 from wsss.ops.crf import Kernels
 from wsss.ops.native.build import BASELINE, library
 
-MOST_LABELS = 256
-
 
 @lru_cache(maxsize=1)
 def load_library() -> ctypes.CDLL | None:

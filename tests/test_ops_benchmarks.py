@@ -1,0 +1,46 @@
+"""The benchmarks' common language: rows, ratios, the machine, one JSON object."""
+
+import json
+
+import pytest
+
+from benchmarks import common
+from wsss.errors import UserError
+
+
+def test_a_row_quotes_medians_the_ratio_of_pairs_and_its_quartiles():
+    row = common.row_of("key", "what", 2.0, [0.1, 0.2, 0.4], [0.3, 0.2, 2.0])
+    assert (row.ours, row.peer, row.unit) == (200.0, 300.0, "ms")
+    assert row.ratio == pytest.approx(3.0) and row.spread == pytest.approx((2.0, 4.0))
+
+
+def test_without_the_peer_there_is_no_ratio():
+    row = common.compare("key", "what", 2.0, lambda: None, None, rounds=3)
+    assert row.peer is None and row.ratio is None and row.spread is None and row.ours >= 0
+
+
+def test_the_two_sides_take_turns():
+    calls = []
+    common.compare("key", "what", 2.0, lambda: calls.append("ours"), lambda: calls.append("peer"), rounds=3)
+    assert calls == ["ours", "peer"] * 4
+
+
+def test_json_is_one_object_with_the_machine_and_the_commit(capsys):
+    assert common.run_benchmark("confusion", as_json=True) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {"name", "machine", "commit", "rows"} <= set(report) and report["machine"]["cores"] >= 1
+    (row,) = report["rows"]
+    assert row["key"] == "confusion"
+    assert {"what", "ours", "peer", "unit", "ratio", "aim"} <= set(row)
+
+
+def test_the_table_names_every_row(capsys):
+    common.run_benchmark("confusion", as_json=False)
+    assert "confusion" in capsys.readouterr().out
+
+
+def test_names_are_listed_and_unknown_ones_refused(capsys):
+    assert common.run_benchmark("", as_json=False) == 0
+    assert {"confusion", "crf", "walk"} <= set(capsys.readouterr().out.split())
+    with pytest.raises(UserError, match="unknown benchmark 'speed'; choose from"):
+        common.run_benchmark("speed", as_json=False)
