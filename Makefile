@@ -19,6 +19,7 @@ export MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT := true
 export GIT_PYTHON_REFRESH := quiet
 export RAY_USAGE_STATS_ENABLED := 0
 export DVC_NO_ANALYTICS := 1
+export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: help
 help: ## what can be made
@@ -26,6 +27,7 @@ help: ## what can be made
 
 .PHONY: demo
 demo: $(READY) ## from image-level tags to a tracked, versioned segmentation model, in minutes on two cores
+	wsss run --method bound --preset demo > /dev/null
 	mlflow run . --env-manager local -P method=affinity -P preset=demo
 
 .PHONY: test

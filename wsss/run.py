@@ -127,7 +127,9 @@ def _run_stage(kind: str, plan: Plan, runner: StepRunner, run: MethodRun, outcom
             if planned.stage == kind:
                 result = runner.run(planned, stage.reporter(planned.key))
                 stage.step_done(result)
-                outcome.metrics |= result.metrics
+                of_tags = {name: value for name, value in result.metrics.items() if name.endswith(names.TAGS_MAP)}
+                run.metrics(of_tags)
+                outcome.metrics |= of_tags
                 outcome.metrics[names.step_time(planned.key)] = result.seconds
         if not any(masks.ids(split) for split in runner.dataset.splits):
             return

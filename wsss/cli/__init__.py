@@ -37,6 +37,8 @@ for command in _COMMANDS:
 
 def main() -> None:
     """Run the command line; a `UserError` is printed as one sentence and ends with status 2."""
+    # Threads that wait spinning for each other stall as soon as another process wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except UserError as error:

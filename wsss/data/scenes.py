@@ -25,14 +25,14 @@ TAIL = 0.6
 GROUND_OF_CLASS = 0.7
 RADIUS = (0.18, 0.27)
 HEAD = (0.43, 0.48)
-NECK = (0.6, 0.85)
+NECK = (0.62, 0.85)
 HUE_JITTER = 0.03
-SHARED_COLOUR = 0.5
-PLAIN = 0.4
+SHARED_COLOUR = 0.8
+PLAIN = 0.45
 MAX_HIDDEN_HEAD, MAX_HIDDEN_BODY = 0.1, 0.4
 
-GROUNDS = ("clouds", "waves", "ripples", "dots", "weave", "checks")
-BODIES = ("plain", "waves", "checks", "dots", "clouds")
+GROUNDS = ("clouds", "waves", "ripples", "weave", "tiles", "dunes")
+BODIES = ("stripes", "checks", "dots")
 
 
 def _circle(x: float, y: float, radius: float, corners: int = 32) -> np.ndarray:
@@ -170,7 +170,7 @@ class _Creature:
         return cls(
             cls=kind,
             radius=radius,
-            line=max(1.0, size / 96 * 1.3),
+            line=max(1.0, size / 96 * 1.5),
             body=place(_blob(rng)),
             head=SILHOUETTES[silhouette] @ turn + neck,
             mark=[polygon @ turn + neck for polygon in MARKS[mark]],
@@ -185,7 +185,7 @@ class _Creature:
         first, second = _apart(rng, ground), _apart(rng, ground)
         if rng.random() < SHARED_COLOUR:
             second = _near(rng, ground[int(rng.integers(2))])
-        kind = "plain" if rng.random() < PLAIN else BODIES[int(rng.integers(1, len(BODIES)))]
+        kind = "plain" if rng.random() < PLAIN else BODIES[int(rng.integers(len(BODIES)))]
         texture = _blend(first, second, _pattern(rng, kind, size, self.radius * rng.uniform(0.35, 0.6)))
         dark = _hsv(rng.random(), 0.3, rng.uniform(0.08, 0.2))
         body, head = _cover(size, [self.body]), _cover(size, [self.head])
@@ -237,6 +237,12 @@ def _pattern(rng: np.random.Generator, kind: str, size: int, period: float) -> n
         wave = np.full_like(x, -1)
     elif kind == "waves":
         wave = np.sin(u + 0.8 * np.sin(v / 3))
+    elif kind == "stripes":
+        wave = np.sin(u)
+    elif kind == "tiles":
+        wave = 4 * (np.maximum(np.cos(u / 2) ** 2, np.cos(v / 2) ** 2) - 0.85)
+    elif kind == "dunes":
+        wave = np.sin(u + 3 * _bumps(rng, size, 3))
     elif kind == "checks":
         wave = 2 * np.sin(u) * np.sin(v)
     elif kind == "dots":

@@ -46,6 +46,9 @@ class AffinityTrainSettings(TrainingSettings):
     reduction: Literal["mean", "sum"] = setting(
         "mean", "the L1 distance is the mean (code) or the sum (paper) over channels", choices=("mean", "sum")
     )
+    every_source: bool = setting(
+        False, "cells at the border are sources of pairs too; needed on small maps", source="PSA code: they are not"
+    )
     crop: int = setting(449, "side of the training crop", source="PSA code: 448", low=33, unit="px")
     scale_low: float = setting(1.0, "smallest resizing factor", source="PSA code", low=0.1, high=4)
     scale_high: float = setting(1.0, "largest resizing factor", source="PSA code", low=0.1, high=4)
@@ -155,8 +158,8 @@ def train_affinity(context: StepContext) -> None:
 
     def loss(batch: dict[str, Any]) -> tuple[Tensor, dict[str, float]]:
         features = model(batch["image"].contiguous(memory_format=torch.channels_last))
-        affinity = pair_affinity(features.float(), settings.radius, settings.reduction)
-        return affinity_loss(affinity, pair_labels(batch["cells"], settings.radius)), {}
+        affinity = pair_affinity(features.float(), settings.radius, settings.reduction, settings.every_source)
+        return affinity_loss(affinity, pair_labels(batch["cells"], settings.radius, settings.every_source)), {}
 
     heads: list[nn.Module] = [model.reduce, model.join]
     pretrained = settings.weights != "none"

@@ -40,6 +40,9 @@ class WalkSettings(BackgroundSettings):
     reduction: Literal["mean", "sum"] = setting(
         "mean", "the L1 distance is the mean (code) or the sum (paper) over channels", choices=("mean", "sum")
     )
+    every_source: bool = setting(
+        False, "cells at the border are sources of pairs too; needed on small maps", source="PSA code: they are not"
+    )
 
 
 @torch.inference_mode()
@@ -56,12 +59,10 @@ def walk(context: StepContext) -> None:
             batch = torch.stack([normalise(image) for image in images]).to(device)
             features = model(resize(batch, node_size(images[0].shape[0], images[0].shape[1], coarsest)))
             cells = features.shape[2:]
-            if min(cells) < settings.radius:
-                raise UserError(
-                    f"refine.walk.radius = {settings.radius} is larger than the map of image {chunk[0]} "
-                    f"({cells[0]} x {cells[1]} cells of {model.stride} px); lower the radius"
-                )
-            affinities = pair_affinity(features.float(), settings.radius, settings.reduction)
+            try:
+                affinities = pair_affinity(features.float(), settings.radius, settings.reduction, settings.every_source)
+            except UserError as error:
+                raise UserError(f"refine.walk can't walk over image {chunk[0]}: {error}") from None
             for image_id, affinity in zip(chunk, affinities, strict=True):
                 walked = walk_score_map(maps.read(image_id), affinity, (cells[0], cells[1]), settings)
                 scores.add(image_id, walked)
