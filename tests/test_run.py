@@ -161,7 +161,7 @@ def test_killed_in_each_step_it_goes_on_and_the_numbers_are_those_of_an_undistur
     assert attempt(tmp_path / "killed", None) == 0
     assert attempt(tmp_path / "whole", None) == 0
 
-    def outputs(work: Path) -> dict[str, dict]:
+    def outputs(work: Path) -> dict[str, str]:
         manifests = sorted((work / "store").rglob("manifest.json"))
         files = {str(m.parent.relative_to(work)): json.loads(m.read_text())["files"] for m in manifests}
         return {

@@ -21,13 +21,13 @@ LOCALIZE = Stage(
             "train.freeze_bn": False,
             "train.dropout": 0.0,
             "train.optimizer": "adamw",
-            "train.lr": 2e-3,
+            "train.lr": 4e-3,
             "train.head_lr": 1.0,
             "train.weight_decay": 1e-2,
             "train.crop": 97,
             "train.scale_low": 0.75,
-            "train.scale_high": 1.25,
-            "train.jitter": 0.2,
+            "train.scale_high": 1.0,
+            "train.jitter": 0.0,
             "train.batch_size": 16,
             "train.epochs": 20,
             "infer.scales": (1.0, 1.5),
@@ -53,7 +53,10 @@ REFINE = Stage(
         Step("background", 1, BackgroundSettings, add_background, needs=("localize",), gives=("labels",)),
         Step("crf", 1, CrfSettings, crf_step("background"), needs=("background",), gives=("labels_crf",)),
     ),
-    {"demo": {"background.alpha": 4.0, "crf.bilateral_sxy": 15.0}, "small": {"crf.bilateral_sxy": 40.0}},
+    {
+        "demo": {"background.alpha": 4.0, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 8.0},
+        "small": {"crf.bilateral_sxy": 40.0},
+    },
 )
 
 METHOD = Method(

@@ -183,7 +183,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "train.freeze_bn": False,
         "train.rates": (1, 2, 4),
         "train.optimizer": "adamw",
-        "train.lr": 2e-3,
+        "train.lr": 4e-3,
         "train.head_lr": 1.0,
         "train.weight_decay": 1e-2,
         "train.crop": 97,
