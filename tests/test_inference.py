@@ -10,7 +10,7 @@ from torch import nn
 from wsss.data import Dataset
 from wsss.nets.backbones import BACKBONES, build_backbone
 from wsss.stages.classify import Classifier, tagged_score_map
-from wsss.stages.inference import batches_by_size, multi_scale, node_grid, node_size, resize
+from wsss.stages.inference import PIXELS, batches_by_size, multi_scale, node_grid, node_size, resize
 
 CPU = torch.device("cpu")
 
@@ -93,8 +93,8 @@ def test_a_background_image_has_no_maps() -> None:
 def test_batches_hold_images_of_one_size(tiny_shapes: Dataset) -> None:
     ids = [i for split in ("train", "dev", "val") for i in tiny_shapes.splits[split]]
     seen = []
-    for chunk, images in batches_by_size(tiny_shapes, ids, pixels=5 * 64 * 64):
-        assert len(chunk) == len(images) <= 5
+    for chunk, images in batches_by_size(tiny_shapes, ids, CPU):
+        assert len(chunk) == len(images) <= PIXELS["cpu"] // 64**2
         assert len({image.shape for image in images}) == 1
         seen += chunk
     assert sorted(seen) == sorted(ids)

@@ -26,6 +26,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     runs.methods,
     models.evaluate,
     models.compare,
+    models.results,
     models.promote,
     models.serve,
     runs.doctor,

@@ -68,6 +68,18 @@ def compare(
         typer.echo(comparison.render_text(rows))
 
 
+def results(
+    data: Annotated[str, typer.Option(help="The dataset whose runs are shown.")],
+    preset: Annotated[str, typer.Option(help="The preset of the runs.")] = "small",
+    classes: Annotated[str, typer.Option(help="Class names, separated by commas, for a second mean.")] = "",
+) -> None:
+    """A results page in Markdown: every run on a dataset, with bootstrap intervals over images."""
+    from wsss.data import open_dataset
+    from wsss.results import results_page
+
+    typer.echo(results_page(open_dataset(data), preset, [name.strip() for name in classes.split(",") if name.strip()]))
+
+
 def evaluate(
     path: Annotated[str, typer.Argument(help="A model (models:/..., a folder), or a folder of label maps.")],
     data: Annotated[str, typer.Option(help="The dataset whose masks are compared with.")],

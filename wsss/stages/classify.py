@@ -135,7 +135,7 @@ def infer_cam(context: StepContext) -> None:
     dtype = _inference_dtype(settings.precision, device)
     done = 0
     with ScoreMapWriter(context.out / "cam") as writer:
-        for chunk, images in batches_by_size(dataset, ids):
+        for chunk, images in batches_by_size(dataset, ids, device):
             grid = node_grid(images[0].shape[0], images[0].shape[1], settings.stride)
             with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
                 maps = multi_scale(
@@ -169,7 +169,7 @@ def _tag_map(model: Classifier, context: StepContext, split: str) -> float:
     dataset = context.dataset
     scores: list[np.ndarray] = []
     tags: list[np.ndarray] = []
-    for chunk, images in batches_by_size(dataset, dataset.splits[split]):
+    for chunk, images in batches_by_size(dataset, dataset.splits[split], context.device):
         maps = multi_scale(
             lambda x: model(x)[:, :, None, None],
             images,
@@ -185,7 +185,7 @@ def _tag_map(model: Classifier, context: StepContext, split: str) -> float:
 
 
 def _inference_dtype(precision: str, device: torch.device) -> torch.dtype:
-    gains = torch.cuda.is_bf16_supported() if device.type == "cuda" else False
+    gains = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and gains) else torch.float32
 
 

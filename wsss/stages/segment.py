@@ -150,7 +150,7 @@ def predict(context: StepContext) -> None:
     classes = np.arange(len(dataset.classes) + 1, dtype=np.uint8)
     done = 0
     with LabelMapWriter(context.out / "pred") as plain, LabelMapWriter(context.out / "pred_crf") as refined:
-        for chunk, images in batches_by_size(dataset, ids, pixels=1 << 19):
+        for chunk, images in batches_by_size(dataset, ids, device):
             size = (images[0].shape[0], images[0].shape[1])
             maps = multi_scale(
                 lambda x: model(x).float().softmax(1),

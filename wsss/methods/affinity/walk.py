@@ -55,7 +55,7 @@ def walk(context: StepContext) -> None:
     maps = ScoreMaps(context.inputs["localize"] / "cam")
     done = 0
     with ScoreMapWriter(context.out / "scores") as scores, LabelMapWriter(context.out / "labels") as labels:
-        for chunk, images in batches_by_size(dataset, maps.ids):
+        for chunk, images in batches_by_size(dataset, maps.ids, device):
             batch = torch.stack([normalise(image) for image in images]).to(device)
             features = model(resize(batch, node_size(images[0].shape[0], images[0].shape[1], coarsest)))
             cells = features.shape[2:]
