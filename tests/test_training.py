@@ -111,3 +111,11 @@ def test_a_loss_that_is_no_number_names_the_iteration_and_the_images(tmp_path: P
             lambda batch: (model(batch["image"]).mean() * float("nan"), {}),
             context,
         )
+
+
+@pytest.mark.parametrize(("limit", "epochs"), [(None, 3), (30, 3), (25, 2), (5, 1)])
+def test_the_image_limit_takes_epochs_away_but_leaves_one(
+    tmp_path: Path, tiny_shapes: Dataset, limit: int | None, epochs: int
+) -> None:
+    limited = train(tmp_path / "limited", tiny_shapes, replace(SETTINGS, image_limit=limit))
+    assert weights(limited).equal(weights(train(tmp_path / "plain", tiny_shapes, replace(SETTINGS, epochs=epochs))))

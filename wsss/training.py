@@ -29,6 +29,7 @@ class TrainingSettings:
     """What every trained step has; a step's own class changes the defaults."""
 
     epochs: int = setting(15, "passes over the training images", low=1)
+    image_limit: int | None = setting(None, "at most so many images in all epochs; fewer epochs, one at least", low=1)
     batch_size: int = setting(16, "images in a batch", low=1)
     accumulate: int = setting(1, "batches whose gradients are added up before an update", low=1)
     optimizer: str = setting("sgd", "the optimiser", choices=("sgd", "adamw"))
@@ -132,13 +133,16 @@ def fit(
     optimizer = _optimizer(groups, settings)
     sampler = _Shuffle(len(ids), settings.batch_size, context.rng)
     loader = DataLoader(_Samples(ids, sample, context.rng), batch_sampler=sampler, **_workers(device))
+    epochs = settings.epochs
+    if settings.image_limit is not None:
+        epochs = max(1, min(epochs, settings.image_limit // len(ids)))
     updates_per_epoch = math.ceil(len(sampler) / settings.accumulate)
-    total = updates_per_epoch * settings.epochs
+    total = updates_per_epoch * epochs
 
     checkpoint = context.out / "checkpoint.pt"
     done = _resume(checkpoint, model, optimizer)
     images, waited, started, mean = 0, 0.0, time.monotonic(), math.nan
-    for epoch in range(done, settings.epochs):
+    for epoch in range(done, epochs):
         model.train()
         if frozen_bn:
             freeze_batch_norm(model)
@@ -172,7 +176,7 @@ def fit(
             images += len(batch["id"])
             context.report.progress(
                 epoch * len(ids) + min((number + 1) * settings.batch_size, len(ids)),
-                settings.epochs * len(ids),
+                epochs * len(ids),
                 "images",
                 f"loss {losses[-1]:.3f}",
             )

@@ -124,7 +124,7 @@ def shapes(
 
     target = home(name)
     with building(target) as root:
-        make_shapes(root, images=images, size=size, classes=classes, rng=rng, val_images=val_images)
+        make_shapes(root, images=images, size=size, classes=classes, rng=rng, val_images=val_images, name=name)
         rename(root, name)
     _print(Dataset.open(target))
 

@@ -24,6 +24,7 @@ from PIL import Image, UnidentifiedImageError
 
 from wsss.classes import palette
 from wsss.errors import UserError
+from wsss.storage import write_bytes
 
 SHARDS = 16
 INDEX = "index.json"
@@ -84,7 +85,7 @@ def read_palette_png(path: Path) -> np.ndarray:
 
 def write_palette_png(path: Path, labels: np.ndarray) -> None:
     """Write a label map (uint8 H x W) as a palette PNG, whole or not at all."""
-    _replace(Path(path), encode_palette_png(labels))
+    write_bytes(path, encode_palette_png(labels))
 
 
 class LabelMapWriter:
@@ -137,7 +138,7 @@ class LabelMapWriter:
                 for shard in range(SHARDS):
                     self._assemble(shard)
                 index = {"format": _FORMAT, "maps": dict(sorted(self._entries.items()))}
-                _replace(self.folder / INDEX, (json.dumps(index, indent=1) + "\n").encode())
+                write_bytes(self.folder / INDEX, (json.dumps(index, indent=1) + "\n").encode())
         finally:
             for file in self._files:
                 file.close()
@@ -251,12 +252,3 @@ def _shard_of(id: str) -> int:
 
 def _shard_name(shard: int) -> str:
     return f"labels-{shard:02d}.tar"
-
-
-def _replace(path: Path, data: bytes) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(data)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

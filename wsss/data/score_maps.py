@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 
 from wsss.data.label_maps import INDEX, find, read_index
 from wsss.errors import UserError
+from wsss.storage import write_bytes
 
 SHARD_BYTES = 64 * 2**20
 _FORMAT = "score-maps-1"
@@ -108,9 +109,7 @@ class ScoreMapWriter:
         if self._pending:
             self._flush()
         index = {"format": _FORMAT, "maps": dict(sorted(self._index.items()))}
-        unfinished = self.folder / f".{INDEX}"
-        unfinished.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-        os.replace(unfinished, self.folder / INDEX)
+        write_bytes(self.folder / INDEX, (json.dumps(index, indent=1) + "\n").encode())
 
     def _flush(self) -> None:
         path = self.folder / _shard_name(self._shards)

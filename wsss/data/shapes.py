@@ -10,9 +10,10 @@ from PIL import Image
 
 from wsss.classes import Classes
 from wsss.data import layout, splits
+from wsss.data.creatures import MAX_CLASSES, head_of
 from wsss.data.label_maps import write_palette_png
 from wsss.data.parallel import each
-from wsss.data.scenes import MAX_CLASSES, Scene, draw_scene, head_of
+from wsss.data.scenes import Scene, draw_scene
 from wsss.errors import UserError
 
 ANNOTATIONS = "Annotations"
@@ -26,7 +27,14 @@ def class_names(count: int) -> tuple[str, ...]:
 
 
 def make_shapes(
-    root: Path, *, images: int = 400, val_images: int | None = None, size: int = 96, classes: int = 6, rng: int = 0
+    root: Path,
+    *,
+    images: int = 400,
+    val_images: int | None = None,
+    size: int = 96,
+    classes: int = 6,
+    rng: int = 0,
+    name: str = "shapes",
 ) -> None:
     """Draw the dataset into the folder `root`: images, masks, boxes, tags and lists.
 
@@ -40,6 +48,7 @@ def make_shapes(
         size: height and width in pixels, 32 to 2048.
         classes: 1 to 64.
         rng: the random seed, at least 0.
+        name: what the dataset is called.
 
     Raises:
         UserError: a number out of its range.
@@ -71,7 +80,7 @@ def make_shapes(
     layout.describe(
         root,
         layout.Description(
-            name=layout.home("shapes").name,
+            name=name,
             kind="shapes",
             classes=Classes(names),
             tags_source="program",
@@ -105,9 +114,7 @@ def _write_boxes(path: Path, id: str, scene: Scene, names: tuple[str, ...]) -> N
         creature = ET.SubElement(root, "object")
         _children(creature, name=names[cls], truncated=0, difficult=0)
         box = ET.SubElement(creature, "bndbox")
-        _children(
-            box, xmin=columns.min() + 1, ymin=rows.min() + 1, xmax=columns.max() + 1, ymax=rows.max() + 1
-        )
+        _children(box, xmin=columns.min() + 1, ymin=rows.min() + 1, xmax=columns.max() + 1, ymax=rows.max() + 1)
     ET.indent(root)
     path.write_bytes(ET.tostring(root) + b"\n")
 

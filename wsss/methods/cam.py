@@ -41,6 +41,7 @@ LOCALIZE = Stage(
             "train.scale_high": 1.0,
             "train.jitter": 0.2,
             "train.epochs": 13,
+            "train.image_limit": 6000,
         },
         "paper": {},
     },

@@ -65,7 +65,7 @@ class Classifier(nn.Module):
         self.backbone = build_backbone(backbone, weights, output_stride)
         self.dropout = nn.Dropout2d(dropout)
         self.head = nn.Conv2d(self.backbone.channels[-1], classes, 1, bias=False)
-        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.xavier_uniform_(self.head.weight)
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores B x C (before the sigmoid) of float B x 3 x H x W normalised images."""

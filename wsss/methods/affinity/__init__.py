@@ -55,6 +55,7 @@ REFINE = Stage(
             "train.crop": 161,
             "train.batch_size": 16,
             "train.epochs": 13,
+            "train.image_limit": 6000,
         },
         "paper": {},
     },
