@@ -72,8 +72,8 @@ def run_method(
         rng: the seed.
         overrides: settings by key, values or their text.
         device: "auto", "cpu" or "cuda".
-        until: the last stage to run; its evaluations are run too when they are asked for with "evaluate" or by default.
-        track: log to MLflow, evaluate, and register the segmenter.
+        until: the last stage to run; all by default.
+        track: log to MLflow, score against the masks, and register the segmenter.
         keep_version: give the labels a DVC version; off inside a search, which must not touch DVC.
         parent: the id of the MLflow run that this one is a part of.
         tags: more tags of the MLflow run.

@@ -187,7 +187,6 @@ PRESETS: dict[str, dict[str, object]] = {
         "train.head_lr": 1.0,
         "train.weight_decay": 1e-2,
         "train.crop": 97,
-        "train.loss": "plain",
         "train.scale_low": 0.9,
         "train.scale_high": 1.1,
         "train.batch_size": 16,
