@@ -66,7 +66,7 @@ def test_what_does_not_exist_names_what_does(arguments: tuple, sentence: str) ->
         ("localize.train.weights", "nowhere.safetensors", "no weights file nowhere.safetensors"),
         ("localize.train.scale_low", 3, "scale_low = 3.0 is above scale_high"),
         ("refine.labels.alpha_low", 64, "alpha_low = 64.0 is above alpha_high"),
-        ("refine.train.radius", 9, "radius = 9 does not fit a crop of 97 px"),
+        ("refine.train.radius", 9, "radius = 9 does not fit a crop of 65 px"),
         ("refine.train.crop", 100, "must be a multiple of 8 plus 1"),
     ],
 )

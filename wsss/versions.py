@@ -234,7 +234,7 @@ def _workspace(create: bool = False) -> Iterator[Any]:
     from dvc_data.hashfile.checkout import CheckoutError, LinkError
     from dvc_objects.errors import ObjectDBError
 
-    logging.getLogger("dvc").setLevel(logging.WARNING)
+    logging.getLogger("dvc").setLevel(logging.ERROR)
     try:
         try:
             repo = Repo()
