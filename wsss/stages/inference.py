@@ -13,7 +13,7 @@ from wsss.data import Dataset
 from wsss.data.augmentation import normalise
 
 PIXELS = {"cpu": 1 << 16, "cuda": 1 << 22}
-"""Pixels in a batch; on a CPU, batches beyond its caches were measured to halve the speed."""
+"""Pixels in a batch: on a CPU, few enough for its caches."""
 
 
 def node_grid(height: int, width: int, stride: int) -> tuple[int, int]:
