@@ -82,3 +82,12 @@ def test_settings_that_contradict_each_other_are_refused_before_any_work(
 def test_only_the_bound_sees_more_than_tags() -> None:
     assert make_plan("bound", "demo").supervision == {"masks"}
     assert make_plan("affinity", "demo").supervision == make_plan("cam", "demo").supervision == frozenset()
+
+
+def test_weights_stand_for_those_of_every_step_that_begins_with_imagenet() -> None:
+    settings = make_plan("affinity", "small", {"weights": "tests/conftest.py"}).settings
+    for step in ("localize.train", "refine.train", "segment.train"):
+        assert settings[f"{step}.weights"] == "tests/conftest.py"
+    assert make_plan("affinity", "demo", {"weights": "file"}).settings["segment.train.weights"] == "none"
+    chosen = make_plan("affinity", "small", {"weights": "file", "refine.train.weights": "localize"}).settings
+    assert (chosen["refine.train.weights"], chosen["segment.train.weights"]) == ("localize", "file")

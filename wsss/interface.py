@@ -62,9 +62,11 @@ class Step:
         run: does the work, writes into `context.out`.
         needs: the steps whose outputs are read: the name of an earlier step of the same stage, or an earlier stage's
             name for the output of its last step ("localize" for the score maps, "refine" for the label maps).
-        gives: what of the output can be scored against masks: names out of "cam", "labels", "labels_crf", "pred",
-            "pred_crf", in `out/<name>/`.
+        gives: what of the output can be scored against masks, in `out/<name>/`: names out of "cam", "labels",
+            "labels_crf", "rounds" (label maps in `rounds/1/`, `rounds/2/`, ...), "pred", "pred_crf", and "direct",
+            "direct_crf" of a localizer that predicts without tags.
         supervision: what the step sees beyond tags, such as "masks".
+        declares: the same, of what depends on its settings, such as an extra dataset.
         check: refuses settings that contradict each other (raises UserError); called before any step runs.
     """
 
@@ -75,6 +77,7 @@ class Step:
     needs: tuple[str, ...] = ()
     gives: tuple[str, ...] = ()
     supervision: frozenset[str] = frozenset()
+    declares: Callable[[Any], frozenset[str]] = lambda settings: frozenset()
     check: Callable[[Any], None] = lambda settings: None
 
 
@@ -85,7 +88,7 @@ class Stage:
     Attributes:
         kind: one of `STAGES`.
         name: the name used in `--set <kind>.name=...`.
-        steps: in the order they run.
+        steps: in the order they run; the last one's output is the stage's.
         presets: preset name to {"<step>.<setting>": value}.
     """
 

@@ -38,6 +38,11 @@ class PlannedStep:
         """Such as "refine.walk"."""
         return f"{self.stage}.{self.step.name}"
 
+    @property
+    def supervision(self) -> frozenset[str]:
+        """What the step sees beyond tags with these settings."""
+        return self.step.supervision | self.step.declares(self.settings)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -60,7 +65,7 @@ class Plan:
     @property
     def supervision(self) -> frozenset[str]:
         """What the planned steps see beyond tags; scoring is not learning."""
-        return frozenset().union(*(p.step.supervision for p in self.steps if p.stage != "evaluate"))
+        return frozenset().union(*(p.supervision for p in self.steps if p.stage != "evaluate"))
 
 
 def make_plan(method: str, preset: str, overrides: Mapping[str, Any] | None = None) -> Plan:
@@ -69,7 +74,8 @@ def make_plan(method: str, preset: str, overrides: Mapping[str, Any] | None = No
     Args:
         method: a method's name.
         preset: one of `PRESETS`.
-        overrides: "<stage>.name" or "<stage>.<step>.<setting>" to a value or its text.
+        overrides: "<stage>.name" or "<stage>.<step>.<setting>" to a value or its text; "weights" stands for the
+            weights of every step that would begin with "imagenet".
 
     Raises:
         UserError: an unknown method, preset, stage, filling, step or setting (names the known ones), or a value out of
@@ -121,8 +127,11 @@ def _values(
     for kind, stage in stages.items():
         layers |= {f"{kind}.{key}": value for key, value in stage.presets.get(preset, {}).items()}
     layers |= method.presets.get(preset, {})
-    layers |= overrides
     steps = [(kind, step) for kind, stage in stages.items() for step in stage.steps]
+    if "weights" in overrides:
+        begins = {f"{kind}.{step.name}.weights": getattr(step.settings, "weights", None) for kind, step in steps}
+        layers |= {key: overrides["weights"] for key, own in begins.items() if layers.get(key, own) == "imagenet"}
+    layers |= {key: value for key, value in overrides.items() if key != "weights"}
     known = {f"{kind}.{step.name}" for kind, step in steps} | {f"evaluate.{what}" for _, s in steps for what in s.gives}
     values: dict[str, dict[str, Any]] = {}
     for key, value in layers.items():

@@ -23,6 +23,7 @@ from wsss.panels import run_panels
 from wsss.plan import Plan, make_plan
 from wsss.progress import ConsoleReporter
 from wsss.serving.card import model_card
+from wsss.settings import describe
 from wsss.stages.evaluate import read_matrices
 from wsss.steps import StepResult, StepRunner, choose_device
 from wsss.tracking import names
@@ -88,7 +89,8 @@ def run_method(
     for planned in plan.steps:
         planned.step.check(planned.settings)
     dataset = open_dataset(data)
-    dataset.check()
+    for used in (dataset, *_extra_datasets(plan)):
+        used.check()
     if "masks" in plan.supervision and not Masks(dataset).ids("train"):
         raise UserError(
             f"method {method} learns from masks, and dataset {dataset.name} has none for its training images"
@@ -113,6 +115,12 @@ def run_method(
         if "segment.train" in runner.results and parent is None:
             outcome.model = _register(plan, dataset, runner, run, outcome.metrics)
     return outcome
+
+
+def _extra_datasets(plan: Plan) -> list[Dataset]:
+    """The datasets that settings name."""
+    chosen = [getattr(p.settings, s.key) for p in plan.steps for s in describe(p.step.settings) if s.dataset]
+    return [open_dataset(name) for name in chosen if name is not None]
 
 
 def _within(stage: str, until: str | None) -> bool:

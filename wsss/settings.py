@@ -56,6 +56,7 @@ def setting(
     unit: str = "",
     search: Search | None = None,
     file: bool = False,
+    dataset: bool = False,
 ) -> Any:
     """A field of a settings class.
 
@@ -68,11 +69,20 @@ def setting(
         unit: the unit of a number, such as "px".
         search: how a search draws it; None is not worth searching.
         file: the value may be the path of a file, whose content then counts, not its name.
+        dataset: the value is the name of a dataset, whose content then counts.
     """
     return dataclasses.field(
         default=default,
         metadata=dict(
-            meaning=meaning, source=source, low=low, high=high, choices=choices, unit=unit, search=search, file=file
+            meaning=meaning,
+            source=source,
+            low=low,
+            high=high,
+            choices=choices,
+            unit=unit,
+            search=search,
+            file=file,
+            dataset=dataset,
         ),
     )
 
@@ -92,6 +102,7 @@ class Setting:
     unit: str
     search: Search | None
     file: bool
+    dataset: bool
 
     @property
     def allowed(self) -> str:

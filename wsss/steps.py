@@ -26,7 +26,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from wsss import storage
-from wsss.data import Dataset
+from wsss.data import Dataset, open_dataset
 from wsss.errors import UserError
 from wsss.evaluation import Masks
 from wsss.interface import Reporter, StepContext
@@ -88,8 +88,8 @@ class StepRunner:
     def fingerprint(self, planned: PlannedStep) -> str:
         """The sha256 over all that decides a step's output; its inputs must be finished.
 
-        These are the step's name and version, its settings (files by their content), the rng, its inputs' fingerprints,
-        the dataset's digest, and the masks where the step is allowed to see them.
+        These are the step's name and version, its settings (files and datasets by their content), the rng, its inputs'
+        fingerprints, the dataset's digest, and the masks where the step is allowed to see them.
         """
         masks = Masks(self.dataset)
         content = {
@@ -201,6 +201,8 @@ def _step_rng(rng: int, key: str) -> int:
 def _settings_for_fingerprint(planned: PlannedStep) -> dict[str, Any]:
     values = flatten(planned.settings)
     for spec in describe(planned.step.settings):
+        if spec.dataset and values[spec.key] is not None:
+            values[spec.key] = open_dataset(values[spec.key]).digest
         if spec.file and Path(str(values[spec.key])).is_file():
             values[spec.key] = hashlib.sha256(Path(values[spec.key]).read_bytes()).hexdigest()
     return values

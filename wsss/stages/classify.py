@@ -155,7 +155,7 @@ def infer_cam(context: StepContext) -> None:
 
 
 def tagged_score_map(maps: Tensor, tags: np.ndarray, size: tuple[int, int]) -> ScoreMap:
-    """Keep the tagged classes of C x h x w maps and divide each by its maximum plus 1e-5."""
+    """Keep the tagged classes (bool C) of C x h x w maps, at least 0, and divide each by its maximum plus 1e-5."""
     present = np.flatnonzero(tags)
     kept = maps[torch.from_numpy(present)]
     if len(present):
@@ -200,6 +200,12 @@ def load_classifier(folder: Path) -> Classifier:
     model = Classifier(weights="none", **json.loads((folder / "model.json").read_text()))
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval()
+
+
+def backbone_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of the backbone in a localizer's training step's output: every localizer names it `backbone`."""
+    weights = load_file(folder / "model.safetensors")
+    return {key.removeprefix("backbone."): w for key, w in weights.items() if key.startswith("backbone.")}
 
 
 def write_metrics(folder: Path, metrics: dict[str, float]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from wsss.data.label_maps import LabelMaps
 from wsss.data.score_maps import ScoreMap, ScoreMaps
-from wsss.evaluation import Masks, ThresholdSweep, confusion
+from wsss.evaluation import Masks, Scores, ThresholdSweep, confusion
 from wsss.interface import Step, StepContext
 from wsss.settings import setting
 from wsss.stages.classify import write_metrics
@@ -77,6 +77,21 @@ def evaluate_cam(context: StepContext) -> None:
     write_metrics(context.out, {"cam/threshold": threshold})
 
 
+def evaluate_rounds(context: StepContext) -> None:
+    """The mean IoU of each round's label maps on train and dev: metrics "<split>/round_<n>/miou"."""
+    masks, classes = context.masks, len(context.dataset.classes)
+    assert masks is not None
+    figures = {}
+    for folder in sorted((context.inputs["maps"] / "rounds").iterdir(), key=lambda f: int(f.name)):
+        maps = LabelMaps(folder)
+        for split in ("train", "dev"):
+            ids = evaluated_ids(dict(context.dataset.splits), masks, split)
+            matrices = [confusion(masks.read(i), maps.read(i), classes) for i in ids]
+            if matrices:
+                figures[f"{split}/round_{folder.name}/miou"] = Scores.of(np.sum(matrices, 0)).miou
+    write_metrics(context.out, figures)
+
+
 def _foreground(score_map: ScoreMap) -> tuple[np.ndarray, np.ndarray]:
     """The best foreground class of each pixel (uint8 H x W) and its score (float H x W); score 0 without classes."""
     if not len(score_map.classes):
@@ -116,8 +131,11 @@ def _labels_step(what: str, *splits: str) -> Step:
 
 EVALUATIONS = {
     "cam": Step("cam", 1, CamEvaluation, evaluate_cam, needs=("maps",), supervision=frozenset({"masks"})),
+    "rounds": Step("rounds", 1, LabelEvaluation, evaluate_rounds, needs=("maps",), supervision=frozenset({"masks"})),
     "labels": _labels_step("labels", "train", "dev"),
     "labels_crf": _labels_step("labels_crf", "train", "dev"),
+    "direct": _labels_step("direct", "dev", "val"),
+    "direct_crf": _labels_step("direct_crf", "dev", "val"),
     "pred": _labels_step("pred", "dev", "val"),
     "pred_crf": _labels_step("pred_crf", "dev", "val"),
 }

@@ -74,13 +74,25 @@ def background_score(scores: np.ndarray, settings: BackgroundSettings) -> np.nda
 
 
 def with_background(score_map: ScoreMap, settings: BackgroundSettings) -> ScoreMap:
-    """A score map of foreground classes with the background's map put in front."""
+    """A score map with the background's map put in front; a background of the localizer's own is kept instead."""
+    if 0 in score_map.classes:
+        return score_map
     background = background_score(score_map.scores, settings)[None].astype(np.float16)
     return ScoreMap(
         np.concatenate([background, score_map.scores]),
         np.concatenate([np.zeros(1, np.uint8), score_map.classes]),
         score_map.size,
     )
+
+
+def foreground_maps(score_map: ScoreMap) -> ScoreMap:
+    """The maps of the foreground classes, each divided by its maximum (plus 1e-5) where there was a background."""
+    if 0 not in score_map.classes:
+        return score_map
+    kept = score_map.classes > 0
+    scores = score_map.scores[kept].astype(np.float32)
+    scores = scores / (scores.max((1, 2), keepdims=True) + 1e-5) if len(scores) else scores
+    return ScoreMap(scores.astype(np.float16), score_map.classes[kept], score_map.size)
 
 
 def upsampled(score_map: ScoreMap) -> np.ndarray:

@@ -17,6 +17,7 @@ from wsss.stages.refine import (
     CrfSettings,
     background_score,
     dense_crf,
+    foreground_maps,
     ordered_map,
     probabilities,
     upsampled,
@@ -78,7 +79,7 @@ def make_affinity_labels(context: StepContext) -> None:
     ids = context.dataset.splits["train"]
 
     def label(image_id: str) -> np.ndarray:
-        score_map = maps.read(image_id)
+        score_map = foreground_maps(maps.read(image_id))
         if not len(score_map.classes):
             return np.zeros(score_map.size, np.uint8)
         foreground = upsampled(score_map)

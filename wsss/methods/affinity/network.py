@@ -21,7 +21,7 @@ from wsss.interface import StepContext
 from wsss.nets.backbones import BACKBONES, build_backbone
 from wsss.ops.pairs import affinity_loss, pair_affinity, pair_labels
 from wsss.settings import loguniform, setting
-from wsss.stages.classify import check_training, load_classifier, save_model, write_metrics
+from wsss.stages.classify import backbone_weights, check_training, save_model, write_metrics
 from wsss.stages.inference import resize
 from wsss.training import TrainingSettings, fit, parameter_groups
 
@@ -140,9 +140,8 @@ def train_affinity(context: StepContext) -> None:
     localized = settings.weights == "localize"
     model = AffinityNet(weights="none" if localized else settings.weights, **architecture)
     if localized:
-        classifier = load_classifier(context.inputs["localize.train"])
         try:
-            model.backbone.load_state_dict(classifier.backbone.state_dict())
+            model.backbone.load_state_dict(backbone_weights(context.inputs["localize.train"]))
         except RuntimeError:
             raise UserError(
                 'refine.train.weights = "localize" needs the localizer\'s own backbone, but refine.train.backbone is '

@@ -19,7 +19,7 @@ from wsss.ops.pairs import pair_affinity
 from wsss.ops.walk import random_walk
 from wsss.settings import choice, setting
 from wsss.stages.inference import batches_by_size, node_size, resize
-from wsss.stages.refine import BackgroundSettings, argmax_labels, with_background
+from wsss.stages.refine import BackgroundSettings, argmax_labels, foreground_maps, with_background
 from wsss.training import to_device
 
 
@@ -75,7 +75,7 @@ def walk_score_map(score_map: ScoreMap, affinity: Tensor, grid: tuple[int, int],
     """Walk one image's maps, its background added in front, over the affinity of its cells.
 
     Args:
-        score_map: of the foreground classes.
+        score_map: of the foreground classes; a background of the localizer's own is left out.
         affinity: P x h' x w' of `pair_affinity`.
         grid: h x w of the affinity's features.
         settings: of the walk.
@@ -83,7 +83,7 @@ def walk_score_map(score_map: ScoreMap, affinity: Tensor, grid: tuple[int, int],
     Returns:
         The background's and the classes' maps at h x w.
     """
-    full = with_background(score_map, settings)
+    full = with_background(foreground_maps(score_map), settings)
     start = resize(torch.from_numpy(full.scores.astype(np.float32))[None], grid)[0].to(affinity.device)
     walked = random_walk(affinity, grid, settings.radius, start, beta=settings.beta, steps=settings.steps)
     return ScoreMap(walked.clamp(0, 1).cpu().numpy().astype(np.float16), full.classes, full.size)
