@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wsss.errors import UserError, unknown
+from wsss.nets import resnet38
 
 
 class Backbone(nn.Module):
@@ -99,18 +100,29 @@ def _vgg16(output_stride: int) -> tuple[nn.Module, Backbone]:
     return net, Backbone(list(levels), (256, 512, 512), output_stride)
 
 
+def _resnet38(output_stride: int) -> tuple[nn.Module, Backbone]:
+    layers, levels = resnet38.resnet38(output_stride)
+    return layers, Backbone(levels, resnet38.channels(), output_stride)
+
+
 def _dilate(module: nn.Module, dilation: int) -> None:
-    """Take the stride out of a level and dilate its 3 x 3 convolutions, so that its weights see what they saw."""
+    """Take the stride out of a level and dilate its 3 x 3 convolutions, so that its weights see what they saw.
+
+    The convolution that had the stride still reads the finer grid before it, with half the dilation of those after it.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
+            reach = dilation // 2 if layer.stride == (2, 2) else dilation
             layer.stride = (1, 1)
             if layer.kernel_size == (3, 3):
-                layer.dilation = layer.padding = (dilation, dilation)
+                layer.dilation = layer.padding = (reach, reach)
 
 
 _BUILDERS: dict[str, Callable[[int], tuple[nn.Module, Backbone]]] = {
     "resnet18": lambda stride: _resnet("resnet18", stride, (128, 256, 512)),
     "resnet50": lambda stride: _resnet("resnet50", stride, (512, 1024, 2048)),
+    "resnet101": lambda stride: _resnet("resnet101", stride, (512, 1024, 2048)),
+    "resnet38": _resnet38,
     "mobilenet_v2": _mobilenet_v2,
     "vgg16": _vgg16,
 }
@@ -124,7 +136,7 @@ def build_backbone(name: str, weights: str, output_stride: int) -> Backbone:
     Args:
         name: one of `BACKBONES`.
         weights: "imagenet" (torchvision's file, downloaded once and checked), the path of a .safetensors or .pth file
-            with torchvision's key names, or "none".
+            with torchvision's key names (those that `wsss.nets.resnet38` converts for ResNet38), or "none".
         output_stride: 8 or 16.
 
     Raises:
@@ -138,11 +150,18 @@ def build_backbone(name: str, weights: str, output_stride: int) -> Backbone:
         net: nn.Module = backbone
     else:
         net, backbone = _BUILDERS[name](output_stride)
-    if weights == "imagenet":
-        _fit(net, _download(name), f"torchvision's {name}")
-    elif weights != "none":
-        _fit(net, _read(Path(weights)), weights)
+    if weights != "none":
+        _fit(net, read_weights(name, weights), f"torchvision's {name}" if weights == "imagenet" else weights)
     return backbone
+
+
+def read_weights(name: str, weights: str) -> dict[str, Tensor]:
+    """Every tensor of a backbone's weights ("imagenet" or a file) by torchvision's key, the 1,000-way rows included.
+
+    Raises:
+        UserError: weights that can't be had or read.
+    """
+    return _download(name) if weights == "imagenet" else _read(Path(weights))
 
 
 def check_weights(backbone: str, weights: str) -> None:
@@ -153,6 +172,11 @@ def check_weights(backbone: str, weights: str) -> None:
     """
     if backbone == "tiny" and weights == "imagenet":
         raise UserError('backbone "tiny" has no pretrained weights; set its weights to "none"')
+    if backbone == "resnet38" and weights == "imagenet":
+        raise UserError(
+            "the ImageNet weights of resnet38 are published for MXNet alone; convert them once with `python -m "
+            "wsss.nets.resnet38 FILE.params resnet38.safetensors` and give that file as the weights"
+        )
     if weights not in ("imagenet", "none", "localize") and not Path(weights).is_file():
         raise UserError(f'no weights file {weights}; give a .safetensors or .pth file, "imagenet" or "none"')
 
