@@ -26,6 +26,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    root = tmp_path_factory.mktemp("single")
+    make_shapes(root, images=30, val_images=10, size=48, classes=4, rng=3, single=True)
+    return Dataset.open(root)
+
+
+@pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
     return [draw_scene(np.random.default_rng(i), 64, 6) for i in range(150)]
 
@@ -83,6 +90,14 @@ class TestDataset:
         drawn = [name for name in small if name.startswith(("JPEGImages", "SegmentationClass", "Annotations"))]
         assert len(drawn) == 24 and all(small[name] == large[name] for name in drawn)
 
+    def test_the_default_scenes_are_those_that_were_always_drawn(self, tmp_path: Path) -> None:
+        """What they show; later options must not move the random numbers."""
+        make_shapes(tmp_path / "x", images=12, val_images=4, size=48, classes=4, rng=3)
+        dataset = Dataset.open(tmp_path / "x")
+        found = [np.flatnonzero(dataset.tags(f"train_{number:06d}")).tolist() for number in range(12)]
+        assert found == [[0], [1], [0, 2], [3], [2], [0, 1], [0, 2], [2, 3], [], [0, 1], [1, 3], [1, 3]]
+        assert dataset.settings == {"images": 12, "val_images": 4, "size": 48, "classes": 4, "rng": 3}
+
     def test_its_name_is_written(self, tmp_path: Path) -> None:
         make_shapes(tmp_path / "x", images=2, val_images=0, size=32, classes=1, name="mine")
         assert Dataset.open(tmp_path / "x").name == "mine"
@@ -90,6 +105,8 @@ class TestDataset:
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [
+            (dict(tag_noise=1.5), "tag_noise = 1.5; allowed: 0 to 1"),
+            (dict(tag_noise=0.3, classes=1), "a wrong tag needs a second class"),
             (dict(images=1), "images = 1; allowed: 2 to"),
             (dict(val_images=-1), "val_images = -1"),
             (dict(size=31), "size = 31; allowed: 32 to"),
@@ -104,6 +121,44 @@ class TestDataset:
         with pytest.raises(UserError, match=message):
             make_shapes(tmp_path / "x", **wrong)  # type: ignore[arg-type]
         assert not (tmp_path / "x").exists()
+
+
+class TestSingle:
+    def test_every_scene_has_exactly_one_creature(self, single: Dataset) -> None:
+        for split in ("train", "dev", "val"):
+            for id in single.splits[split]:
+                boxes = ElementTree.parse(single.root / "Annotations" / f"{id}.xml").getroot().findall("object")
+                labels = set(np.unique(read_palette_png(single.root / "SegmentationClass" / f"{id}.png"))) - {0, IGNORE}
+                assert len(boxes) == 1 and single.tag_names(id) == (boxes[0].findtext("name"),)
+                assert labels == {int(np.flatnonzero(single.tags(id))[0]) + 1}
+
+    def test_every_class_occurs_and_the_settings_say_so(self, single: Dataset) -> None:
+        found = {single.tag_names(id) for split in ("train", "dev") for id in single.splits[split]}
+        assert found == {(name,) for name in class_names(4)}
+        assert single.settings["single"] is True and "tag_noise" not in single.settings
+
+
+class TestTagNoise:
+    @pytest.mark.parametrize("single", [False, True])
+    def test_so_many_rows_have_another_class_instead(self, tmp_path: Path, single: bool) -> None:
+        options = dict(images=40, val_images=10, size=32, classes=4, rng=3, single=single)
+        make_shapes(tmp_path / "exact", **options)  # type: ignore[arg-type]
+        make_shapes(tmp_path / "noisy", **options, tag_noise=0.3)  # type: ignore[arg-type]
+        exact, noisy = Dataset.open(tmp_path / "exact"), Dataset.open(tmp_path / "noisy")
+        assert noisy.settings["tag_noise"] == 0.3 and "tag_noise" not in exact.settings
+        for ids, wrong in (((*exact.splits["train"], *exact.splits["dev"]), 12), (exact.splits["val"], 3)):
+            changed = [id for id in ids if (exact.tags(id) != noisy.tags(id)).any()]
+            assert len(changed) == wrong
+            for id in changed:
+                assert (exact.tags(id) & ~noisy.tags(id)).sum() == (noisy.tags(id) & ~exact.tags(id)).sum() == 1
+        before, after = files(tmp_path / "exact"), files(tmp_path / "noisy")
+        drawn = [name for name in before if name.startswith(("JPEGImages", "SegmentationClass", "Annotations"))]
+        assert all(before[name] == after[name] for name in drawn)
+
+    def test_the_same_rng_makes_the_same_errors(self, tmp_path: Path) -> None:
+        for name in ("a", "b"):
+            make_shapes(tmp_path / name, images=20, val_images=4, size=32, classes=3, rng=5, tag_noise=0.5)
+        assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
 class TestScene:

@@ -116,6 +116,8 @@ def shapes(
     classes: Annotated[int, typer.Option(help="Number of classes.")] = 6,
     rng: Annotated[int, typer.Option(help="Random seed: the same seed draws the same images.")] = 0,
     val_images: Annotated[int | None, typer.Option(help="Number of val images; by default a quarter.")] = None,
+    single: Annotated[bool, typer.Option("--single", help="Exactly one creature in each image.")] = False,
+    tag_noise: Annotated[float, typer.Option(metavar="SHARE", help="Share of the tag rows with a wrong class.")] = 0.0,
 ) -> None:
     """Scenes drawn by program: hard for weak supervision, the same from the same seed."""
     from wsss.data import Dataset
@@ -124,7 +126,17 @@ def shapes(
 
     target = home(name)
     with building(target) as root:
-        make_shapes(root, images=images, size=size, classes=classes, rng=rng, val_images=val_images, name=name)
+        make_shapes(
+            root,
+            images=images,
+            size=size,
+            classes=classes,
+            rng=rng,
+            val_images=val_images,
+            name=name,
+            single=single,
+            tag_noise=tag_noise,
+        )
         rename(root, name)
     _print(Dataset.open(target))
 

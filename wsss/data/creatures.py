@@ -1,7 +1,7 @@
 """Creatures: a head that gives the class away, a body that does not, thin limbs, and one outline around head and body.
 
 The head's class shows in its silhouette, the mark on it and its hue, which varies a little. Colours and pattern of the
-body, its form, legs and tail are drawn at random, the same way for every class.
+body, its form, legs and tail are drawn at random, the same way for every class. A fur of fine grain covers all of it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,12 @@ NECK = (0.62, 0.85)
 HUE_JITTER = 0.03
 PLAIN = 0.45
 """Share of bodies of one colour."""
+CAMOUFLAGED = 0.4
+"""Share of bodies in the two colours of the ground."""
 SHARED_COLOUR = 0.8
-"""Share of two-coloured bodies whose second colour is one of the ground's."""
+"""Share of the others whose second colour is one of the ground's."""
+FUR = 14.0
+"""Deviation of the fur's grain, in grey levels."""
 PATTERNS = ("stripes", "checks", "dots")
 
 
@@ -142,9 +146,12 @@ class Creature:
         hue = (self.cls * 0.618 + rng.uniform(-HUE_JITTER, HUE_JITTER)) % 1
         skin = hsv(hue, rng.uniform(0.7, 0.95), rng.uniform(0.85, 1.0))
         first, second = apart(rng, ground), apart(rng, ground)
-        if rng.random() < SHARED_COLOUR:
+        if rng.random() < CAMOUFLAGED:
+            first, second = near(rng, ground[0]), near(rng, ground[1])
+        elif rng.random() < SHARED_COLOUR:
             second = near(rng, ground[int(rng.integers(2))])
         kind = "plain" if rng.random() < PLAIN else PATTERNS[int(rng.integers(len(PATTERNS)))]
+        fur = FUR * rng.normal(size=(size, size, 1))
         texture = blend(first, second, pattern(rng, kind, size, self.radius * rng.uniform(0.35, 0.6)))
         dark = hsv(rng.random(), 0.3, rng.uniform(0.08, 0.2))
 
@@ -152,10 +159,10 @@ class Creature:
         offset = round(size / 48)
         shadow = blur(np.roll(np.maximum(outline, limbs), (offset, offset), (0, 1)), size / 48)
         image = image * (1 - 0.35 * shadow[..., None])
-        image = blend(image, first * 0.6, limbs)
+        image = blend(image, first * 0.6 + fur, limbs)
         image = blend(image, dark, outline)
-        image = blend(image, texture, cover(size, [self.body]))
-        image = blend(image, skin, cover(size, [self.head]))
+        image = blend(image, texture + fur, cover(size, [self.body]))
+        image = blend(image, skin + fur, cover(size, [self.head]))
         return blend(image, dark, cover(size, self.mark))
 
 

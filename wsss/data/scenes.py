@@ -44,7 +44,9 @@ class Scene:
     classes: tuple[int, ...]
 
 
-def draw_scene(rng: np.random.Generator, size: int, classes: int, main: int | None = None) -> Scene:
+def draw_scene(
+    rng: np.random.Generator, size: int, classes: int, main: int | None = None, *, single: bool = False
+) -> Scene:
     """Draw a scene.
 
     Args:
@@ -52,8 +54,9 @@ def draw_scene(rng: np.random.Generator, size: int, classes: int, main: int | No
         size: height and width in px, at least 32.
         classes: C, 1 to `creatures.MAX_CLASSES`.
         main: a class (0..C-1) that shall be there; None leaves it to chance.
+        single: exactly one creature, and never an empty scene.
     """
-    wanted = _choose_classes(rng, classes, main)
+    wanted = _choose_classes(rng, classes, main, single)
     ground = wanted[0] if wanted and rng.random() < GROUND_OF_CLASS else int(rng.integers(classes))
     colours = _ground_colours(rng)
     period = size * rng.uniform(0.08, 0.16)
@@ -85,10 +88,10 @@ def _hides(new: np.ndarray, visible: list[np.ndarray], whole: list[np.ndarray], 
     return any((new & seen).sum() >= limit * all_of_it.sum() for seen, all_of_it in zip(visible, whole, strict=True))
 
 
-def _choose_classes(rng: np.random.Generator, classes: int, main: int | None) -> list[int]:
+def _choose_classes(rng: np.random.Generator, classes: int, main: int | None, single: bool) -> list[int]:
     share = np.arange(1, classes + 1) ** -TAIL
-    count = 1 + int(rng.choice(len(COUNTS), p=COUNTS))
-    if main is None and rng.random() < NO_CREATURE:
+    count = 1 if single else 1 + int(rng.choice(len(COUNTS), p=COUNTS))
+    if main is None and not single and rng.random() < NO_CREATURE:
         count = 0
     wanted = [int(rng.choice(classes, p=share / share.sum())) for _ in range(count)]
     return wanted if main is None else [main, *wanted[1:]]
@@ -104,7 +107,7 @@ def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     size = len(image)
     light = 1 + 0.2 * bumps(rng, size, 2)
     grain = 10 * bumps(rng, size, size // 4)
-    image = image * light[..., None] + grain[..., None] + rng.normal(0, 7, image.shape)
+    image = image * light[..., None] + grain[..., None] + rng.normal(0, 5, image.shape)
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from wsss.data.creatures import MAX_CLASSES, head_of
 from wsss.data.label_maps import write_palette_png
 from wsss.data.parallel import each
 from wsss.data.scenes import Scene, draw_scene
+from wsss.data.tags import Tags
 from wsss.errors import UserError
 
 ANNOTATIONS = "Annotations"
@@ -35,11 +37,13 @@ def make_shapes(
     classes: int = 6,
     rng: int = 0,
     name: str = "shapes",
+    single: bool = False,
+    tag_noise: float = 0.0,
 ) -> None:
     """Draw the dataset into the folder `root`: images, masks, boxes, tags and lists.
 
-    A scene depends on rng, size, classes, its list and its number alone, so that a larger dataset begins with the
-    smaller one. The first scenes of train and of val show one class each, so that each occurs where there is room.
+    A scene depends on rng, size, classes, `single`, its list and its number alone, so that a larger dataset begins with
+    the smaller one. The first scenes of train and of val show one class each, so that each occurs where there is room.
 
     Args:
         root: an empty folder, or one that is to be made.
@@ -49,9 +53,12 @@ def make_shapes(
         classes: 1 to 64.
         rng: the random seed, at least 0.
         name: what the dataset is called.
+        single: each scene shows exactly one creature.
+        tag_noise: the share of the tag rows, 0 to 1, of train (with dev) and of val, in which one class is wrong:
+            another one, that is not there, stands instead. Boxes and masks stay right.
 
     Raises:
-        UserError: a number out of its range.
+        UserError: a number out of its range, or noise where there is no other class.
     """
     val_images = max(1, images // 4) if val_images is None else val_images
     _in_range("images", images, 2, 10**6)
@@ -59,13 +66,17 @@ def make_shapes(
     _in_range("size", size, MIN_SIZE, MAX_SIZE)
     _in_range("classes", classes, 1, MAX_CLASSES)
     _in_range("rng", rng, 0, 2**63 - 1)
+    _in_range("tag_noise", tag_noise, 0, 1)
+    if tag_noise and classes == 1:
+        raise UserError("shapes can't be drawn with tag_noise and classes = 1: a wrong tag needs a second class")
     names = class_names(classes)
     for folder in (layout.IMAGES, layout.MASKS, ANNOTATIONS):
         (root / folder).mkdir(parents=True, exist_ok=True)
 
     def draw(job: tuple[int, int]) -> tuple[str, tuple[str, ...]]:
         part, number = job
-        scene = draw_scene(np.random.default_rng([rng, *job]), size, classes, number if number < classes else None)
+        main = number if number < classes else None
+        scene = draw_scene(np.random.default_rng([rng, *job]), size, classes, main, single=single)
         id = f"{('train', 'val')[part]}_{number:06d}"
         Image.fromarray(scene.image).save(root / layout.IMAGES / f"{id}.png", compress_level=1)
         write_palette_png(root / layout.MASKS / f"{id}.png", scene.labels)
@@ -75,6 +86,7 @@ def make_shapes(
     jobs = [(0, number) for number in range(images)] + [(1, number) for number in range(val_images)]
     tags = dict(each(draw, jobs, "drawing shapes"))
     train, val = list(tags)[:images], list(tags)[images:]
+    tags |= _wrong_tags(train, tags, names, tag_noise, [rng, 0]) | _wrong_tags(val, tags, names, tag_noise, [rng, 1])
     dev = splits.choose(train, {id: tags[id] for id in train})
     held_out = set(dev)
     layout.describe(
@@ -84,7 +96,9 @@ def make_shapes(
             kind="shapes",
             classes=Classes(names),
             tags_source="program",
-            settings={"images": images, "val_images": val_images, "size": size, "classes": classes, "rng": rng},
+            settings={"images": images, "val_images": val_images, "size": size, "classes": classes, "rng": rng}
+            | ({"single": True} if single else {})
+            | ({"tag_noise": tag_noise} if tag_noise else {}),
         ),
         tags,
         {
@@ -97,7 +111,27 @@ def make_shapes(
     )
 
 
-def _in_range(name: str, value: int, low: int, high: int) -> None:
+def _wrong_tags(
+    ids: Sequence[str], tags: Tags, names: Sequence[str], share: float, seed: Sequence[int]
+) -> dict[str, tuple[str, ...]]:
+    """New rows for a share of the rows of `ids`: in each, a class that is there is replaced by one that is not.
+
+    Rows without a class, or with all of them, can't be wrong in this way; the share is of all rows, as far as the
+    others suffice.
+    """
+    draw = np.random.default_rng([*seed, len(ids)])
+    candidates = [id for id in ids if 0 < len(tags[id]) < len(names)]
+    wrong = {}
+    for number in draw.permutation(len(candidates))[: round(share * len(ids))]:
+        present = tags[candidates[number]]
+        others = [name for name in names if name not in present]
+        left, instead = present[int(draw.integers(len(present)))], others[int(draw.integers(len(others)))]
+        kept = {instead, *present} - {left}
+        wrong[candidates[number]] = tuple(name for name in names if name in kept)
+    return wrong
+
+
+def _in_range(name: str, value: float, low: int, high: int) -> None:
     if not low <= value <= high:
         raise UserError(f"shapes can't be drawn with {name} = {value}; allowed: {low} to {high}")
 
