@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from conftest import Workspace
+from conftest import SMALL, Workspace
 
+from wsss import methods
 from wsss.data import open_dataset
 from wsss.errors import UserError
-from wsss.results import results_page
+from wsss.results import _percent, entries, measure, results_page
 from wsss.tracking.query import find
 
 
@@ -18,16 +20,46 @@ def inside(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return workspace
 
 
-def test_every_figure_has_its_interval_and_the_chosen_classes_beside_it(inside: Workspace) -> None:
+def test_a_method_has_one_row_with_an_interval_for_every_figure(inside: Workspace) -> None:
     dataset = open_dataset("shapes")
     page = results_page(dataset, "demo", ["background", dataset.classes.names[0]])
     run = find(inside.run_id)
-    for split, what in (("train", "cam"), ("train", "labels_crf"), ("val", "pred_crf")):
-        row = next(line for line in page.splitlines() if line.startswith(f"| affinity | 0 | {split} | {what} |"))
-        assert f"{100 * run.metrics[f'{split}/{what}/miou']:.1f} [" in row
-        assert row.count("[") == 2
+    rows = [line for line in page.splitlines() if line.startswith("| affinity ")]
+    for figure in ("train/cam", "train/labels_crf", "val/pred_crf"):
+        assert f"| {100 * run.metrics[f'{figure}/miou']:.1f} [" in rows[0]
+    assert rows[0].count("[") == rows[1].count("[") == 7
+    assert "localize.train.epochs=6" in rows[0]
     assert f"train {len(dataset.splits['train'])} (ids `" in page
-    assert "refine.walk" in page
+    assert "refine.walk" in rows[3]
+    seconds = sum(value for name, value in run.metrics.items() if name.startswith("time/"))
+    assert f"| {seconds:.0f} |" in rows[2]
+    assert f"`{run.id[:8]}`" in rows[2]
+
+
+def test_over_several_rngs_the_mean_its_deviation_and_the_interval_of_the_summed_matrices(inside: Workspace) -> None:
+    right, wrong = np.array([[3, 0], [0, 1]]), np.array([[3, 0], [1, 0]])
+    rngs = [np.array([right, right]), np.array([right, wrong])]
+    # IoU of the second: background 6 / 7, the class 1 / 2; mean 67.9 %. The first is all right.
+    assert _percent(rngs, None).startswith("83.9 ± 22.7 [")
+    assert _percent(rngs, [1]).startswith("75.0 ± 35.4 [")
+    assert _percent(rngs[:1], None) == "100.0 [100.0, 100.0]"
+
+
+def test_cam_comes_first_and_bound_last_and_a_row_may_have_its_own_settings() -> None:
+    rows = entries(["bound", "affinity", "cam"], ["affinity refine.walk.beta=2 refine.walk.steps=8"])
+    assert [row.method for row in rows] == ["cam", "affinity", "affinity", "bound"]
+    assert rows[2].overrides == {"refine.walk.beta": "2", "refine.walk.steps": "8"}
+    assert [row.method for row in entries(["all"], [])] == sorted(
+        methods.names(), key=lambda name: (name == "bound") - (name == "cam")
+    )
+    with pytest.raises(UserError, match="is not METHOD KEY=VALUE"):
+        entries([], ["affinity beta"])
+
+
+def test_what_is_finished_is_not_run_again(inside: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = open_dataset("shapes")
+    measure(dataset, "demo", [0], entries(["affinity"], []), SMALL)
+    assert capsys.readouterr().out == ""
 
 
 def test_what_is_not_there_is_named(inside: Workspace) -> None:

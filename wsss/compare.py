@@ -22,6 +22,7 @@ SCORED = (
     ("train", "cam"),
     ("train", "labels"),
     ("train", "labels_crf"),
+    ("val", "direct_crf"),
     ("val", "pred"),
     ("val", "pred_crf"),
 )
@@ -140,7 +141,7 @@ def _row(records: Sequence[RunRecord]) -> Row:
         newest.method,
         newest.preset,
         newest.dataset,
-        " ".join(sorted(newest.supervision)),
+        ", ".join(sorted(newest.supervision)),
         newest.tags.get(names.BACKBONE, ""),
         newest.group,
         tuple(record.rng for record in records),

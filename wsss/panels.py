@@ -14,7 +14,13 @@ from wsss.steps import StepResult
 from wsss.tracking.panels import panel, png
 
 IMAGES = {"train": 6, "val": 6}
-_LABEL_MAPS = {"labels": "refined", "labels_crf": "labels", "pred": "pred", "pred_crf": "pred_crf"}
+_LABEL_MAPS = {
+    "labels": "refined",
+    "labels_crf": "labels",
+    "direct_crf": "direct",
+    "pred": "pred",
+    "pred_crf": "pred_crf",
+}
 
 
 def panel_ids(dataset: Dataset) -> list[str]:

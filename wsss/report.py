@@ -1,15 +1,10 @@
-"""What commands print: the table of a finished run, and the description of a method."""
+"""What a finished run prints: its table, and what to try next."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from wsss import methods
-from wsss.compare import published
-from wsss.plan import all_settings
 from wsss.run import Outcome
 from wsss.tracking import names
 from wsss.tracking.query import runs
@@ -18,6 +13,8 @@ _ROWS = (
     ("cam", "train", "cam", "score maps of the classifier, best threshold on dev"),
     ("refined", "train", "labels", "label maps after refining, before the CRF"),
     ("labels", "train", "labels_crf", "label maps after the CRF: what the segmenter learns from"),
+    ("labels", names.TRAIN_AND_DEV, "labels_crf", "the same over all masked training images, as published"),
+    ("direct", "val", "direct_crf", "the localizer alone, tags unknown"),
     ("prediction", "val", "pred_crf", "the trained segmenter, tags unknown"),
 )
 
@@ -48,34 +45,3 @@ def _bound(preset: str, data: str, rng: int) -> float | None:
         if record.preset == preset and record.rng == rng:
             return record.metrics.get(names.metric("val", "pred_crf", names.MIOU))
     return None
-
-
-def describe_method(name: str) -> dict[str, Any]:
-    """A method as plain data: name, title, year, citation, stages, supervision, settings, published figures."""
-    method = methods.load(name)
-    return {
-        "method": method.name,
-        "title": method.title,
-        "year": method.year,
-        "citation": method.citation,
-        "summary": method.summary,
-        "stages": {kind: stage.name for kind, stage in method.stages.items()},
-        "supervision": ", ".join(sorted(method.supervision)) or "tags",
-        "settings": [
-            {
-                "key": s.key,
-                "default": list(s.default) if isinstance(s.default, tuple) else s.default,
-                "meaning": s.meaning,
-                "allowed": s.allowed,
-                "unit": s.unit,
-                "source": s.source,
-                "searched": s.search is not None,
-            }
-            for s in all_settings(method)
-        ],
-        "published": [
-            {"miou": p.miou, "split": p.split, "supervision": p.supervision, "source": p.source}
-            for p in published()
-            if p.method == name
-        ],
-    }

@@ -1,17 +1,23 @@
-"""The results page of a dataset: every finished run with its intervals, made from the logged confusion matrices."""
+"""The results page of a dataset: run what is missing, then a row for each method, from the logged matrices."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from wsss import methods
 from wsss.classes import Classes
 from wsss.data import Dataset
 from wsss.errors import UserError
 from wsss.evaluation import Scores, bootstrap
+from wsss.plan import make_plan, stands_alone
+from wsss.run import group_of, run_method
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
 from wsss.tracking.query import RunRecord, runs
@@ -20,16 +26,64 @@ FIGURES = (
     ("train", "cam"),
     ("train", "labels"),
     ("train", "labels_crf"),
+    ("val", "direct"),
+    ("val", "direct_crf"),
     ("dev", "pred"),
     ("dev", "pred_crf"),
     ("val", "pred"),
     ("val", "pred_crf"),
 )
-_HEAD = ("method", "rng", "split", "what", "mIoU", "mIoU of the chosen classes", "mean FP", "mean FN", "images")
+_FIRST, _LAST = "cam", "bound"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method with what differs from its preset: a row to be measured."""
+
+    method: str
+    overrides: Mapping[str, str]
+
+
+def entries(wanted: Sequence[str], also: Sequence[str]) -> list[Entry]:
+    """The rows of a page: cam first, bound last.
+
+    Args:
+        wanted: names of methods; "all" is every method that runs with nothing added.
+        also: rows with settings of their own, such as "mcis localize.train.extra=more".
+
+    Raises:
+        UserError: a setting without "=".
+    """
+    found = [Entry(name, {}) for name in (filter(stands_alone, methods.names()) if list(wanted) == ["all"] else wanted)]
+    for text in also:
+        method, *pairs = text.split()
+        if any("=" not in pair for pair in pairs):
+            raise UserError(f"{text!r} is not METHOD KEY=VALUE ..., such as 'mcis localize.train.extra=more'")
+        found.append(Entry(method, dict(pair.split("=", 1) for pair in pairs)))
+    return sorted(found, key=lambda entry: _order(entry.method))
+
+
+def measure(
+    dataset: Dataset, preset: str, rngs: Sequence[int], rows: Sequence[Entry], overrides: Mapping[str, str]
+) -> None:
+    """Run each row once for each rng, what is finished left out; stopped and started again, it goes on.
+
+    Raises:
+        UserError: see `run_method`.
+    """
+    todo = [(entry, dict(overrides) | dict(entry.overrides), rng) for rng in rngs for entry in rows]
+    groups = [group_of(make_plan(entry.method, preset, settings), dataset) for entry, settings, _ in todo]
+    done = {(run.group, run.rng) for run in runs(dataset.name)}
+    for number, ((entry, settings, rng), group) in enumerate(zip(todo, groups, strict=True), 1):
+        if (group, rng) not in done:
+            print(
+                f"\n{number} of {len(todo)}: {entry.method}, rng {rng} {' '.join(_changes(entry.overrides))}".rstrip()
+            )
+            run_method(entry.method, preset, str(dataset.root), rng=rng, overrides=settings)
 
 
 def results_page(dataset: Dataset, preset: str, chosen: Sequence[str]) -> str:
-    """Markdown: the data's identity, a row for each figure of each method's newest run per rng, seconds of the steps.
+    """Markdown: the data's identity, a row for each method, mIoU of all and of chosen classes, seconds of the steps.
 
     Args:
         dataset: whose runs.
@@ -41,26 +95,55 @@ def results_page(dataset: Dataset, preset: str, chosen: Sequence[str]) -> str:
     """
     classes = Classes(dataset.classes.names)
     indices = [classes.with_background.index(n) if n in classes.with_background else classes.index(n) for n in chosen]
-    found = _newest(run for run in runs(dataset.name) if run.preset == preset)
-    if not found:
+    groups = _groups([run for run in runs(dataset.name) if run.preset == preset])
+    if not groups:
         raise UserError(f"there is no finished run with preset {preset} on {dataset.name}; start one with `wsss run`")
-    lines = [_row(_HEAD), _row(["---"] * len(_HEAD))]
-    for run in found:
-        lines += [_row(cells) for split, what in FIGURES if (cells := _figure(run, split, what, indices))]
-    seconds = [_row(("method", "rng", "run", "commit", "seconds of each step")), _row(["---"] * 5)]
-    seconds += [_row(_seconds(run)) for run in found]
-    return "\n".join([_identity(dataset), "", *lines, "", f"Chosen classes: {', '.join(chosen)}.", "", *seconds, ""])
+    rows = [_Row.of(group, preset) for group in groups]
+    parts = [_identity(dataset), f"mIoU in percent over all {len(classes) + 1} classes:", _figures(rows, None)]
+    if indices:
+        parts += [f"Over {', '.join(chosen)}:", _figures(rows, indices)]
+    return "\n\n".join(
+        [*parts, "The runs:", _costs(rows), "Seconds of each step, where it was computed:", _seconds(rows)]
+    )
 
 
-def _newest(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """The newest run of each method, settings and rng, trials of searches left out; bound last."""
-    newest = {
-        (record.method, record.group, record.rng): record
-        for record in sorted(records, key=lambda record: record.start)
-        if names.MLFLOW_PARENT not in record.tags
-    }
-    order = {"cam": 0, "bound": 2}
-    return sorted(newest.values(), key=lambda r: (order.get(r.method, 1), r.method, r.rng))
+@dataclass(frozen=True)
+class _Row:
+    """The runs of one row, by rng; `matrices` has (split, what) to one N x C x C array for each rng."""
+
+    name: str
+    runs: Sequence[RunRecord]
+    matrices: Mapping[tuple[str, str], list[np.ndarray]]
+
+    @classmethod
+    def of(cls, group: Sequence[RunRecord], preset: str) -> _Row:
+        preset_settings = make_plan(group[0].method, preset).settings
+        settings = {key: str(value).lower() for key, value in preset_settings.items()}
+        changed = {
+            key: value
+            for key, value in group[0].params.items()
+            if not key.endswith(".weights") and value.strip('"').lower().replace("null", "none") != settings.get(key)
+        }
+        matrices = {figure: [m for run in group if (m := _matrices(run, *figure)) is not None] for figure in FIGURES}
+        return cls(" ".join([group[0].method, *_changes(changed)]), group, {k: v for k, v in matrices.items() if v})
+
+
+def _groups(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
+    """Finished runs that differ in the rng alone, of each rng the newest; trials of searches left out."""
+    found: dict[tuple[str, str], dict[int, RunRecord]] = defaultdict(dict)
+    for record in sorted(records, key=lambda record: record.start):
+        if names.MLFLOW_PARENT not in record.tags:
+            found[record.method, record.group][record.rng] = record
+    ordered = sorted(found.items(), key=lambda item: (_order(item[0][0]), min(r.start for r in item[1].values())))
+    return [[by_rng[rng] for rng in sorted(by_rng)] for _, by_rng in ordered]
+
+
+def _order(method: str) -> tuple[int, str]:
+    return {_FIRST: 0, _LAST: 2}.get(method, 1), method
+
+
+def _changes(settings: Mapping[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in settings.items()]
 
 
 def _identity(dataset: Dataset) -> str:
@@ -75,38 +158,68 @@ def _hash(ids: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
 
 
-def _figure(run: RunRecord, split: str, what: str, indices: Sequence[int]) -> tuple[str, ...] | None:
+def _matrices(run: RunRecord, split: str, what: str) -> np.ndarray | None:
     if names.metric(split, what, names.MIOU) not in run.metrics:
         return None
     path = mlflow_client().download_artifacts(run.id, names.confusion_file(split, what))
     with np.load(Path(path), allow_pickle=False) as content:
-        matrices = content["matrices"]
-    scores = Scores.of(matrices.sum(0, dtype=np.int64))
-    few = float(np.nanmean(scores.iou[list(indices)])) if indices else float("nan")
-    return (
-        run.method,
-        str(run.rng),
-        split,
-        what,
-        _percent(scores.miou, bootstrap(matrices)),
-        _percent(few, bootstrap(matrices, classes=indices)) if indices else "-",
-        f"{scores.mean_fp:.2f}",
-        f"{scores.mean_fn:.2f}",
-        str(len(matrices)),
+        return content["matrices"]
+
+
+def _figures(rows: Sequence[_Row], classes: Sequence[int] | None) -> str:
+    shown = [figure for figure in FIGURES if any(figure in row.matrices for row in rows)]
+    head = ["method", "supervision", "rngs", *(f"{what} ({split})" for split, what in shown), "mean FP", "mean FN"]
+    lines = []
+    for row in rows:
+        supervision = ", ".join(sorted(row.runs[0].supervision)) or "tags"
+        cells = [_percent(row.matrices[f], classes) if f in row.matrices else "-" for f in shown]
+        errors = ["-", "-"]
+        if last := [figure for figure in shown if figure in row.matrices]:
+            total = Scores.of(np.sum([m.sum(0, dtype=np.int64) for m in row.matrices[last[-1]]], 0))
+            errors = [f"{np.nanmean(e if classes is None else e[list(classes)]):.2f}" for e in (total.fp, total.fn)]
+        lines.append([row.name, supervision, str(len(row.runs)), *cells, *errors])
+    return _table(head, lines)
+
+
+def _percent(matrices: Sequence[np.ndarray], classes: Sequence[int] | None) -> str:
+    """The mean over rngs, its deviation, and the bootstrap interval over images of the rngs' summed matrices."""
+
+    def mean(matrix: np.ndarray) -> float:
+        iou = Scores.of(matrix.sum(0, dtype=np.int64)).iou
+        return 100 * float(np.nanmean(iou if classes is None else iou[list(classes)]))
+
+    values = [mean(matrix) for matrix in matrices]
+    low, high = bootstrap(np.stack(matrices).sum(0, dtype=np.int64), classes=classes)
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{deviation} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _costs(rows: Sequence[_Row]) -> str:
+    lines = []
+    for row in rows:
+        seconds = statistics.fmean(sum(_times(run).values()) for run in row.runs)
+        memory = max((v for run in row.runs for k, v in run.metrics.items() if k.startswith(names.MEMORY)), default=0)
+        tags = row.runs[0].tags
+        commits = {run.tags.get(names.GIT_COMMIT, "")[:8] for run in row.runs}
+        ids = ", ".join(f"`{run.id[:8]}`" for run in row.runs)
+        lines.append([row.name, tags.get(names.BACKBONE, ""), tags.get(names.PRETRAINING, ""), f"{seconds:.0f}",
+                      f"{memory:.0f}", ids, ", ".join(f"`{commit}`" for commit in sorted(commits))])  # fmt: skip
+    return _table(["method", "backbone", "pretraining", "seconds", "peak memory, MB", "runs", "commit"], lines)
+
+
+def _times(run: RunRecord) -> dict[str, float]:
+    return {
+        k.removeprefix(names.TIME).removesuffix("_s"): v for k, v in run.metrics.items() if k.startswith(names.TIME)
+    }
+
+
+def _seconds(rows: Sequence[_Row]) -> str:
+    times = [(row.name, _times(row.runs[0])) for row in rows]
+    return _table(
+        ["method", "seconds"],
+        [[name, ", ".join(f"{step} {value:.0f}" for step, value in sorted(steps.items()))] for name, steps in times],
     )
 
 
-def _seconds(run: RunRecord) -> tuple[str, ...]:
-    steps = {
-        k.removeprefix(names.TIME).removesuffix("_s"): v for k, v in run.metrics.items() if k.startswith(names.TIME)
-    }
-    text = ", ".join(f"{step} {value:.0f}" for step, value in sorted(steps.items()))
-    return run.method, str(run.rng), f"`{run.id[:8]}`", f"`{run.tags.get(names.GIT_COMMIT, '')[:8]}`", text
-
-
-def _percent(value: float, interval: tuple[float, float]) -> str:
-    return f"{100 * value:.1f} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])

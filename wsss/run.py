@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wsss import versions
 from wsss.data import Dataset, open_dataset
 from wsss.errors import UserError, unknown
@@ -146,13 +148,20 @@ def _run_stage(kind: str, plan: Plan, runner: StepRunner, run: MethodRun, outcom
                 result = runner.run(planned, stage.reporter(planned.key))
                 run.metrics(result.metrics)
                 outcome.metrics |= result.metrics
-                outcome.metrics |= _log_scores(result, planned.step.name, runner.dataset, run)
+                outcome.metrics |= _log_scores(result, planned.step.name, runner.dataset, run, plan.preset)
 
 
-def _log_scores(result: StepResult, what: str, dataset: Dataset, run: MethodRun) -> dict[str, float]:
-    """Log the scores of an evaluation step; its mean IoUs by metric name."""
+def _log_scores(result: StepResult, what: str, dataset: Dataset, run: MethodRun, preset: str) -> dict[str, float]:
+    """Log the scores of an evaluation step; its mean IoUs by metric name.
+
+    Preset "paper" also gets the published figure, over train and dev together (VOC's 1,464 images).
+    """
     means = {}
-    for split, (ids, matrices) in read_matrices(result.folder).items():
+    found = read_matrices(result.folder)
+    if preset == "paper" and {"train", "dev"} <= set(found):
+        ids = found["train"][0] + found["dev"][0]
+        found[names.TRAIN_AND_DEV] = ids, np.concatenate([found["train"][1], found["dev"][1]])
+    for split, (ids, matrices) in found.items():
         run.scores(split, what, dataset.classes.with_background, matrices, ids, bootstrap(matrices))
         means[names.metric(split, what, names.MIOU)] = Scores.of(matrices.sum(0)).miou
     return means
@@ -187,8 +196,7 @@ def _run_info(plan: Plan, dataset: Dataset, rng: int, keep_version: bool, tags: 
         version = versions.version_of(dataset.root)
         if version is None and dataset.kind == "shapes":
             version = versions.store(dataset.root)
-    settings = plan.settings
-    group = [plan.method.name, plan.preset, dataset.digest, settings]
+    group = group_of(plan, dataset)
     last = [p for p in plan.steps if hasattr(p.settings, "backbone")][-1]
     return RunInfo(
         method=plan.method.name,
@@ -200,15 +208,20 @@ def _run_info(plan: Plan, dataset: Dataset, rng: int, keep_version: bool, tags: 
             splits={split: len(ids) for split, ids in dataset.splits.items()},
             version=version,
         ),
-        settings=settings,
+        settings=plan.settings,
         supervision=plan.supervision,
         rng=rng,
-        fingerprint=_digest([*group, rng, tags]),
-        group=_digest(group),
+        fingerprint=_digest([group, rng, tags]),
+        group=group,
         git=versions.git_state(),
         command=shlex.join(sys.argv),
         tags={names.BACKBONE: last.settings.backbone, names.PRETRAINING: Path(last.settings.weights).name} | tags,
     )
+
+
+def group_of(plan: Plan, dataset: Dataset) -> str:
+    """What runs of the same method, settings and data have in common, whatever their rng."""
+    return _digest([plan.method.name, plan.preset, dataset.digest, plan.settings])
 
 
 def _digest(content: Any) -> str:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from wsss.cli.runs import Setting, parse_settings
+from wsss.errors import UserError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -18,7 +22,6 @@ def promote(
 ) -> None:
     """Make a model the champion, if it is better than the present one on val."""
     from wsss.data import open_dataset
-    from wsss.errors import UserError
     from wsss.registry import gate, models
 
     if data is None:
@@ -72,12 +75,38 @@ def results(
     data: Annotated[str, typer.Option(help="The dataset whose runs are shown.")],
     preset: Annotated[str, typer.Option(help="The preset of the runs.")] = "small",
     classes: Annotated[str, typer.Option(help="Class names, separated by commas, for a second mean.")] = "",
+    run: Annotated[str, typer.Option(help="First run what is missing of these methods, or of `all`.")] = "",
+    also: Annotated[
+        list[str] | None, typer.Option(help="One more row: a method and its settings, 'METHOD KEY=VALUE'; repeatable.")
+    ] = None,
+    rngs: Annotated[str, typer.Option(help="The seeds, separated by commas.")] = "0",
+    settings: Setting = None,
+    to: Annotated[Path | None, typer.Option(help="The file the page goes to, instead of the terminal.")] = None,
 ) -> None:
-    """A results page in Markdown: every run on a dataset, with bootstrap intervals over images."""
+    """A results page in Markdown: a row for each method on a dataset, with bootstrap intervals over images."""
     from wsss.data import open_dataset
-    from wsss.results import results_page
+    from wsss.results import entries, measure, results_page
+    from wsss.storage import write_bytes
 
-    typer.echo(results_page(open_dataset(data), preset, [name.strip() for name in classes.split(",") if name.strip()]))
+    dataset = open_dataset(data)
+    if run or also:
+        measure(dataset, preset, _seeds(rngs), entries(_split(run), also or []), parse_settings(settings or []))
+    page = results_page(dataset, preset, _split(classes))
+    if to is None:
+        typer.echo(page)
+    else:
+        write_bytes(to, (page + "\n").encode())
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in _split(text)]
+    except ValueError:
+        raise UserError(f"--rngs {text!r} is not a list of whole numbers, such as 0,1,2") from None
 
 
 def evaluate(

@@ -97,7 +97,7 @@ class RunInfo:
             names.METHOD: self.method,
             names.PRESET: self.preset,
             names.DATASET: self.dataset.name,
-            names.SUPERVISION: " ".join(sorted(self.supervision)),
+            names.SUPERVISION: ", ".join(sorted(self.supervision)),
             names.FINGERPRINT: self.fingerprint,
             names.GROUP: self.group,
             names.RNG: str(self.rng),

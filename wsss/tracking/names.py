@@ -56,6 +56,9 @@ TIME, MEMORY = "time/", "memory/"
 OF_THE_METHOD = (TIME, MEMORY, "tags/")
 """What these begin with is one figure for the whole method, so it is kept with the method's run too."""
 
+# The split of the published figures on train: dev is a part of it.
+TRAIN_AND_DEV = "train_and_dev"
+
 # Artifacts of a method run.
 SETTINGS = "settings.json"
 ENVIRONMENT = "environment.txt"

@@ -10,7 +10,19 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wsss.classes import palette
 
-ORDER = ("image", "mask", "cam", "background", "affinity", "refined", "labels", "labels_crf", "pred", "pred_crf")
+ORDER = (
+    "image",
+    "mask",
+    "cam",
+    "background",
+    "affinity",
+    "refined",
+    "labels",
+    "labels_crf",
+    "direct",
+    "pred",
+    "pred_crf",
+)
 """The order in which pictures stand beside each other."""
 
 _HEAT = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=np.float64)

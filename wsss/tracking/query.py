@@ -59,7 +59,7 @@ class RunRecord:
             dataset=tags[names.DATASET],
             rng=int(tags[names.RNG]),
             group=tags[names.GROUP],
-            supervision=frozenset(tags[names.SUPERVISION].split()),
+            supervision=frozenset(filter(None, tags[names.SUPERVISION].split(", "))),
             start=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
             tags=tags,
             params=run.data.params,
