@@ -7,18 +7,20 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.nets.backbones import freeze_batch_norm
 from wsss.settings import setting
+from wsss.stream import ordered_map
 
 Sample = dict[str, Any]
 Module = TypeVar("Module", bound=nn.Module)
@@ -52,22 +54,6 @@ class _Samples(Dataset[Sample]):
         epoch, index = at
         name = self._ids[index]
         return {"id": name, **self._make(name, np.random.default_rng((self._rng, epoch, index)))}
-
-
-class _Shuffle(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) in an order that depends on the rng and the epoch alone; the last short one is kept."""
-
-    def __init__(self, length: int, batch_size: int, rng: int) -> None:
-        self._length, self._batch_size, self._rng = length, batch_size, rng
-        self.epoch = 0
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng((self._rng, self.epoch)).permutation(self._length)
-        for start in range(0, self._length, self._batch_size):
-            yield [(self.epoch, int(index)) for index in order[start : start + self._batch_size]]
-
-    def __len__(self) -> int:
-        return math.ceil(self._length / self._batch_size)
 
 
 def parameter_groups(
@@ -113,7 +99,8 @@ def fit(
         groups: from `parameter_groups`.
         ids: the training images.
         sample: makes one sample, a dict of tensors, from an id and its random numbers.
-        loss: from a batch (tensors on the device, "id" a list) to the loss and its parts by name.
+        loss: from a batch (tensors on the device, "id" a list, "epoch" the number of the pass, from 0) to the loss and
+            its parts by name.
         context: the step's; its settings are a `TrainingSettings`, its `out` keeps the checkpoint.
         frozen_bn: keep batch norm in eval mode.
 
@@ -131,30 +118,31 @@ def fit(
     precision = torch.bfloat16 if _bfloat16(settings.precision, device) else torch.float32
     to_device(model, device)
     optimizer = _optimizer(groups, settings)
-    sampler = _Shuffle(len(ids), settings.batch_size, context.rng)
-    loader = DataLoader(_Samples(ids, sample, context.rng), batch_sampler=sampler, **_workers(device))
+    batches_per_epoch = math.ceil(len(ids) / settings.batch_size)
     epochs = settings.epochs
     if settings.image_limit is not None:
         epochs = max(1, min(epochs, settings.image_limit // len(ids)))
-    updates_per_epoch = math.ceil(len(sampler) / settings.accumulate)
+    updates_per_epoch = math.ceil(batches_per_epoch / settings.accumulate)
     total = updates_per_epoch * epochs
 
     checkpoint = context.out / "checkpoint.pt"
     done = _resume(checkpoint, model, optimizer)
+    places = _shuffled(len(ids), settings.batch_size, context.rng, range(done, epochs))
+    batches = _batches(_Samples(ids, sample, context.rng), places, device)
     images, waited, started, mean = 0, 0.0, time.monotonic(), math.nan
     for epoch in range(done, epochs):
         model.train()
         if frozen_bn:
             freeze_batch_norm(model)
         torch.manual_seed(hash((context.rng, epoch)) & 0x7FFFFFFF)
-        sampler.epoch = epoch
         losses: list[float] = []
         ready = time.monotonic()
-        for number, batch in enumerate(loader):
+        for number, batch in enumerate(islice(batches, batches_per_epoch)):
             waited += time.monotonic() - ready
             batch = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+            batch["epoch"] = epoch
             update, part = divmod(number, settings.accumulate)
-            parts_here = min(settings.accumulate, len(sampler) - update * settings.accumulate)
+            parts_here = min(settings.accumulate, batches_per_epoch - update * settings.accumulate)
             with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
                 value, parts = loss(batch)
             iteration = epoch * updates_per_epoch + update
@@ -208,11 +196,23 @@ def _optimizer(groups: list[dict[str, Any]], settings: TrainingSettings) -> torc
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
 
 
-def _workers(device: torch.device) -> dict[str, Any]:
-    """Loader processes: none where they would take the cores that the network runs on."""
+def _shuffled(length: int, batch_size: int, rng: int, epochs: range) -> Iterator[list[tuple[int, int]]]:
+    """Batches of (epoch, index), in an order that depends on the rng and the epoch alone; a short last one is kept."""
+    for epoch in epochs:
+        order = np.random.default_rng((rng, epoch)).permutation(length)
+        for start in range(0, length, batch_size):
+            yield [(epoch, int(index)) for index in order[start : start + batch_size]]
+
+
+def _batches(samples: _Samples, places: Iterator[list[tuple[int, int]]], device: torch.device) -> Iterator[Sample]:
+    """The batches of all epochs, made ahead.
+
+    Processes make them where the network has a GPU. On a CPU one thread does, in what the network leaves of the cores.
+    """
     if device.type == "cpu":
-        return {"num_workers": 0}
-    return {"num_workers": min(8, max(1, (os.cpu_count() or 1) - 1)), "persistent_workers": True, "pin_memory": True}
+        return ordered_map(lambda batch: default_collate([samples[place] for place in batch]), places, workers=1)
+    workers = min(8, max(1, (os.cpu_count() or 1) - 1))
+    return iter(DataLoader(samples, batch_sampler=places, num_workers=workers, pin_memory=True))
 
 
 def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int, loss: float) -> None:

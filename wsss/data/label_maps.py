@@ -13,9 +13,8 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import tarfile
-import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -23,12 +22,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from wsss.classes import palette
+from wsss.data.spool import Spool
 from wsss.errors import UserError
 from wsss.storage import write_bytes
 
 SHARDS = 16
 INDEX = "index.json"
 _FORMAT = "label-maps-1"
+_SPOOL = ".records"
 
 
 def encode_palette_png(labels: np.ndarray) -> bytes:
@@ -88,75 +89,97 @@ def write_palette_png(path: Path, labels: np.ndarray) -> None:
     write_bytes(path, encode_palette_png(labels))
 
 
+@dataclass(frozen=True)
+class EncodedLabelMap:
+    """A label map as it lies on disk.
+
+    Attributes:
+        png: the bytes of its palette PNG.
+        shape: (H, W).
+        sha256: of its shape and labels, in hexadecimal.
+    """
+
+    png: bytes
+    shape: tuple[int, int]
+    sha256: str
+
+
+def encode_label_map(labels: np.ndarray) -> EncodedLabelMap:
+    """Encode a label map (uint8 H x W), in whatever thread or process made it.
+
+    Raises:
+        ValueError: another type or number of axes, or no pixels.
+    """
+    return EncodedLabelMap(encode_palette_png(labels), (labels.shape[0], labels.shape[1]), _digest(labels))
+
+
 class LabelMapWriter:
     """Writes a folder of label maps; use it in a `with` block and call `add` from any thread and in any order.
 
     Opening it empties the folder of label maps that an earlier writer left, finished or not. The PNGs wait in one
-    hidden file per shard, so that memory holds the index only; leaving the block sorts them into the shards. When the
-    block raises, nothing is left that `LabelMaps` would read.
+    hidden file, so that memory holds the index only; leaving the block sorts them into the shards. When the block
+    raises, nothing is left that `LabelMaps` would read.
+
+    Attributes:
+        kept: the ids of the maps that need not be made again: those that an interrupted writer left.
+
+    Args:
+        folder: where the maps go.
+        resume: keep what an interrupted writer of the same maps left, killed or raised out of its block.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, resume: bool = False) -> None:
         self.folder = Path(folder)
-        self._spool = self.folder / ".spool"
-        self._entries: dict[str, dict[str, object]] = {}
-        self._spooled: dict[str, tuple[int, int]] = {}
-        self._lock = threading.Lock()
+        self.kept: frozenset[str] = frozenset()
+        self._resume = resume
 
     def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / INDEX).unlink(missing_ok=True)
-        shutil.rmtree(self._spool, ignore_errors=True)
-        self._spool.mkdir(parents=True)
         for shard in range(SHARDS):
             (self.folder / _shard_name(shard)).unlink(missing_ok=True)
-        self._files = [(self._spool / _shard_name(shard)).open("w+b") for shard in range(SHARDS)]
+        self._spool = Spool(self.folder / _SPOOL, self._resume)
+        self.kept = frozenset(self._spool.facts)
         return self
 
-    def add(self, id: str, labels: np.ndarray) -> None:
-        """Add one map.
+    def add(self, id: str, labels: np.ndarray | EncodedLabelMap) -> None:
+        """Add one map; one that was kept is left as it is.
 
         Args:
             id: the image's id; also the member's name in its shard, with ".png" after it.
-            labels: uint8 H x W.
+            labels: uint8 H x W, encoded or not.
 
         Raises:
             ValueError: labels of another type or shape, or an id that was added before.
         """
-        png = encode_palette_png(labels)
-        entry: dict[str, object] = {"shape": list(labels.shape), "sha256": _digest(labels)}
-        with self._lock:
-            if id in self._entries:
-                raise ValueError(f"label map {id!r} was added twice")
-            spool = self._files[_shard_of(id)]
-            self._spooled[id] = (spool.tell(), len(png))
-            spool.write(png)
-            self._entries[id] = entry
+        if id not in self.kept:
+            encoded = encode_label_map(labels) if isinstance(labels, np.ndarray) else labels
+            self._spool.add(id, encoded.png, shape=list(encoded.shape), sha256=encoded.sha256)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                for shard in range(SHARDS):
-                    self._assemble(shard)
-                index = {"format": _FORMAT, "maps": dict(sorted(self._entries.items()))}
-                write_bytes(self.folder / INDEX, (json.dumps(index, indent=1) + "\n").encode())
-        finally:
-            for file in self._files:
-                file.close()
-            shutil.rmtree(self._spool, ignore_errors=True)
+        if kind is not None:
+            self._spool.close() if self._resume else self._spool.remove()
+            return
+        entries = {id: entry for shard in range(SHARDS) for id, entry in self._assemble(shard)}
+        index = {"format": _FORMAT, "maps": dict(sorted(entries.items()))}
+        write_bytes(self.folder / INDEX, (json.dumps(index, indent=1) + "\n").encode())
+        self._spool.remove()
 
-    def _assemble(self, shard: int) -> None:
-        spool, name = self._files[shard], _shard_name(shard)
-        unfinished = self._spool / (name + ".sorted")
+    def _assemble(self, shard: int) -> list[tuple[str, dict[str, object]]]:
+        """Write a shard; the index entries of its maps."""
+        entries: list[tuple[str, dict[str, object]]] = []
+        name = _shard_name(shard)
+        unfinished = self.folder / f".{name}"
         with tarfile.open(unfinished, "w", format=tarfile.PAX_FORMAT) as tar:
-            for id in sorted(id for id in self._spooled if _shard_of(id) == shard):
-                offset, size = self._spooled[id]
-                spool.seek(offset)
+            for id in sorted(id for id in self._spool.facts if _shard_of(id) == shard):
+                png = self._spool.read(id)
                 member = tarfile.TarInfo(id + ".png")
-                member.size = size
+                member.size = len(png)
                 start = tar.offset + len(member.tobuf(tar.format, tar.encoding, tar.errors))
-                tar.addfile(member, spool)
-                self._entries[id] |= {"shard": shard, "offset": start, "size": size}
+                tar.addfile(member, io.BytesIO(png))
+                entries.append((id, {**self._spool.facts[id], "shard": shard, "offset": start, "size": len(png)}))
         os.replace(unfinished, self.folder / name)
+        return entries
 
 
 class LabelMaps:

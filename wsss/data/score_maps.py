@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,11 +21,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from wsss.data.label_maps import INDEX, find, read_index
+from wsss.data.spool import Spool
 from wsss.errors import UserError
 from wsss.storage import write_bytes
 
 SHARD_BYTES = 64 * 2**20
 _FORMAT = "score-maps-1"
+_SPOOL = ".records"
 
 
 @dataclass(frozen=True)
@@ -64,60 +67,78 @@ class ScoreMap:
 class ScoreMapWriter:
     """Writes a folder of score maps; use it in a `with` block and call `add` from any thread.
 
-    Opening it empties the folder of score maps that an earlier writer left, finished or not. At most one shard is held
-    in memory. When the block raises, nothing is left that `ScoreMaps` would read.
+    Opening it empties the folder of score maps that an earlier writer left, finished or not. The maps wait in one
+    hidden file; leaving the block puts them into the shards, in the order in which they were added. When the block
+    raises, nothing is left that `ScoreMaps` would read.
+
+    Attributes:
+        kept: the ids of the maps that need not be made again: those that an interrupted writer left.
+
+    Args:
+        folder: where the maps go.
+        shard_bytes: the most scores in a shard, unless one map has more.
+        resume: keep what an interrupted writer of the same maps left, killed or raised out of its block.
     """
 
-    def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES, *, resume: bool = False) -> None:
         self.folder = Path(folder)
+        self.kept: frozenset[str] = frozenset()
         self._shard_bytes = shard_bytes
-        self._index: dict[str, dict[str, Any]] = {}
-        self._shards = 0
-        self._pending: dict[str, np.ndarray] = {}
-        self._pending_bytes = 0
-        self._lock = threading.Lock()
+        self._resume = resume
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / INDEX).unlink(missing_ok=True)
         self._remove_shards()
+        self._spool = Spool(self.folder / _SPOOL, self._resume)
+        self.kept = frozenset(self._spool.facts)
         return self
 
     def add(self, id: str, score_map: ScoreMap) -> None:
-        """Add the score map of the image `id`.
+        """Add the score map of the image `id`; one that was kept is left as it is.
 
         Raises:
             ValueError: the id was added before.
         """
-        with self._lock:
-            if id in self._index:
-                raise ValueError(f"score map {id!r} was added twice")
-            if self._pending and self._pending_bytes + score_map.scores.nbytes > self._shard_bytes:
-                self._flush()
-            self._pending[id] = score_map.scores.copy()
-            self._pending_bytes += score_map.scores.nbytes
-            self._index[id] = {
-                "shard": self._shards,
-                "classes": score_map.classes.tolist(),
-                "size": [int(side) for side in score_map.size],
-            }
+        if id not in self.kept:
+            self._spool.add(
+                id,
+                score_map.scores.tobytes(),
+                shape=score_map.scores.shape,
+                classes=score_map.classes.tolist(),
+                size=[int(side) for side in score_map.size],
+            )
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            self._remove_shards()
+            self._spool.close() if self._resume else self._spool.remove()
             return
-        if self._pending:
-            self._flush()
-        index = {"format": _FORMAT, "maps": dict(sorted(self._index.items()))}
-        write_bytes(self.folder / INDEX, (json.dumps(index, indent=1) + "\n").encode())
+        index: dict[str, dict[str, Any]] = {}
+        for number, shard in enumerate(self._shards()):
+            path = self.folder / _shard_name(number)
+            unfinished = path.with_name("." + path.name)
+            save_file(shard, unfinished)
+            os.replace(unfinished, path)
+            for id in shard:
+                facts = self._spool.facts[id]
+                index[id] = {"shard": number, "classes": facts["classes"], "size": facts["size"]}
+        content = {"format": _FORMAT, "maps": dict(sorted(index.items()))}
+        write_bytes(self.folder / INDEX, (json.dumps(content, indent=1) + "\n").encode())
+        self._spool.remove()
 
-    def _flush(self) -> None:
-        path = self.folder / _shard_name(self._shards)
-        unfinished = path.with_name("." + path.name)
-        save_file(self._pending, unfinished)
-        os.replace(unfinished, path)
-        self._shards += 1
-        self._pending, self._pending_bytes = {}, 0
+    def _shards(self) -> Iterator[dict[str, np.ndarray]]:
+        """The scores by id, shard by shard."""
+        shard: dict[str, np.ndarray] = {}
+        held = 0
+        for id, facts in self._spool.facts.items():
+            scores = np.frombuffer(self._spool.read(id), np.float16).reshape(facts["shape"])
+            if shard and held + scores.nbytes > self._shard_bytes:
+                yield shard
+                shard, held = {}, 0
+            shard[id] = scores
+            held += scores.nbytes
+        if shard:
+            yield shard
 
     def _remove_shards(self) -> None:
         for pattern in ("scores-*.safetensors", ".scores-*.safetensors"):

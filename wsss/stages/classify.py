@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,9 +20,12 @@ from wsss.errors import UserError
 from wsss.evaluation import mean_average_precision
 from wsss.interface import StepContext
 from wsss.nets.backbones import BACKBONES, build_backbone, check_weights
+from wsss.nets.folding import folded
 from wsss.settings import loguniform, setting
-from wsss.stages.inference import batches_by_size, multi_scale, node_grid
+from wsss.stages.inference import multi_scale, node_grid, stream_images
 from wsss.training import TrainingSettings, fit, parameter_groups, to_device
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -95,15 +99,39 @@ def check_training(settings: Any) -> None:
 def train_classifier(context: StepContext) -> None:
     """Train on the tags with the multi-label soft margin loss (a mean over C sigmoid cross-entropies)."""
     settings: ClassifierSettings = context.settings
-    dataset = context.dataset
     torch.manual_seed(context.rng)
     architecture: dict[str, Any] = {
-        "classes": len(dataset.classes),
+        "classes": len(context.dataset.classes),
         "backbone": settings.backbone,
         "output_stride": settings.output_stride,
         "dropout": settings.dropout,
     }
     model = Classifier(weights=settings.weights, **architecture)
+    metrics = fit_to_tags(context, model, F.multilabel_soft_margin_loss)
+    save_model(context.out, model, architecture)
+    write_metrics(context.out, metrics)
+
+
+def fit_to_tags(
+    context: StepContext,
+    model: nn.Module,
+    criterion: Callable[[Any, Tensor], Tensor],
+    pretrained: Sequence[str] = ("backbone",),
+) -> dict[str, float]:
+    """Train a network on images and tags.
+
+    Args:
+        context: the step's; its settings are `ClassifierSettings`.
+        model: the network.
+        criterion: from the network's output for a batch of images, and the float B x C tags, to the loss.
+        pretrained: the children that take the learning rate of pretrained weights (where there are any); all the others
+            take that of new layers.
+
+    Returns:
+        What `fit` measures.
+    """
+    settings: ClassifierSettings = context.settings
+    dataset = context.dataset
     augment = Augmentation(settings.crop, (settings.scale_low, settings.scale_high), settings.jitter)
 
     def sample(image_id: str, draw: np.random.Generator) -> dict[str, Tensor]:
@@ -111,14 +139,13 @@ def train_classifier(context: StepContext) -> None:
         return {"image": pixels, "tags": torch.from_numpy(dataset.tags(image_id).astype(np.float32))}
 
     def loss(batch: dict[str, Any]) -> tuple[Tensor, dict[str, float]]:
-        scores = model(batch["image"].contiguous(memory_format=torch.channels_last))
-        return F.multilabel_soft_margin_loss(scores, batch["tags"]), {}
+        return criterion(model(batch["image"].contiguous(memory_format=torch.channels_last)), batch["tags"]), {}
 
-    pretrained = settings.weights != "none"
-    groups = parameter_groups(model.backbone if pretrained else None, [model.head] if pretrained else [model], settings)
-    metrics = fit(model, groups, dataset.splits["train"], sample, loss, context, frozen_bn=settings.freeze_bn)
-    save_model(context.out, model, architecture)
-    write_metrics(context.out, metrics)
+    groups = parameter_groups(None, [model], settings)
+    if settings.weights != "none":
+        new = [child for name, child in model.named_children() if name not in pretrained]
+        groups = parameter_groups(nn.ModuleList(map(model.get_submodule, pretrained)), new, settings)
+    return fit(model, groups, dataset.splits["train"], sample, loss, context, frozen_bn=settings.freeze_bn)
 
 
 def infer_cam(context: StepContext) -> None:
@@ -127,31 +154,64 @@ def infer_cam(context: StepContext) -> None:
     Each map is the mean over scales and mirrored copies, divided by its maximum plus 1e-5 (PSA code). The maximum is
     taken at the size of the map.
     """
-    settings: CamSettings = context.settings
+    model = to_device(load_classifier(context.inputs["train"]), context.device)
+    write_score_maps(context, model, tagged_score_map)
+    write_metrics(context.out, tag_metrics(context, model))
+
+
+def write_score_maps(
+    context: StepContext,
+    model: nn.Module,
+    score_map: Callable[[Tensor, np.ndarray, tuple[int, int]], ScoreMap],
+) -> None:
+    """Score maps of train and dev (`cam`), from the mean over scales and mirrored copies of a network's maps.
+
+    Args:
+        context: the step's; its settings are `CamSettings`.
+        model: in eval mode, on the context's device, with a `backbone` and `maps` (see `image_maps`).
+        score_map: from an image's maps float32 K x h x w on the CPU, its tags (bool C) and its size to what is kept.
+    """
     dataset, device = context.dataset, context.device
-    model = to_device(load_classifier(context.inputs["train"]), device)
-    stride = model.backbone.output_stride
     ids = [*dataset.splits["train"], *dataset.splits["dev"]]
-    dtype = _inference_dtype(settings.precision, device)
-    done = 0
-    with ScoreMapWriter(context.out / "cam") as writer:
-        for chunk, images in batches_by_size(dataset, ids, device):
-            grid = node_grid(images[0].shape[0], images[0].shape[1], settings.stride)
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-                maps = multi_scale(
-                    model.maps,
-                    images,
-                    scales=settings.scales,
-                    flip=settings.flip,
-                    stride=stride,
-                    grid=grid,
-                    device=device,
-                )
-            for image_id, image, scores in zip(chunk, images, maps, strict=True):
-                writer.add(image_id, tagged_score_map(scores.cpu(), dataset.tags(image_id), image.shape[:2]))
-            done += len(chunk)
+    network = folded(model, inference_dtype(context.settings.precision, device))
+
+    def infer(images: Sequence[np.ndarray]) -> Sequence[Tensor]:
+        return image_maps(network, images, context.settings, device).unbind()
+
+    def finish(image_id: str, image: np.ndarray, maps: Tensor) -> ScoreMap:
+        return score_map(maps.cpu(), dataset.tags(image_id), (image.shape[0], image.shape[1]))
+
+    with ScoreMapWriter(context.out / "cam", resume=True) as writer:
+        results = stream_images(dataset, ids, device, infer, finish, skip=writer.kept)
+        for done, (image_id, found) in enumerate(results, len(writer.kept) + 1):
+            writer.add(image_id, found)
             context.report.progress(done, len(ids), "images")
-    write_metrics(context.out, {f"{split}/tags/map": _tag_map(model, context, split) for split in ("dev", "val")})
+
+
+def image_maps(model: Any, images: Sequence[np.ndarray], settings: CamSettings, device: torch.device) -> Tensor:
+    """The mean over scales and mirrored copies of a network's maps.
+
+    Args:
+        model: in eval mode, on the device, with a `backbone` and a method `maps` from float B x 3 x H x W normalised
+            images to B x K x h x w.
+        images: uint8 H x W x 3, all of one size.
+        settings: scales, mirroring, stride and number format.
+        device: where the network is.
+
+    Returns:
+        float32 B x K x h x w on the device, a cell for every `stride`-th pixel.
+    """
+    dtype = inference_dtype(settings.precision, device)
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        return multi_scale(
+            model.maps,
+            images,
+            scales=settings.scales,
+            flip=settings.flip,
+            stride=model.backbone.output_stride,
+            grid=node_grid(images[0].shape[0], images[0].shape[1], settings.stride),
+            device=device,
+        )
 
 
 def tagged_score_map(maps: Tensor, tags: np.ndarray, size: tuple[int, int]) -> ScoreMap:
@@ -163,28 +223,46 @@ def tagged_score_map(maps: Tensor, tags: np.ndarray, size: tuple[int, int]) -> S
     return ScoreMap(kept.numpy().astype(np.float16), (present + 1).astype(np.uint8), size)
 
 
-@torch.inference_mode()
-def _tag_map(model: Classifier, context: StepContext, split: str) -> float:
-    """The mean average precision of the tags at scale 1; NaN for an empty split."""
-    dataset = context.dataset
-    scores: list[np.ndarray] = []
-    tags: list[np.ndarray] = []
-    for chunk, images in batches_by_size(dataset, dataset.splits[split], context.device):
-        maps = multi_scale(
-            lambda x: model(x)[:, :, None, None],
-            images,
-            scales=(1.0,),
-            flip=False,
-            stride=model.backbone.output_stride,
-            grid=(1, 1),
-            device=context.device,
+def tag_metrics(context: StepContext, model: nn.Module) -> dict[str, float]:
+    """How well a network's class scores rank the tags of dev and val: the mean average precision "<split>/tags/map".
+
+    The network's output is B x C, or B x (1 + C) with the background first, which has no tag and is left out. NaN for
+    an empty split.
+    """
+    dataset, device = context.dataset, context.device
+    network = folded(model)
+
+    def infer(images: Sequence[np.ndarray]) -> Sequence[Tensor]:
+        return class_scores(network, images, device)[:, -len(dataset.classes) :].unbind()
+
+    found = {}
+    for split in ("dev", "val"):
+        scores = dict(
+            stream_images(dataset, dataset.splits[split], device, infer, lambda id, image, own: own.cpu().numpy())
         )
-        scores.append(maps[:, :, 0, 0].cpu().numpy())
-        tags.extend(dataset.tags(i) for i in chunk)
-    return mean_average_precision(np.concatenate(scores), np.array(tags)) if scores else float("nan")
+        tags = [dataset.tags(i) for i in scores]
+        precision = mean_average_precision(np.array([*scores.values()]), np.array(tags)) if tags else float("nan")
+        found[f"{split}/tags/map"] = precision
+    return found
 
 
-def _inference_dtype(precision: str, device: torch.device) -> torch.dtype:
+def class_scores(model: Any, images: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    """A network's output at scale 1, float32 B x K, for uint8 H x W x 3 images of one size."""
+    stride = model.backbone.output_stride
+    scores = multi_scale(
+        lambda x: model(x)[:, :, None, None],
+        images,
+        scales=(1.0,),
+        flip=False,
+        stride=stride,
+        grid=(1, 1),
+        device=device,
+    )
+    return scores[:, :, 0, 0]
+
+
+def inference_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The number format of inference: "auto" is bfloat16 where the device computes faster in it."""
     gains = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and gains) else torch.float32
 
@@ -195,11 +273,16 @@ def save_model(folder: Path, model: nn.Module, architecture: dict[str, object]) 
     (folder / "model.json").write_text(json.dumps(architecture, indent=1))
 
 
-def load_classifier(folder: Path) -> Classifier:
-    """The trained classifier of a step's output, in eval mode, on the CPU."""
-    model = Classifier(weights="none", **json.loads((folder / "model.json").read_text()))
+def load_model(folder: Path, network: Callable[..., Network]) -> Network:
+    """The trained network of a step's output that `save_model` wrote, in eval mode, on the CPU."""
+    model = network(weights="none", **json.loads((folder / "model.json").read_text()))
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval()
+
+
+def load_classifier(folder: Path) -> Classifier:
+    """The trained classifier of a step's output, in eval mode, on the CPU."""
+    return load_model(folder, Classifier)
 
 
 def backbone_weights(folder: Path) -> dict[str, Tensor]:

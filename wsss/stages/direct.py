@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from wsss.data.label_maps import LabelMapWriter
+from wsss.data.label_maps import EncodedLabelMap, LabelMapWriter, encode_label_map
 from wsss.data.score_maps import ScoreMap
 from wsss.interface import StepContext
-from wsss.stages.inference import batches_by_size
-from wsss.stages.refine import CrfSettings, argmax_labels, crf_labels, ordered_map, upsampled
+from wsss.stages.inference import stream_images
+from wsss.stages.refine import CrfSettings, argmax_labels, crf_labels, upsampled
 
 
 def predict_directly(
@@ -27,16 +27,13 @@ def predict_directly(
     dataset = context.dataset
     ids = [*dataset.splits["dev"], *dataset.splits["val"]]
 
-    def label(item: tuple[np.ndarray, ScoreMap]) -> tuple[np.ndarray, np.ndarray]:
-        image, maps = item
-        return argmax_labels(maps), crf_labels(image, upsampled(maps), maps.classes, crf)
+    def label(image_id: str, image: np.ndarray, maps: ScoreMap) -> tuple[EncodedLabelMap, EncodedLabelMap]:
+        refined = crf_labels(image, upsampled(maps), maps.classes, crf)
+        return encode_label_map(argmax_labels(maps)), encode_label_map(refined)
 
-    done = 0
+    results = stream_images(dataset, ids, context.device, score_maps, label, one_at_a_time=True)
     with LabelMapWriter(context.out / "direct") as plain, LabelMapWriter(context.out / "direct_crf") as refined:
-        for chunk, images in batches_by_size(dataset, ids, context.device):
-            pairs = zip(images, score_maps(images), strict=True)
-            for image_id, (own, after) in zip(chunk, ordered_map(label, pairs), strict=True):
-                plain.add(image_id, own)
-                refined.add(image_id, after)
-            done += len(chunk)
+        for done, (image_id, (own, after)) in enumerate(results, 1):
+            plain.add(image_id, own)
+            refined.add(image_id, after)
             context.report.progress(done, len(ids), "images")

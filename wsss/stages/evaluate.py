@@ -45,10 +45,14 @@ def evaluated_ids(dataset_splits: dict[str, tuple[str, ...]], masks: Masks, spli
 
 
 def evaluate_labels(context: StepContext, what: str, splits: tuple[str, ...]) -> None:
-    """Confusion matrices of label maps: `<split>.npz` with "ids" and int32 "matrices" N x (C + 1) x (C + 1)."""
+    """Confusion matrices of label maps: `<split>.npz` with "ids" and int32 "matrices" N x (C + 1) x (C + 1).
+
+    A split of which there is no map at all is left out: imported labels may be of train alone.
+    """
     maps = LabelMaps(context.inputs["maps"] / what)
     for split in splits:
-        _write(context, split, maps.read)
+        if not set(maps.ids).isdisjoint(context.dataset.splits[split]):
+            _write(context, split, maps.read)
 
 
 def evaluate_cam(context: StepContext) -> None:

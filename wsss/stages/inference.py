@@ -1,8 +1,10 @@
-"""Multi-scale inference with mirrored copies on the node grid, images of one size in one batch."""
+"""Multi-scale inference with mirrored copies on the node grid, and the stream of images that passes through it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +13,10 @@ from torch import Tensor
 
 from wsss.data import Dataset
 from wsss.data.augmentation import normalise
+from wsss.stream import ordered_map
+
+Maps = TypeVar("Maps")
+Result = TypeVar("Result")
 
 PIXELS = {"cpu": 1 << 16, "cuda": 1 << 22}
 """Pixels in a batch: on a CPU, few enough for its caches."""
@@ -32,22 +38,72 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
 
 
+def id_batches(dataset: Dataset, ids: Sequence[str], device: torch.device) -> list[list[str]]:
+    """The ids in batches of images of one size, within a size in the order of `ids`.
+
+    A batch is as much as a GPU likes at once, or little enough for a CPU's caches; which images share one depends on
+    the ids alone.
+    """
+    sizes: dict[tuple[int, int], list[str]] = {}
+    for image_id, size in zip(ids, ordered_map(dataset.size, ids), strict=True):
+        sizes.setdefault(size, []).append(image_id)
+    batches = []
+    for (height, width), members in sizes.items():
+        step = max(1, PIXELS[device.type] // (height * width))
+        batches += [members[start : start + step] for start in range(0, len(members), step)]
+    return batches
+
+
 def batches_by_size(
     dataset: Dataset, ids: Sequence[str], device: torch.device
 ) -> Iterator[tuple[list[str], list[np.ndarray]]]:
-    """The images in batches of one size: as many as a GPU likes at once, few enough for a CPU's caches.
+    """The batches of `id_batches` with their images, uint8 H x W x 3, which are read ahead."""
+    return ordered_map(lambda batch: (batch, [dataset.image(i) for i in batch]), id_batches(dataset, ids, device))
+
+
+def stream_images(
+    dataset: Dataset,
+    ids: Sequence[str],
+    device: torch.device,
+    infer: Callable[[Sequence[np.ndarray]], Sequence[Maps]],
+    finish: Callable[[str, np.ndarray, Maps], Result],
+    *,
+    skip: frozenset[str] = frozenset(),
+    one_at_a_time: bool = False,
+) -> Iterator[tuple[str, Result]]:
+    """Read images, run a network and finish each image: all of it at the same time, in bounded memory.
+
+    On a CPU each core takes batches of its own through all three. With a GPU, the network runs in the calling thread
+    between threads that read ahead and threads that finish, so that it never waits while there is work for it.
+
+    Args:
+        dataset: where the images come from.
+        ids: which.
+        device: where the network is.
+        infer: from the uint8 H x W x 3 images of a batch to what the network makes of each.
+        finish: from an id, its image and what the network made of it to the result.
+        skip: ids whose results are there already. A batch that holds others too is run whole, so that they come out as
+            they would have.
+        one_at_a_time: `infer` can't be called from several threads at once.
 
     Returns:
-        Batches of ids and their uint8 H x W x 3 images; within a size in the order of `ids`.
+        Ids and results, batch by batch in the order of `id_batches`.
     """
-    sizes: dict[tuple[int, int], list[str]] = {}
-    for image_id in ids:
-        sizes.setdefault(dataset.size(image_id), []).append(image_id)
-    for (height, width), members in sizes.items():
-        step = max(1, PIXELS[device.type] // (height * width))
-        for start in range(0, len(members), step):
-            chunk = members[start : start + step]
-            yield chunk, [dataset.image(i) for i in chunk]
+    batches = [batch for batch in id_batches(dataset, ids, device) if not skip.issuperset(batch)]
+
+    def read(batch: list[str]) -> tuple[list[str], list[np.ndarray]]:
+        return batch, [dataset.image(i) for i in batch]
+
+    def run(read: tuple[list[str], list[np.ndarray]]) -> Iterator[tuple[str, np.ndarray, Maps]]:
+        made = zip(*read, infer(read[1]), strict=True)
+        return (each for each in made if each[0] not in skip)
+
+    def end(made: tuple[str, np.ndarray, Maps]) -> tuple[str, Result]:
+        return made[0], finish(*made)
+
+    if device.type == "cpu" and not one_at_a_time:
+        return chain.from_iterable(ordered_map(lambda batch: [end(made) for made in run(read(batch))], batches))
+    return ordered_map(end, chain.from_iterable(map(run, ordered_map(read, batches))))
 
 
 @torch.inference_mode()
@@ -75,8 +131,8 @@ def multi_scale(
     Returns:
         float32 B x K x h x w on the device.
     """
-    batch = torch.stack([normalise(image) for image in images]).to(device, memory_format=torch.channels_last)
     height, width = images[0].shape[:2]
+    batch = normalise(torch.from_numpy(np.stack(images)).to(device)).contiguous(memory_format=torch.channels_last)
     total: Tensor | None = None
     for scale in scales:
         scaled = resize(batch, node_size(height, width, stride, scale))

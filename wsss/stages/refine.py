@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
 
-from wsss.data.label_maps import LabelMapWriter
+from wsss.data.label_maps import EncodedLabelMap, LabelMapWriter, encode_label_map
 from wsss.data.score_maps import ScoreMap, ScoreMaps, ScoreMapWriter
 from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.ops.crf import DenseCrf
 from wsss.settings import choice, setting, uniform
 from wsss.stages.inference import resize
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from wsss.stream import ordered_map as ordered_map
 
 PROBABILITY_FLOOR = 1e-5
 
@@ -142,27 +136,40 @@ def crf_labels(image: np.ndarray, maps: np.ndarray, classes: np.ndarray, setting
     return classes[unary.argmax(0)]
 
 
-def ordered_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Apply a function in as many threads as there are cores; results in order, at most a few waiting."""
-    workers = os.cpu_count() or 1
-    pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > 2 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+def write_labels(context: StepContext, what: str, ids: Sequence[str], label: Callable[[str], np.ndarray]) -> None:
+    """Label maps of the images `ids` in `out/<what>`, made on all cores; an interrupted step continues.
+
+    Args:
+        context: the step's.
+        what: the folder's name.
+        ids: of the images.
+        label: from an id to uint8 H x W; called from several threads at once.
+    """
+    with LabelMapWriter(context.out / what, resume=True) as writer:
+        left = [image_id for image_id in ids if image_id not in writer.kept]
+        encoded = ordered_map(lambda image_id: encode_label_map(label(image_id)), left)
+        for done, (image_id, labels) in enumerate(zip(left, encoded, strict=True), len(ids) - len(left) + 1):
+            writer.add(image_id, labels)
+            context.report.progress(done, len(ids), "images")
 
 
 def add_background(context: StepContext) -> None:
     """Put the background's map in front of the localizer's maps (`scores`), and label by the largest (`labels`)."""
     maps = ScoreMaps(context.inputs["localize"] / "cam")
-    with ScoreMapWriter(context.out / "scores") as scores, LabelMapWriter(context.out / "labels") as labels:
-        for done, image_id in enumerate(maps.ids, 1):
-            full = with_background(maps.read(image_id), context.settings)
+
+    def refine(image_id: str) -> tuple[str, ScoreMap, EncodedLabelMap]:
+        full = with_background(maps.read(image_id), context.settings)
+        return image_id, full, encode_label_map(argmax_labels(full))
+
+    with (
+        ScoreMapWriter(context.out / "scores", resume=True) as scores,
+        LabelMapWriter(context.out / "labels", resume=True) as labels,
+    ):
+        kept = scores.kept & labels.kept
+        left = [image_id for image_id in maps.ids if image_id not in kept]
+        for done, (image_id, full, label) in enumerate(ordered_map(refine, left), len(maps) - len(left) + 1):
             scores.add(image_id, full)
-            labels.add(image_id, argmax_labels(full))
+            labels.add(image_id, label)
             context.report.progress(done, len(maps), "images")
 
 
@@ -179,9 +186,6 @@ def crf_step(scores_from: str) -> Callable[[StepContext], None]:
             image = context.dataset.image(image_id)
             return crf_labels(image, upsampled(score_map), score_map.classes, context.settings)
 
-        with LabelMapWriter(context.out / "labels_crf") as writer:
-            for done, (image_id, labels) in enumerate(zip(maps.ids, ordered_map(label, maps.ids), strict=True), 1):
-                writer.add(image_id, labels)
-                context.report.progress(done, len(maps), "images")
+        write_labels(context, "labels_crf", maps.ids, label)
 
     return run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,16 @@ from torch import Tensor
 
 from wsss.classes import IGNORE
 from wsss.data.augmentation import Augmentation
-from wsss.data.label_maps import LabelMaps, LabelMapWriter
+from wsss.data.label_maps import EncodedLabelMap, LabelMaps, LabelMapWriter, encode_label_map
 from wsss.errors import UserError
 from wsss.interface import Stage, Step, StepContext
 from wsss.nets.backbones import BACKBONES
 from wsss.nets.deeplab import DeepLab
+from wsss.nets.folding import folded
 from wsss.settings import loguniform, setting
 from wsss.stages.classify import check_training, save_model, write_metrics
-from wsss.stages.inference import batches_by_size, multi_scale, node_grid, resize
-from wsss.stages.refine import CrfSettings, crf_labels, ordered_map
+from wsss.stages.inference import multi_scale, node_grid, resize, stream_images
+from wsss.stages.refine import CrfSettings, crf_labels
 from wsss.training import TrainingSettings, fit, parameter_groups, to_device
 
 
@@ -144,37 +145,40 @@ def predict(context: StepContext) -> None:
     """Label maps of dev and val without any tags: the network's own (`pred`) and the CRF's (`pred_crf`)."""
     settings: PredictSettings = context.settings
     dataset, device = context.dataset, context.device
-    model = to_device(load_segmenter(context.inputs["train"]), device)
+    model = folded(to_device(load_segmenter(context.inputs["train"]), device))
     stride = model.backbone.output_stride
     ids = [*dataset.splits["dev"], *dataset.splits["val"]]
     classes = np.arange(len(dataset.classes) + 1, dtype=np.uint8)
-    done = 0
-    with LabelMapWriter(context.out / "pred") as plain, LabelMapWriter(context.out / "pred_crf") as refined:
-        for chunk, images in batches_by_size(dataset, ids, device):
-            size = (images[0].shape[0], images[0].shape[1])
-            maps = multi_scale(
-                lambda x: model(x).float().softmax(1),
-                images,
-                scales=settings.scales,
-                flip=settings.flip,
-                stride=stride,
-                grid=node_grid(*size, stride),
-                device=device,
-            ).cpu()
 
-            def label(item: tuple[np.ndarray, Tensor], size: tuple[int, int] = size) -> tuple[np.ndarray, np.ndarray]:
-                image, scores = item
-                full = resize(scores[None], size)[0].numpy()
-                return full.argmax(0).astype(np.uint8), crf_labels(image, full, classes, settings)
+    def infer(images: Sequence[np.ndarray]) -> Sequence[Tensor]:
+        return multi_scale(
+            lambda x: model(x).float().softmax(1),
+            images,
+            scales=settings.scales,
+            flip=settings.flip,
+            stride=stride,
+            grid=node_grid(images[0].shape[0], images[0].shape[1], stride),
+            device=device,
+        ).unbind()
 
-            for image_id, (own, crf) in zip(chunk, ordered_map(label, zip(images, maps, strict=True)), strict=True):
-                plain.add(image_id, own)
-                refined.add(image_id, crf)
-            done += len(chunk)
+    def label(image_id: str, image: np.ndarray, scores: Tensor) -> tuple[EncodedLabelMap, EncodedLabelMap]:
+        full = resize(scores.cpu()[None], (image.shape[0], image.shape[1]))[0].numpy()
+        refined = crf_labels(image, full, classes, settings)
+        return encode_label_map(full.argmax(0).astype(np.uint8)), encode_label_map(refined)
+
+    with (
+        LabelMapWriter(context.out / "pred", resume=True) as plain,
+        LabelMapWriter(context.out / "pred_crf", resume=True) as refined,
+    ):
+        kept = plain.kept & refined.kept
+        results = stream_images(dataset, ids, device, infer, label, skip=kept)
+        for done, (image_id, (own, after)) in enumerate(results, len(kept) + 1):
+            plain.add(image_id, own)
+            refined.add(image_id, after)
             context.report.progress(done, len(ids), "images")
 
 
-_PREDICT = Step("predict", 1, PredictSettings, predict, needs=("train",), gives=("pred", "pred_crf"))
+_PREDICT = Step("predict", 2, PredictSettings, predict, needs=("train",), gives=("pred", "pred_crf"))
 
 PRESETS: dict[str, dict[str, object]] = {
     "demo": {
@@ -199,23 +203,25 @@ PRESETS: dict[str, dict[str, object]] = {
         "train.backbone": "mobilenet_v2",
         "train.output_stride": 16,
         "train.rates": (2, 4, 6),
+        "train.optimizer": "adamw",
+        "train.lr": 3e-4,
+        "train.weight_decay": 1e-2,
         "train.crop": 161,
         "train.scale_low": 0.5,
         "train.scale_high": 1.0,
         "train.batch_size": 16,
-        "train.epochs": 13,
         "train.image_limit": 6000,
-        "train.lr": 5e-3,
         "predict.scales": (0.75, 1.0, 1.25),
         "predict.bilateral_sxy": 34.0,
     },
-    "paper": {},
+    # deeplab-pytorch: DeepLabv2 on ResNet101, two batches of 5 for an update, 20,000 updates on 10,582 images.
+    "paper": {"train.backbone": "resnet101", "train.batch_size": 5, "train.accumulate": 2, "train.epochs": 19},
 }
 
 DEEPLAB = Stage(
     "segment",
     "deeplab",
-    (Step("train", 1, SegmenterSettings, train_on_labels, needs=("refine",), check=check_training), _PREDICT),
+    (Step("train", 2, SegmenterSettings, train_on_labels, needs=("refine",), check=check_training), _PREDICT),
     PRESETS,
 )
 
@@ -223,7 +229,7 @@ SUPERVISED = Stage(
     "segment",
     "supervised",
     (
-        Step("train", 1, SegmenterSettings, train_on_masks, supervision=frozenset({"masks"}), check=check_training),
+        Step("train", 2, SegmenterSettings, train_on_masks, supervision=frozenset({"masks"}), check=check_training),
         _PREDICT,
     ),
     PRESETS,

@@ -1,0 +1,84 @@
+"""Folded networks give what the networks give: every backbone, blocks that normalise first, half precision too."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from wsss.nets.backbones import Backbone, build_backbone
+from wsss.nets.folding import FusedConv, folded
+
+RESIDUAL = "pre-activation"
+NETWORKS = ("tiny", "resnet18", "resnet50", "mobilenet_v2", RESIDUAL)
+
+
+class PreActivation(nn.Module):
+    """A block as in ResNet38: it normalises and rectifies before it convolves, and nothing rectifies the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.BatchNorm2d(4), nn.BatchNorm2d(6)
+        self.conv1, self.conv2 = nn.Conv2d(4, 6, 3, padding=1, bias=False), nn.Conv2d(6, 4, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps + self.conv2(self.relu(self.second(self.conv1(self.relu(self.first(maps))))))
+
+
+def network(name: str) -> Backbone:
+    """A backbone whose batch norm does something."""
+    torch.manual_seed(0)
+    if name == RESIDUAL:
+        levels = [nn.Conv2d(3, 4, 1), PreActivation(), PreActivation(), nn.Sequential(PreActivation(), nn.ReLU())]
+        backbone = Backbone(levels, (4, 4, 4), 8)
+    else:
+        backbone = build_backbone(name, "none", 16)
+    for layer in backbone.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.7, 1.3)
+            for values in (layer.bias, layer.running_mean):
+                nn.init.uniform_(values, -0.2, 0.2)  # type: ignore[arg-type]
+    return backbone.eval()
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    return float((found.float() - expected).norm() / expected.norm())
+
+
+def kinds(module: nn.Module) -> set[type]:
+    return {type(layer) for layer in module.modules()}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
+def test_a_folded_network_gives_what_it_gave(name: str, dtype: torch.dtype, limit: float) -> None:
+    backbone, images = network(name), torch.randn(2, 3, 49, 65)
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    fast = folded(backbone, dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype != torch.float32):
+        found = fast(images)
+    assert all(error(*pair) < limit for pair in zip(found, backbone(images), strict=True))
+    assert all(value.equal(before[key]) for key, value in backbone.state_dict().items())
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="oneDNN is not in this build of PyTorch")
+def test_no_norm_and_no_rectifier_is_left_where_they_follow_a_convolution() -> None:
+    for name in set(NETWORKS) - {RESIDUAL}:
+        assert not kinds(folded(network(name))) & {nn.BatchNorm2d, nn.ReLU, nn.ReLU6}, name
+    block = folded(network(RESIDUAL)).levels[1]
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in block.modules()) == 1
+    assert sum(isinstance(layer, FusedConv) for layer in block.modules()) == 2
+
+
+def test_only_backbones_are_folded() -> None:
+    model = nn.ModuleDict({"backbone": network("tiny"), "head": nn.Sequential(nn.Conv2d(96, 3, 1), nn.BatchNorm2d(3))})
+    fast = folded(model.eval())
+    assert nn.BatchNorm2d in kinds(fast["head"]) and nn.BatchNorm2d not in kinds(fast["backbone"])
+    assert fast["backbone"].output_stride == 16
+
+
+def test_other_devices_keep_plain_convolutions() -> None:
+    fast = folded(network("tiny").to("meta"))
+    assert FusedConv not in kinds(fast) and nn.BatchNorm2d not in kinds(fast)

@@ -1,0 +1,132 @@
+"""Networks made ready for inference: batch norm goes into the convolution before it, and what follows along with it."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from typing import TypeVar
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from wsss.nets.backbones import Backbone
+
+Network = TypeVar("Network", bound=nn.Module)
+
+_RECTIFIERS: dict[type, tuple[str, list[float]]] = {
+    nn.ReLU: ("relu", []),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+}
+
+
+PACKED = 8
+"""Input shapes for which a convolution keeps its weights in oneDNN's order: those of a few scales of one image size."""
+
+
+class FusedConv(nn.Module):
+    """A convolution, the addition of other maps and a rectifier in one pass over memory, by oneDNN on a CPU."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = conv.weight, conv.bias
+        self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        self.rectifier: tuple[str, list[float]] = ("none", [])
+        self._packed: dict[torch.Size, Tensor] = {}
+
+    def forward(self, maps: Tensor, others: Tensor | None = None) -> Tensor:
+        """`rectifier(conv(maps) + others)`, in the number format of the weights."""
+        maps = maps.to(self.weight.dtype)
+        weight, (name, bounds) = self._packed_for(maps.shape), self.rectifier
+        if others is None:
+            return torch.ops.mkldnn._convolution_pointwise(maps, weight, self.bias, *self.geometry, name, bounds, "")
+        after = None if name == "none" else name
+        return torch.ops.mkldnn._convolution_pointwise.binary(
+            maps, others, weight, self.bias, *self.geometry, "add", 1.0, after, bounds, ""
+        )
+
+    def _packed_for(self, shape: torch.Size) -> Tensor:
+        """The weights as oneDNN wants them for inputs of a shape, which else it would do over at every call."""
+        packed = self._packed.get(shape)
+        if packed is None:
+            packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.geometry, list(shape))
+            # A new dictionary, since other threads may be reading the one that is there.
+            self._packed = dict([*self._packed.items(), (shape, packed)][-PACKED:])
+        return packed
+
+
+def folded(model: Network, dtype: torch.dtype = torch.float32) -> Network:
+    """A copy of a network for inference alone, its backbone folded and in channels-last order.
+
+    Args:
+        model: in eval mode, on the device where it will run; every `Backbone` in it is folded, nothing else.
+        dtype: of the backbone's convolutions; with bfloat16, run the copy under autocast.
+
+    Returns:
+        The copy, with the same outputs up to rounding.
+    """
+    model = copy.deepcopy(model).requires_grad_(False).to(memory_format=torch.channels_last)
+    for module in model.modules():
+        if isinstance(module, Backbone):
+            module.levels = nn.ModuleList(_fold(level, dtype) for level in module.levels)
+    return model
+
+
+def _fold(level: nn.Module, dtype: torch.dtype) -> nn.Module:
+    traced = fx.symbolic_trace(level)
+    layers = dict(traced.named_modules())
+    nodes = list(traced.graph.nodes)
+    for node in nodes:
+        conv = _layer(node, layers)
+        if not isinstance(conv, nn.Conv2d):
+            continue
+        norm = _layer(_only_user(node), layers)
+        if isinstance(norm, nn.BatchNorm2d):
+            conv = fuse_conv_bn_eval(conv, norm)
+            _absorb_user(node)
+        conv = conv.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        layer = _fuse(conv, node, nodes, layers) if _fusible(conv) else conv
+        traced.set_submodule(str(node.target), layer)
+    traced.graph.lint()
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return traced
+
+
+def _fuse(conv: nn.Conv2d, node: fx.Node, nodes: list[fx.Node], layers: dict[str, nn.Module]) -> FusedConv:
+    """A convolution with the addition and the rectifier that follow its node."""
+    fused = FusedConv(conv)
+    total = _only_user(node)
+    if total is not None and total.target in (operator.add, operator.iadd):
+        others = [each for each in total.args if isinstance(each, fx.Node) and each is not node]
+        if len(others) == 1 and nodes.index(others[0]) < nodes.index(node):
+            node.args = (*node.args, others[0])
+            _absorb_user(node)
+    rectifier = type(_layer(_only_user(node), layers))
+    if rectifier in _RECTIFIERS:
+        fused.rectifier = _RECTIFIERS[rectifier]
+        _absorb_user(node)
+    return fused
+
+
+def _layer(node: fx.Node | None, layers: dict[str, nn.Module]) -> nn.Module | None:
+    return layers[str(node.target)] if node is not None and node.op == "call_module" else None
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _absorb_user(node: fx.Node) -> None:
+    """Let a node stand for its only user."""
+    (user,) = node.users
+    user.replace_all_uses_with(node)
+    node.graph.erase_node(user)
+
+
+def _fusible(conv: nn.Conv2d) -> bool:
+    """Whether oneDNN can run this convolution with what follows it."""
+    there = conv.weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    if there and conv.weight.dtype == torch.bfloat16:
+        there = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return there and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
