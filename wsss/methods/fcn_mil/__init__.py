@@ -1,0 +1,133 @@
+"""FCN-MIL (Pathak et al., ICLR workshop 2015): a fully convolutional net that learns from its best cell of each class.
+
+Written from the paper; there is no released code. What the paper leaves open (the table from ImageNet's classes to
+VOC's, crop, batch, schedule) is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from wsss.data.score_maps import ScoreMap
+from wsss.interface import Method, Stage, Step, StepContext
+from wsss.methods.cam import REFINE
+from wsss.methods.fcn_mil.network import FcnMil, FcnMilSettings, check_mil, train_mil
+from wsss.settings import setting
+from wsss.stages.classify import CamSettings, image_maps, load_model, tag_metrics, write_metrics, write_score_maps
+from wsss.stages.direct import predict_directly
+from wsss.stages.refine import CrfSettings
+from wsss.stages.segment import DEEPLAB
+from wsss.training import to_device
+
+
+@dataclass(frozen=True)
+class MapSettings(CamSettings):
+    """Making score maps with the trained network."""
+
+    scales: tuple[float, ...] = setting((1.0,), "image scales", source="paper", low=0.1, high=8)
+    flip: bool = setting(False, "add mirrored images", source="paper")
+
+
+@dataclass(frozen=True)
+class DirectSettings(MapSettings, CrfSettings):
+    """Predicting with the network alone: the paper's result, and a CRF after it."""
+
+
+def chosen_score_map(probabilities: Tensor, chosen: np.ndarray, size: tuple[int, int]) -> ScoreMap:
+    """The maps of the background and of the chosen classes.
+
+    Args:
+        probabilities: p, float32 (C + 1) x h x w, the background first.
+        chosen: bool C.
+        size: of the image.
+    """
+    classes = np.flatnonzero(np.concatenate([[True], chosen]))
+    return ScoreMap(probabilities.numpy()[classes].clip(0, 1).astype(np.float16), classes.astype(np.uint8), size)
+
+
+def predict_mil(context: StepContext) -> None:
+    """Label maps of dev and val without tags: the largest p at each pixel, over all classes."""
+    settings: DirectSettings = context.settings
+    model = to_device(load_model(context.inputs["train"], FcnMil), context.device)
+    every = np.ones(len(context.dataset.classes), bool)
+
+    def score_maps(images: Sequence[np.ndarray]) -> list[ScoreMap]:
+        maps = image_maps(model, images, settings, context.device).cpu()
+        return [chosen_score_map(p, every, images[0].shape[:2]) for p in maps]
+
+    predict_directly(context, score_maps, settings)
+
+
+def infer_mil(context: StepContext) -> None:
+    """Score maps of the background and the tagged classes for train and dev; how max p ranks dev's and val's tags."""
+    model = to_device(load_model(context.inputs["train"], FcnMil), context.device)
+    write_score_maps(context, model, chosen_score_map)
+    write_metrics(context.out, tag_metrics(context, model))
+
+
+LOCALIZE = Stage(
+    "localize",
+    "fcn_mil",
+    (
+        Step("train", 1, FcnMilSettings, train_mil, check=check_mil),
+        Step("predict", 1, DirectSettings, predict_mil, needs=("train",), gives=("direct", "direct_crf")),
+        Step("infer", 1, MapSettings, infer_mil, needs=("train",), gives=("cam",)),
+    ),
+    {
+        "demo": {
+            "train.backbone": "tiny",
+            "train.weights": "none",
+            "train.transplant": False,
+            "train.pretrain_epochs": 16,
+            "train.pretrain_lr": 4e-3,
+            "train.freeze_bn": False,
+            "train.output_stride": 8,
+            "train.dropout": 0.0,
+            "train.optimizer": "adamw",
+            "train.lr": 2e-4,
+            "train.weight_decay": 1e-2,
+            "train.crop": 97,
+            "train.scale_low": 0.75,
+            "train.batch_size": 16,
+            "train.epochs": 4,
+            "infer.scales": (1.0, 1.5),
+            "infer.flip": True,
+            "infer.stride": 4,
+            "predict.scales": (1.0, 1.5),
+            "predict.flip": True,
+            "predict.stride": 4,
+            "predict.bilateral_sxy": 40.0,
+            "predict.bilateral_srgb": 8.0,
+        },
+        "small": {
+            "train.backbone": "mobilenet_v2",
+            "train.dropout": 0.2,
+            "train.optimizer": "adamw",
+            "train.weight_decay": 1e-2,
+            "train.crop": 161,
+            "train.scale_low": 0.6,
+            "train.scale_high": 0.9,
+            "train.jitter": 0.1,
+            "train.batch_size": 16,
+            "train.epochs": 13,
+            "train.image_limit": 6000,
+            "predict.bilateral_sxy": 40.0,
+        },
+        "paper": {},
+    },
+)
+
+METHOD = Method(
+    name="fcn_mil",
+    title="FCN-MIL",
+    year=2015,
+    citation="Pathak, Shelhamer, Long, Darrell: Fully Convolutional Multi-Class Multiple Instance Learning, "
+    "ICLR workshop 2015",
+    summary="A fully convolutional net with a background class learns from the single best cell of each tagged class; "
+    "it predicts without tags.",
+    stages={"localize": LOCALIZE, "refine": REFINE, "segment": DEEPLAB},
+)
