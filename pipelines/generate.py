@@ -1,4 +1,4 @@
-"""Write what is derived from the methods: dvc.yaml, the steps' versions, params.yaml, and tables in README and docs.
+"""Write what is derived from the methods: DVC stages, params, versions and sources of the steps, catalogue, tables.
 
 A table stands in a Markdown file between `<!-- table: NAME -->` and `<!-- end of table -->`; its names are `methods`
 and `settings METHOD`. Run it with `make generate`; with `--check` nothing is written and what is out of date is named.
@@ -7,6 +7,7 @@ and `settings METHOD`. Run it with `make generate`; with `--check` nothing is wr
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,10 +16,12 @@ from typing import Any
 
 import yaml
 
+from pipelines import sources
 from wsss import methods, storage
+from wsss.catalogue import FILE, describe
 from wsss.errors import UserError, unknown
 from wsss.interface import Method
-from wsss.plan import PRESETS, all_settings, make_plan
+from wsss.plan import PRESETS, all_settings, make_plan, stands_alone
 from wsss.settings import Setting
 
 HEADER = "# Written by `make generate` from wsss/methods; change those instead.\n"
@@ -28,6 +31,7 @@ PARAMS_HEADER = """\
 """
 STEPS = "pipelines/steps.yaml"
 PARAMS = "params.yaml"
+CATALOGUE = f"wsss/{FILE}"
 _TABLE = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
@@ -50,10 +54,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def derived(root: Path) -> Iterator[tuple[Path, str]]:
     """Every derived file below `root` and the text it should have."""
-    names, params = methods.names(), root / PARAMS
+    names, params = [name for name in methods.names() if stands_alone(name)], root / PARAMS
     yield root / "dvc.yaml", HEADER + _dump({"stages": {k: v for name in names for k, v in stages(name).items()}})
     yield root / STEPS, HEADER + _dump({name: step_versions(name) for name in names})
     yield params, params_text(params.read_text() if params.exists() else "", names)
+    sources_file = root / sources.FILE
+    record = json.loads(sources_file.read_text()) if sources_file.exists() else {}
+    yield sources_file, sources.text(sources.updated(record))
+    described = {name: describe(name) for name in methods.names()}
+    yield root / CATALOGUE, json.dumps(described, indent=1, ensure_ascii=False) + "\n"
     for page in [*root.glob("README.md"), *sorted((root / "docs").rglob("*.md"))]:
         text = page.read_text()
         if _TABLE.search(text):

@@ -122,5 +122,6 @@ class Method:
 
     @property
     def supervision(self) -> frozenset[str]:
-        """What the method sees beyond tags."""
-        return frozenset().union(*(step.supervision for stage in self.stages.values() for step in stage.steps))
+        """What the method sees beyond tags with its default settings."""
+        steps = [step for stage in self.stages.values() for step in stage.steps]
+        return frozenset().union(*(step.supervision | step.declares(step.settings()) for step in steps))

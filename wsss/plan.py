@@ -107,6 +107,21 @@ def all_settings(method: Method) -> list[Setting]:
     return [s for p in make_plan(method.name, PRESETS[0]).steps for s in describe(p.step.settings, p.key + ".")]
 
 
+def stands_alone(method: str) -> bool:
+    """Whether a method runs with nothing added to its presets; imported labels don't, without their folder.
+
+    Raises:
+        UserError: there is no such method.
+    """
+    plan = make_plan(method, PRESETS[0])
+    try:
+        for planned in plan.steps:
+            planned.step.check(planned.settings)
+    except UserError:
+        return False
+    return True
+
+
 def _fillings(method: Method, overrides: dict[str, Any]) -> dict[str, Stage]:
     """The stages in order, fillings replaced by "<stage>.name" overrides (which are taken out)."""
     stages = {kind: method.stages[kind] for kind in STAGES if kind in method.stages}

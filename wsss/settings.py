@@ -56,6 +56,7 @@ def setting(
     unit: str = "",
     search: Search | None = None,
     file: bool = False,
+    folder: bool = False,
     dataset: bool = False,
 ) -> Any:
     """A field of a settings class.
@@ -69,6 +70,7 @@ def setting(
         unit: the unit of a number, such as "px".
         search: how a search draws it; None is not worth searching.
         file: the value may be the path of a file, whose content then counts, not its name.
+        folder: the value is the path of a folder, whose files' names and contents then count.
         dataset: the value is the name of a dataset, whose content then counts.
     """
     return dataclasses.field(
@@ -82,6 +84,7 @@ def setting(
             unit=unit,
             search=search,
             file=file,
+            folder=folder,
             dataset=dataset,
         ),
     )
@@ -102,6 +105,7 @@ class Setting:
     unit: str
     search: Search | None
     file: bool
+    folder: bool
     dataset: bool
 
     @property

@@ -88,8 +88,8 @@ class StepRunner:
     def fingerprint(self, planned: PlannedStep) -> str:
         """The sha256 over all that decides a step's output; its inputs must be finished.
 
-        These are the step's name and version, its settings (files and datasets by their content), the rng, its inputs'
-        fingerprints, the dataset's digest, and the masks where the step is allowed to see them.
+        These are the step's name and version, its settings (files, folders and datasets by their content), the rng, its
+        inputs' fingerprints, the dataset's digest, and the masks where the step is allowed to see them.
         """
         masks = Masks(self.dataset)
         content = {
@@ -205,6 +205,8 @@ def _settings_for_fingerprint(planned: PlannedStep) -> dict[str, Any]:
             values[spec.key] = open_dataset(values[spec.key]).digest
         if spec.file and Path(str(values[spec.key])).is_file():
             values[spec.key] = hashlib.sha256(Path(values[spec.key]).read_bytes()).hexdigest()
+        if spec.folder and values[spec.key] is not None:
+            values[spec.key] = _files(Path(values[spec.key]))
     return values
 
 

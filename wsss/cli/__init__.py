@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import typer
 
-from wsss.cli import data, models, runs
+from wsss.cli import data, exports, models, runs
 from wsss.errors import UserError
 
 app = typer.Typer(
@@ -20,7 +20,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data.app, name="data", help="Datasets: add, download, make, list, show, check.")
-app.add_typer(runs.labels_app, name="labels", help="Label maps of runs.")
+app.add_typer(runs.labels_app, name="labels", help="Label maps: of runs, and from elsewhere.")
+app.add_typer(exports.app, name="export", help="Predictions in other people's formats.")
 _COMMANDS: tuple[Callable[..., None], ...] = (
     runs.run,
     runs.methods,

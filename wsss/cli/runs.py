@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -54,32 +55,43 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="For programs."
     from rich.console import Console
     from rich.table import Table
 
-    from wsss.report import describe_method
+    from wsss.catalogue import catalogue
 
-    described = [describe_method(name) for name in _method_names()]
+    described = catalogue()
     if as_json:
         print(json.dumps(described, indent=1))
         return
-    table = Table("method", "name", "year", "stages", "supervision", "settings", "published mIoU")
+    table = Table("method", "name", "year", "stages", "supervision", "settings", "published mIoU on VOC 2012")
     for row in described:
         stages = " > ".join(f"{kind}: {name}" for kind, name in row["stages"].items())
-        published = "\n".join(f"{p['miou']} ({p['split'] or 'split not stated'})" for p in row["published"])
-        table.add_row(
-            row["method"],
-            row["title"],
-            str(row["year"]),
-            stages,
-            row["supervision"],
-            str(len(row["settings"])),
-            published,
-        )
+        figures = "\n".join(_figure(published, row["supervision"]) for published in row["published"])
+        settings = str(len(row["settings"]))
+        table.add_row(row["method"], row["title"], str(row["year"]), stages, row["supervision"], settings, figures)
     Console().print(table)
 
 
-def _method_names() -> tuple[str, ...]:
-    from wsss.methods import names
+def _figure(published: dict[str, Any], supervision: str) -> str:
+    """A published figure, with what was seen where that is more than the method here sees."""
+    text = f"{published['miou']} {published['split'] or '(split not stated)'}"
+    return text if published["supervision"] in ("tags", supervision) else f"{text}, {published['supervision']}"
 
-    return names()
+
+@labels_app.command()
+def make(
+    to: Annotated[Path, typer.Option(help="The folder they go to; it must not exist yet.")],
+    data: Annotated[str, typer.Option(help="A dataset's name or folder; `wsss data list` lists them.")] = "shapes",
+    preset: Annotated[str, typer.Option(help="demo, small or paper.")] = "demo",
+    rng: Annotated[int, typer.Option(help="The seed.", min=0)] = 0,
+    settings: Setting = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    ray_address: Annotated[str | None, typer.Option(help="A Ray cluster; by default this machine.")] = None,
+) -> None:
+    """Make method CAM's label maps in one stream from the images, nothing in between on disk; continues too."""
+    from wsss.labels import make_cam_labels
+
+    overrides = parse_settings(settings or [])
+    maps = make_cam_labels(preset, data, to, rng=rng, overrides=overrides, device=device, ray_address=ray_address)
+    typer.echo(f"{to}: {len(maps):,} label maps")
 
 
 @labels_app.command()
@@ -100,6 +112,41 @@ def push(run: Annotated[str, typer.Option(help="The MLflow run whose labels othe
     from wsss.labels import push_labels
 
     typer.echo(f"pushed {push_labels(run)}")
+
+
+@labels_app.command("import")
+def import_labels(
+    folder: Annotated[Path, typer.Argument(help="Label maps ID.png: palette or grey PNGs of class indices.")],
+    data: Annotated[str, typer.Option(help="The dataset whose training images they belong to.")],
+    name: Annotated[
+        str | None, typer.Option(help="Where they come from, as tables will say; by default the folder's name.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="demo, small or paper.")] = "demo",
+) -> None:
+    """Bring in label maps made elsewhere: checked, scored where there are masks, versioned; then train on them."""
+    from wsss.data import open_dataset
+    from wsss.data.label_folder import LabelFolder
+    from wsss.report import print_outcome
+    from wsss.run import run_method
+
+    settings = {"refine.read.folder": str(folder), "refine.read.name": name or folder.resolve().name}
+    LabelFolder(folder).check(open_dataset(data))
+    outcome = run_method("imported", preset, data, overrides=settings, until="refine")
+    print_outcome(outcome, method="imported", preset=preset, data=data, rng=0)
+    command = ["wsss", "run", "--method", "imported", "--preset", preset, "--data", data]
+    command += [part for pair in settings.items() for part in ("--set", "=".join(pair))]
+    typer.echo(f"  {shlex.join(command)}\n{' ' * 40}train the segmentation network on them")
+
+
+@labels_app.command()
+def export(
+    run: Annotated[str, typer.Option(help="The MLflow run whose labels are wanted.")],
+    to: Annotated[Path, typer.Option(help="The folder they go to; it must not exist yet.")],
+) -> None:
+    """Write the label maps that a run made as a plain folder of palette PNGs, for other people's code."""
+    from wsss.labels import export_labels
+
+    typer.echo(f"{to}: {export_labels(run, to):,} label maps")
 
 
 def doctor() -> None:

@@ -11,8 +11,9 @@ from wsss.interface import STAGES, Method, Stage
 
 def names() -> tuple[str, ...]:
     """The names of all methods, from the file names alone (nothing is imported)."""
-    here = Path(__file__).parent
-    modules = [p.stem for p in here.glob("*.py")] + [p.parent.name for p in here.glob("*/__init__.py")]
+    folders = [Path(folder) for folder in __path__]
+    modules = [path.stem for folder in folders for path in folder.glob("*.py")]
+    modules += [path.parent.name for folder in folders for path in folder.glob("*/__init__.py")]
     return tuple(sorted(name for name in modules if not name.startswith("_")))
 
 

@@ -11,7 +11,7 @@ LOCALIZE = Stage(
     "localize",
     "cam",
     (
-        Step("train", 1, ClassifierSettings, train_classifier, check=check_training),
+        Step("train", 2, ClassifierSettings, train_classifier, check=check_training),
         Step("infer", 1, CamSettings, infer_cam, needs=("train",), gives=("cam",)),
     ),
     {
@@ -38,14 +38,15 @@ LOCALIZE = Stage(
             "train.output_stride": 16,
             "train.dropout": 0.2,
             "train.optimizer": "adamw",
-            "train.lr": 3e-4,
+            "train.lr": 2e-4,
             "train.weight_decay": 1e-2,
             "train.crop": 161,
             "train.scale_low": 0.6,
             "train.scale_high": 0.9,
             "train.jitter": 0.1,
             "train.epochs": 13,
-            "train.image_limit": 6000,
+            "train.image_limit": 15400,
+            "infer.scales": (1.0, 1.5),
         },
         "paper": {},
     },
@@ -59,8 +60,8 @@ REFINE = Stage(
         Step("crf", 1, CrfSettings, crf_step("background"), needs=("background",), gives=("labels_crf",)),
     ),
     {
-        "demo": {"background.alpha": 4.0, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 8.0},
-        "small": {"crf.bilateral_sxy": 40.0},
+        "demo": {"background.alpha": 6.0, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 8.0},
+        "small": {"background.alpha": 2.0, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 5.0},
     },
 )
 

@@ -81,6 +81,15 @@ def find(candidate: str, name: str) -> Version:
         return _version(client.get_model_version(name, candidate))
 
 
+def model_of_run(run_id: str) -> str:
+    """The address (`models:/m-...`) of the model that a run logged.
+
+    Raises:
+        UserError: there is no such run, or it logged none.
+    """
+    return _model_of(mlflow_client(), run_id)
+
+
 def dataset_of_run(run_id: str) -> str:
     """The name of the dataset a run was on.
 
@@ -116,7 +125,7 @@ def _model_of(client: MlflowClient, run_id: str) -> str:
         outputs = client.get_run(run_id).outputs
     models = outputs.model_outputs if outputs else []
     if not models:
-        raise UserError(f"run {run_id} has logged no model; only a run that trained its segment stage can be promoted")
+        raise UserError(f"run {run_id} has logged no model; only a run that trained its segment stage has one")
     return f"models:/{models[-1].model_id}"
 
 

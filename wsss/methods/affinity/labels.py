@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsss.classes import IGNORE
-from wsss.data.label_maps import LabelMapWriter
 from wsss.data.score_maps import ScoreMaps
 from wsss.errors import UserError
 from wsss.interface import StepContext
@@ -18,9 +17,9 @@ from wsss.stages.refine import (
     background_score,
     dense_crf,
     foreground_maps,
-    ordered_map,
     probabilities,
     upsampled,
+    write_labels,
 )
 
 
@@ -93,7 +92,4 @@ def make_affinity_labels(context: StepContext) -> None:
 
         return confident_labels(marginals(settings.alpha_low), marginals(settings.alpha_high), classes)
 
-    with LabelMapWriter(context.out / "labels") as writer:
-        for done, (image_id, labels) in enumerate(zip(ids, ordered_map(label, ids), strict=True), 1):
-            writer.add(image_id, labels)
-            context.report.progress(done, len(ids), "images")
+    write_labels(context, "labels", ids, label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,15 +11,16 @@ import torch
 from torch import Tensor
 
 from wsss.data.augmentation import normalise
-from wsss.data.label_maps import LabelMapWriter
+from wsss.data.label_maps import EncodedLabelMap, LabelMapWriter, encode_label_map
 from wsss.data.score_maps import ScoreMap, ScoreMaps, ScoreMapWriter
 from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.methods.affinity.network import load_affinity_net
+from wsss.nets.folding import folded
 from wsss.ops.pairs import pair_affinity
 from wsss.ops.walk import random_walk
 from wsss.settings import choice, setting
-from wsss.stages.inference import batches_by_size, node_size, resize
+from wsss.stages.inference import node_size, resize, stream_images
 from wsss.stages.refine import BackgroundSettings, argmax_labels, foreground_maps, with_background
 from wsss.training import to_device
 
@@ -45,29 +47,37 @@ class WalkSettings(BackgroundSettings):
     )
 
 
-@torch.inference_mode()
 def walk(context: StepContext) -> None:
     """Walked score maps of train and dev, background included (`scores`), and their argmax (`labels`)."""
     settings: WalkSettings = context.settings
     dataset, device = context.dataset, context.device
-    model = to_device(load_affinity_net(context.inputs["train"]), device)
+    model = folded(to_device(load_affinity_net(context.inputs["train"]), device))
     coarsest = max(model.stride, model.backbone.output_stride)
     maps = ScoreMaps(context.inputs["localize"] / "cam")
-    done = 0
-    with ScoreMapWriter(context.out / "scores") as scores, LabelMapWriter(context.out / "labels") as labels:
-        for chunk, images in batches_by_size(dataset, maps.ids, device):
-            batch = torch.stack([normalise(image) for image in images]).to(device)
-            features = model(resize(batch, node_size(images[0].shape[0], images[0].shape[1], coarsest)))
-            cells = features.shape[2:]
-            try:
-                affinities = pair_affinity(features.float(), settings.radius, settings.reduction, settings.every_source)
-            except UserError as error:
-                raise UserError(f"refine.walk can't walk over image {chunk[0]}: {error}") from None
-            for image_id, affinity in zip(chunk, affinities, strict=True):
-                walked = walk_score_map(maps.read(image_id), affinity, (cells[0], cells[1]), settings)
-                scores.add(image_id, walked)
-                labels.add(image_id, argmax_labels(walked))
-            done += len(chunk)
+
+    @torch.inference_mode()
+    def infer(images: Sequence[np.ndarray]) -> Sequence[Tensor]:
+        size = node_size(images[0].shape[0], images[0].shape[1], coarsest)
+        return model(resize(normalise(torch.from_numpy(np.stack(images)).to(device)), size)).float().unbind()
+
+    @torch.inference_mode()
+    def finish(image_id: str, _: np.ndarray, features: Tensor) -> tuple[ScoreMap, EncodedLabelMap]:
+        try:
+            affinity = pair_affinity(features[None], settings.radius, settings.reduction, settings.every_source)[0]
+        except UserError as error:
+            raise UserError(f"refine.walk can't walk over image {image_id}: {error}") from None
+        walked = walk_score_map(maps.read(image_id), affinity, (features.shape[1], features.shape[2]), settings)
+        return walked, encode_label_map(argmax_labels(walked))
+
+    with (
+        ScoreMapWriter(context.out / "scores", resume=True) as scores,
+        LabelMapWriter(context.out / "labels", resume=True) as labels,
+    ):
+        kept = scores.kept & labels.kept
+        results = stream_images(dataset, maps.ids, device, infer, finish, skip=kept)
+        for done, (image_id, (walked, label)) in enumerate(results, len(kept) + 1):
+            scores.add(image_id, walked)
+            labels.add(image_id, label)
             context.report.progress(done, len(maps), "images")
 
 

@@ -1,0 +1,58 @@
+"""The methods as plain data, so that listing them waits for no network to be imported.
+
+`make generate` writes `catalogue.json` from the methods; a method that is not in it yet is imported and described.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from wsss import methods
+from wsss.compare import published
+
+FILE = "catalogue.json"
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """Every method, by name: title, year, citation, stages, supervision, settings, and what was published of it."""
+    path = Path(__file__).with_name(FILE)
+    written = json.loads(path.read_text()) if path.exists() else {}
+    return [(written.get(name) or describe(name)) | {"published": _published(name)} for name in methods.names()]
+
+
+def describe(name: str) -> dict[str, Any]:
+    """A method without its published results, JSON-ready."""
+    from wsss.plan import all_settings
+
+    method = methods.load(name)
+    return {
+        "method": method.name,
+        "title": method.title,
+        "year": method.year,
+        "citation": method.citation,
+        "summary": method.summary,
+        "stages": {kind: stage.name for kind, stage in method.stages.items()},
+        "supervision": ", ".join(sorted(method.supervision)) or "tags",
+        "settings": [
+            {
+                "key": s.key,
+                "default": list(s.default) if isinstance(s.default, tuple) else s.default,
+                "meaning": s.meaning,
+                "allowed": s.allowed,
+                "unit": s.unit,
+                "source": s.source,
+                "searched": s.search is not None,
+            }
+            for s in all_settings(method)
+        ],
+    }
+
+
+def _published(name: str) -> list[dict[str, Any]]:
+    return [
+        {"title": p.title, "miou": p.miou, "split": p.split, "supervision": p.supervision, "source": p.source}
+        for p in published()
+        if p.method == name
+    ]
