@@ -1,0 +1,149 @@
+"""DCSM (Shimoda and Yanai, ECCV 2016): class scores propagated back to the layers, each class told from the others.
+
+Written from the behaviour of the authors' released MatConvNet code, whose figures are the paper's; it makes the maps,
+and its training is not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from wsss.data.score_maps import ScoreMap, ScoreMaps, ScoreMapWriter
+from wsss.interface import Method, Stage, Step, StepContext
+from wsss.methods.cam import LOCALIZE, REFINE
+from wsss.methods.dcsm.network import DcsmNet, DcsmSettings, check_dcsm, train_dcsm
+from wsss.methods.dcsm.saliency import SaliencySettings, saliency_maps
+from wsss.settings import loguniform, setting
+from wsss.stages.classify import load_model, tag_metrics, write_metrics
+from wsss.stages.direct import predict_directly
+from wsss.stages.inference import id_batches
+from wsss.stages.refine import BackgroundSettings, CrfSettings, add_background, crf_step, with_background
+from wsss.stages.segment import DEEPLAB
+from wsss.stream import ordered_map
+from wsss.training import to_device
+
+
+@dataclass(frozen=True)
+class DcsmBackgroundSettings(BackgroundSettings):
+    """The background is what no class's saliency claims."""
+
+    alpha: float = setting(
+        1.0,
+        "exponent of the power; larger is less background",
+        source="paper",
+        low=0.05,
+        high=256,
+        search=loguniform(0.05, 4),
+    )
+
+
+@dataclass(frozen=True)
+class DirectSettings(SaliencySettings, DcsmBackgroundSettings, CrfSettings):
+    """Predicting with the saliency maps of the classes that the network itself sees."""
+
+
+def load_dcsm(context: StepContext) -> DcsmNet:
+    """The trained network, in eval mode, on the step's device, its parameters without gradients."""
+    return to_device(load_model(context.inputs["train"], DcsmNet), context.device).requires_grad_(False)
+
+
+def score_map(maps: Tensor, classes: list[int], size: tuple[int, int]) -> ScoreMap:
+    """Saliency maps float32 n x h x w in [0, 1] of the foreground classes 0..C - 1, as they are stored."""
+    return ScoreMap(maps.numpy().astype(np.float16), np.array(classes, np.uint8) + np.uint8(1), size)
+
+
+def predict_dcsm(context: StepContext) -> None:
+    """Label maps of dev and val without tags (`direct`, `direct_crf`); an image without candidates is background."""
+    settings: DirectSettings = context.settings
+    model = load_dcsm(context)
+    unseen = 0
+
+    def score_maps(images: Sequence[np.ndarray]) -> list[ScoreMap]:
+        nonlocal unseen
+        found = saliency_maps(model, images, None, settings, context.device)
+        unseen += sum(not classes for _, classes in found)
+        size = (images[0].shape[0], images[0].shape[1])
+        return [with_background(score_map(maps, classes, size), settings) for maps, classes in found]
+
+    predict_directly(context, score_maps, settings)
+    write_metrics(context.out, {"direct/images_without_candidate": unseen})
+
+
+def infer_dcsm(context: StepContext) -> None:
+    """Saliency maps of the tagged classes for train and dev (`cam`); the ranking quality on dev and val."""
+    dataset, device = context.dataset, context.device
+    model = load_dcsm(context)
+    ids = [*dataset.splits["train"], *dataset.splits["dev"]]
+
+    def make(batch: list[str]) -> list[tuple[str, ScoreMap]]:
+        images, tags = [dataset.image(i) for i in batch], [dataset.tags(i) for i in batch]
+        size = (images[0].shape[0], images[0].shape[1])
+        found = saliency_maps(model, images, tags, context.settings, device)
+        return [(i, score_map(maps, classes, size)) for i, (maps, classes) in zip(batch, found, strict=True)]
+
+    with ScoreMapWriter(context.out / "cam", resume=True) as writer:
+        batches = [batch for batch in id_batches(dataset, ids, device) if not writer.kept.issuperset(batch)]
+        done = len(ids) - sum(map(len, batches))
+        for made in ordered_map(make, batches, workers=None if device.type == "cpu" else 1):
+            for image_id, maps in made:
+                writer.add(image_id, maps)
+            done += len(made)
+            context.report.progress(done, len(ids), "images")
+    written = ScoreMaps(context.out / "cam")
+    empty = sum(int((m.max((1, 2), initial=0) == 0).sum()) for m in (written.read(i).scores for i in written.ids))
+    write_metrics(context.out, {"cam/empty_maps": empty, **tag_metrics(context, model)})
+
+
+DCSM = Stage(
+    "localize",
+    "dcsm",
+    (
+        Step("train", 1, DcsmSettings, train_dcsm, check=check_dcsm),
+        Step("predict", 1, DirectSettings, predict_dcsm, needs=("train",), gives=("direct", "direct_crf")),
+        Step("infer", 1, SaliencySettings, infer_dcsm, needs=("train",), gives=("cam",)),
+    ),
+    {
+        "demo": {
+            **{key: value for key, value in LOCALIZE.presets["demo"].items() if key.startswith("train.")},
+            "train.output_stride": 8,
+            "predict.side": None,
+            "predict.alpha": 0.1,
+            "predict.bilateral_sxy": 40.0,
+            "predict.bilateral_srgb": 8.0,
+            "infer.side": None,
+        },
+        "small": {
+            **LOCALIZE.presets["small"],
+            "train.head_lr": 3.0,
+            "predict.side": None,
+            "predict.bilateral_sxy": 40.0,
+            "infer.side": None,
+        },
+        "paper": {},
+    },
+)
+
+DCSM_REFINE = Stage(
+    "refine",
+    "dcsm",
+    (
+        Step("background", 1, DcsmBackgroundSettings, add_background, needs=("localize",), gives=("labels",)),
+        Step("crf", 1, CrfSettings, crf_step("background"), needs=("background",), gives=("labels_crf",)),
+    ),
+    {preset: {k: v for k, v in values.items() if k.startswith("crf.")} for preset, values in REFINE.presets.items()},
+)
+
+METHOD = Method(
+    name="dcsm",
+    title="DCSM + CRF",
+    year=2016,
+    citation="Shimoda, Yanai: Distinct Class-Specific Saliency Maps for Weakly Supervised Semantic Segmentation, ECCV "
+    "2016",
+    summary="Guided gradients of each class's score at intermediate layers, minus those of the other classes; with a "
+    "dense CRF the maps also predict without tags.",
+    stages={"localize": DCSM, "refine": DCSM_REFINE, "segment": DEEPLAB},
+)

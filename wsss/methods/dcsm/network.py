@@ -1,0 +1,155 @@
+"""The classifier whose scores are propagated back: fully convolutional, global max pooling (DCSM, section 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wsss.errors import UserError
+from wsss.interface import StepContext
+from wsss.nets.backbones import BACKBONES, build_backbone, read_weights
+from wsss.settings import loguniform, setting
+from wsss.stages.classify import ClassifierSettings, check_training, fit_to_tags, save_model, write_metrics
+
+BLOCKS = 3
+"""Blocks of each of the last three levels whose inputs are looked at: on VGG16 the paper's nine layers."""
+
+
+@dataclass(frozen=True)
+class DcsmSettings(ClassifierSettings):
+    """Training the classifier on the tags."""
+
+    backbone: str = setting("vgg16", "the network", source="paper", choices=BACKBONES)
+    output_stride: int = setting(
+        16, "pixels of the image for a cell of the last level", source="paper", choices=(8, 16), unit="px"
+    )
+    dropout: float = setting(
+        0.5, "share of features dropped after fc6 and fc7, or before the classifier", source="VGG16", low=0, high=0.95
+    )
+    crop: int = setting(512, "side of the training crop", source="DCSM code", low=16, unit="px")
+    scale_low: float = setting(0.7, "smallest resizing factor in training", source="paper", low=0.1, high=4)
+    scale_high: float = setting(1.4, "largest resizing factor in training", source="paper", low=0.1, high=4)
+    jitter: float = setting(0.0, "strength of the colour jitter", low=0, high=0.9)
+    epochs: int = setting(20, "passes over the training images", low=1)
+    lr: float = setting(1e-3, "learning rate of pretrained weights", low=0, search=loguniform(1e-4, 1e-2))
+
+
+class FullyConnected(nn.Sequential):
+    """VGG16's pool5, fc6 and fc7 as convolutions: B x 512 x h x w features to B x 4096 x h' x w'.
+
+    fc6 is 7 x 7 without padding; features that are smaller than that after pool5 are padded to it. pool5 is 3 x 3 like
+    the backbone's other pools, so that cells stay on nodes.
+    """
+
+    channels = 4096
+
+    def __init__(self, weights: str, dropout: float) -> None:
+        fc6, fc7 = nn.Conv2d(512, self.channels, 7), nn.Conv2d(self.channels, self.channels, 1)
+        super().__init__(
+            fc6, nn.ReLU(inplace=True), nn.Dropout(dropout), fc7, nn.ReLU(inplace=True), nn.Dropout(dropout)
+        )
+        if weights != "none":
+            state = read_weights("vgg16", weights)
+            try:
+                for layer, name in ((fc6, "classifier.0"), (fc7, "classifier.3")):
+                    layer.load_state_dict(
+                        {"weight": state[f"{name}.weight"].view_as(layer.weight), "bias": state[f"{name}.bias"]}
+                    )
+            except (KeyError, RuntimeError):
+                raise UserError(
+                    f"weights = {weights} has no fully connected layers of VGG16 (classifier.0, classifier.3), which "
+                    "this method needs; give torchvision's whole file"
+                ) from None
+
+    def forward(self, features: Tensor) -> Tensor:
+        pooled = F.max_pool2d(features, 3, stride=2, padding=1)
+        missing = [max(0, 7 - side) for side in pooled.shape[2:]]
+        rows, columns = ((n // 2, n - n // 2) for n in missing)
+        return super().forward(F.pad(pooled, (*columns, *rows)))
+
+
+class DcsmNet(nn.Module):
+    """Backbone (with fc6 and fc7 on VGG16), 1 x 1 convolution to the classes, global max pooling."""
+
+    def __init__(self, classes: int, backbone: str, weights: str, output_stride: int, dropout: float) -> None:
+        super().__init__()
+        self.backbone = build_backbone(backbone, weights, output_stride)
+        vgg = backbone == "vgg16"
+        self.top = FullyConnected(weights, dropout) if vgg else nn.Dropout2d(dropout)
+        self.head = nn.Conv2d(FullyConnected.channels if vgg else self.backbone.channels[-1], classes, 1)
+        nn.init.normal_(self.head.weight, std=0.01)
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Class scores of each cell before the sigmoid, B x C x h x w, of float B x 3 x H x W normalised images."""
+        return self.head(self.top(self.backbone(images)[-1]))
+
+    def scores_and_inputs(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """`scores`, and the input of each of `blocks` in the scores' graph.
+
+        The first input is cut off from what made it and wants a gradient, so that a backward ends there. Nothing is
+        attached to the network: several threads may call it at once.
+        """
+        blocks, inputs, features = self.blocks(), [], images
+        for level in self.backbone.levels:
+            for child in level.children():
+                if child in blocks:
+                    features = features if features.requires_grad else features.detach().requires_grad_()
+                    inputs.append(features)
+                features = child(features)
+        return self.head(self.top(features)), inputs
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores B x C before the sigmoid: each class's highest cell."""
+        return self.scores(images).amax((2, 3))
+
+    def blocks(self) -> list[nn.Module]:
+        """The last `BLOCKS` blocks of each of the last three levels; a block is a child that convolves."""
+        levels = [
+            [child for child in level.children() if any(isinstance(m, nn.Conv2d) for m in child.modules())]
+            for level in self.backbone.levels[-3:]
+        ]
+        return [block for level in levels for block in level[-BLOCKS:]]
+
+
+def check_dcsm(settings: DcsmSettings) -> None:
+    """Refuse VGG16 at another output stride than its fully connected layers were trained for; see `check_training`."""
+    if settings.backbone == "vgg16" and settings.output_stride != 16:
+        raise UserError(
+            f"localize.train.output_stride = {settings.output_stride} does not fit backbone = vgg16, whose fully "
+            "connected layers expect 16; set it to 16"
+        )
+    check_training(settings)
+
+
+def tag_log_odds(tags: np.ndarray) -> Tensor:
+    """log((n + 1/2) / (N - n + 1/2)) of the n images with each tag among N: float32 C from bool N x C.
+
+    Where the bias begins. With max pooling, a network that begins at probability 1/2 spends its first hundreds of
+    updates on turning all weights down.
+    """
+    count = torch.tensor(tags).sum(0).float()
+    return torch.log(count + 0.5) - torch.log(len(tags) - count + 0.5)
+
+
+def train_dcsm(context: StepContext) -> None:
+    """Train on the tags with the mean over C sigmoid cross-entropies of the highest cells."""
+    settings: DcsmSettings = context.settings
+    torch.manual_seed(context.rng)
+    architecture: dict[str, Any] = {
+        "classes": len(context.dataset.classes),
+        "backbone": settings.backbone,
+        "output_stride": settings.output_stride,
+        "dropout": settings.dropout,
+    }
+    model = DcsmNet(weights=settings.weights, **architecture)
+    tags = np.array([context.dataset.tags(i) for i in context.dataset.splits["train"]])
+    with torch.no_grad():
+        model.head.bias.copy_(tag_log_odds(tags))  # type: ignore[union-attr]
+    metrics = fit_to_tags(context, model, F.multilabel_soft_margin_loss, pretrained=("backbone", "top"))
+    save_model(context.out, model, architecture)
+    write_metrics(context.out, metrics)

@@ -1,0 +1,99 @@
+"""MCIS, mining cross-image semantics (Sun et al., ECCV 2020): what two images share says where it is.
+
+Written from the paper and from the behaviour of the authors' released code. The extra images of settings 2 and 3 are
+not part of the release: what is done with them here is a reconstruction.
+"""
+
+from __future__ import annotations
+
+from wsss.interface import Method, Stage, Step
+from wsss.methods.mcis import refine
+from wsss.methods.mcis.infer import McisInferSettings, check_infer, infer_maps
+from wsss.methods.mcis.train import McisTrainSettings, check_train, declared, train_co_attention
+from wsss.stages.refine import CrfSettings
+from wsss.stages.segment import DEEPLAB
+
+LOCALIZE = Stage(
+    "localize",
+    "mcis",
+    (
+        Step("train", 1, McisTrainSettings, train_co_attention, declares=declared, check=check_train),
+        Step("infer", 1, McisInferSettings, infer_maps, needs=("train",), gives=("cam",), check=check_infer),
+    ),
+    {
+        "demo": {
+            "train.backbone": "tiny",
+            "train.weights": "none",
+            "train.freeze_bn": False,
+            "train.width": 96,
+            "train.side": 97,
+            "train.jitter": 0.0,
+            "train.views": ("pair",),
+            "train.optimizer": "adamw",
+            "train.lr": 4e-3,
+            "train.head_lr": 1.0,
+            "train.affinity_lr": 0.01,
+            "train.weight_decay": 1e-2,
+            "train.batch_size": 8,
+            "train.epochs": 12,
+            "train.filter_epochs": 10,
+            "infer.side": 97,
+            "infer.views": ("pair", "flip"),
+            "infer.stride": 4,
+        },
+        "small": {
+            "train.backbone": "mobilenet_v2",
+            "train.output_stride": 16,
+            "train.width": 128,
+            "train.side": 161,
+            "train.jitter": 0.1,
+            "train.views": ("pair", "flip"),
+            "train.affinity_lr": 0.1,
+            "train.contrast_from": 1,
+            "train.optimizer": "adamw",
+            "train.lr": 3e-4,
+            "train.weight_decay": 1e-2,
+            "train.batch_size": 16,
+            "train.filter_epochs": 2,
+            "train.epochs": 13,
+            "train.image_limit": 7000,
+            "infer.side": 193,
+            "infer.views": ("pair", "flip"),
+        },
+        "paper": {},
+    },
+)
+
+REFINE = Stage(
+    "refine",
+    "mcis",
+    (
+        Step(
+            "background",
+            1,
+            refine.McisBackgroundSettings,
+            refine.add_labels,
+            needs=("localize",),
+            gives=("labels",),
+            declares=refine.declared,
+            check=refine.check_background,
+        ),
+        Step("crf", 1, CrfSettings, refine.refine_labels, needs=("background",), gives=("labels_crf",)),
+    ),
+    {
+        "demo": {"background.alpha": 4.0, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 8.0},
+        "small": {"crf.bilateral_sxy": 40.0},
+        "paper": {},
+    },
+)
+
+METHOD = Method(
+    name="mcis",
+    title="MCIS",
+    year=2020,
+    citation="Sun, Wang, Dai, Van Gool: Mining Cross-Image Semantics for Weakly Supervised Semantic Segmentation, "
+    "ECCV 2020",
+    summary="A classifier looks at pairs of images: features they share must tell their common tags, what is left of "
+    "each the others; related images sharpen the maps. Extra single-label or web images can join (reconstructed).",
+    stages={"localize": LOCALIZE, "refine": REFINE, "segment": DEEPLAB},
+)

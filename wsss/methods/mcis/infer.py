@@ -1,0 +1,202 @@
+"""Localisation maps with the help of related images: references that share a class, and views of the image itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wsss.data import Dataset
+from wsss.data.augmentation import normalise
+from wsss.data.score_maps import ScoreMapWriter
+from wsss.evaluation import mean_average_precision
+from wsss.interface import StepContext
+from wsss.methods.mcis.network import SCALED_VIEWS, VIEWS, CoAttentionNet, view_side, warp
+from wsss.methods.mcis.pairs import Pool
+from wsss.methods.mcis.train import check_side, check_views
+from wsss.settings import choice, setting
+from wsss.stages.classify import load_model, tagged_score_map, write_metrics
+from wsss.stages.inference import node_grid, resize
+from wsss.training import to_device
+
+SKIP = 0.1
+"""A map whose sigmoid(mean) is not above this is not added."""
+BATCH = {"cpu": 4, "cuda": 16}
+"""Images in a batch."""
+CACHE_BYTES = 2 * 2**30
+"""Features that are kept in memory, since an image is the reference of many."""
+
+
+@dataclass(frozen=True)
+class McisInferSettings:
+    """Making score maps with the co-attention network."""
+
+    side: int = setting(257, "side of the square that images are warped to", source="MCIS code: 256", low=17, unit="px")
+    references: int = setting(
+        3, "related images for each class that is there", source="MCIS code", low=1, high=64, search=choice(1, 3, 5)
+    )
+    views: tuple[str, ...] = setting(
+        VIEWS, "whose maps are fused: with the references (pair), and of the views", source="MCIS code", choices=VIEWS
+    )
+    stride: int = setting(8, "pixels of the image for a cell of the score map", choices=(2, 4, 8, 16), unit="px")
+
+
+def check_infer(settings: McisInferSettings) -> None:
+    """Refuse a view that is named twice, and a side that no stride has its nodes on.
+
+    Raises:
+        UserError: such settings.
+    """
+    check_views(settings.views, "localize.infer.views")
+    check_side(settings.side, 8, "localize.infer.side")
+
+
+def fuse(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Fuse the maps of one image as the released code does.
+
+    Args:
+        maps: V x K x h x w, V raw maps of each of K classes, the image's own first.
+
+    Returns:
+        K x h x w in [0, 1], the maps above 0 divided by their maximum, added up and divided by V; and bool V x K, the
+        maps that were left out of the sum since sigmoid(mean) <= 0.1. The first is never left out.
+    """
+    skipped = maps.mean((2, 3)).sigmoid() <= SKIP
+    skipped[0] = False
+    positive = F.relu(maps)
+    positive = positive / positive.amax((2, 3), keepdim=True).clamp(min=1e-12)
+    return positive.masked_fill(skipped[:, :, None, None], 0).mean(0), skipped
+
+
+def raw_maps(
+    network: CoAttentionNet,
+    own: Tensor,
+    references: Sequence[Tensor],
+    views: Mapping[str, Tensor],
+    present: Sequence[int],
+) -> Tensor:
+    """The co-attention maps of one image: its own, of each view brought back to its grid, and with its references.
+
+    Args:
+        network: for its co-attention and its second head.
+        own: the image's features, 1 x d x h x w.
+        references: for each present class the features of its references, R x d x h x w; none leaves that map out.
+        views: view to features, 1 x d x h' x w'.
+        present: the classes that are there, 0..C-1.
+
+    Returns:
+        V x K x h x w: the image's own (in its pair with the first view) and one for each view, then the mean over the
+        references.
+    """
+    grid, found = (own.shape[2], own.shape[3]), list[Tensor]()
+    for view, features in views.items():
+        seen_by_own, seen_by_view = network.attend(own, features)
+        if not found:
+            found.append(network.maps(seen_by_own)[0, list(present)])
+        back = network.maps(seen_by_view)[:, list(present)]
+        found.append((back.flip(3) if view == "flip" else resize(back, grid))[0])
+    if references:
+        with_references = [
+            network.maps(network.attend(own.expand(len(others), -1, -1, -1), others)[0])[:, number].mean(0)
+            for number, others in zip(present, references, strict=True)
+        ]
+        found.append(torch.stack(with_references))
+    return torch.stack(found).float()
+
+
+@torch.inference_mode()
+def infer_maps(context: StepContext) -> None:
+    """Score maps of the tagged classes for train and dev (`cam`); the basic head's ranking quality on dev and val.
+
+    Each map is stretched from 0 to 1, as the released code does before it makes labels. References are training images
+    of the dataset, drawn from the rng for each image and class. Where there is none, the image is its own.
+    """
+    settings: McisInferSettings = context.settings
+    dataset, device = context.dataset, context.device
+    network = to_device(load_model(context.inputs["train"], CoAttentionNet), device)
+    check_side(settings.side, network.backbone.output_stride, "localize.infer.side")
+    features = _Features(network, dataset, settings.side, device)
+    pool = Pool.of(dataset)
+    ids = [*dataset.splits["train"], *dataset.splits["dev"]]
+    counts = dict.fromkeys(("infer/own_references", "infer/maps_skipped", "infer/classes_without_map"), 0.0)
+    done = 0
+    with ScoreMapWriter(context.out / "cam") as writer:
+        for chunk in _chunks(ids, device):
+            owns, views = features(chunk), _view_features(features, chunk, settings.views)
+            for number, image_id in enumerate(chunk):
+                tags, size = dataset.tags(image_id), dataset.size(image_id)
+                present = [int(c) for c in np.flatnonzero(tags)]
+                full = torch.zeros(len(tags), *node_grid(*size, settings.stride))
+                if present:
+                    draw = np.random.default_rng((context.rng, done + number))
+                    references = []
+                    for tagged in present if "pair" in settings.views else ():
+                        chosen = pool.references(image_id, tagged, settings.references, draw)
+                        counts["infer/own_references"] += not chosen
+                        references.append(features(chosen or [image_id]))
+                    own = owns[number : number + 1]
+                    of_views = {view: found[number : number + 1] for view, found in views.items()}
+                    fused, skipped = fuse(raw_maps(network, own, references, of_views, present))
+                    fused = resize(fused[None].cpu(), (full.shape[1], full.shape[2]))[0]
+                    full[present] = fused - fused.amin((1, 2), keepdim=True)
+                    counts["infer/maps_skipped"] += float(skipped.sum())
+                    counts["infer/classes_without_map"] += float((fused.amax((1, 2)) == 0).sum())
+                writer.add(image_id, tagged_score_map(full, tags, size))
+            done += len(chunk)
+            context.report.progress(done, len(ids), "images")
+    ranking = {f"{split}/tags/map": _tag_map(features, split) for split in ("dev", "val")}
+    write_metrics(context.out, counts | ranking)
+
+
+class _Features:
+    """Features of warped images at one side, kept in memory as far as it allows."""
+
+    def __init__(self, network: CoAttentionNet, dataset: Dataset, side: int, device: torch.device) -> None:
+        self.network, self.dataset, self.side, self.device = network, dataset, side, device
+        self._kept: dict[str, Tensor] = {}
+        self._free = CACHE_BYTES
+
+    def __call__(self, ids: Sequence[str]) -> Tensor:
+        """B x d x h x w on the device."""
+        missing = [i for i in dict.fromkeys(ids) if i not in self._kept]
+        new = dict(zip(missing, self.network.features(self.squares(missing)), strict=True)) if missing else {}
+        for image_id, found in new.items():
+            if found.nbytes <= self._free:
+                self._kept[image_id] = found.cpu()
+                self._free -= found.nbytes
+        return torch.stack([new[i] if i in new else self._kept[i].to(self.device) for i in ids])
+
+    def squares(self, ids: Sequence[str], side: int | None = None) -> Tensor:
+        """The images as normalised squares, B x 3 x side x side, on the device."""
+        images = [normalise(warp(self.dataset.image(i), side or self.side)) for i in ids]
+        return torch.stack(images).to(self.device, memory_format=torch.channels_last)
+
+
+def _view_features(features: _Features, ids: Sequence[str], views: Sequence[str]) -> dict[str, Tensor]:
+    """View to features, B x d x h' x w', but for the pair's."""
+    network = features.network
+    found = {}
+    if "flip" in views:
+        found["flip"] = network.features(features.squares(ids).flip(3))
+    for view in (v for v in SCALED_VIEWS if v in views):
+        side = view_side(view, features.side, network.backbone.output_stride)
+        found[view] = network.features(features.squares(ids, side))
+    return found
+
+
+def _tag_map(features: _Features, split: str) -> float:
+    """The mean average precision of the tags by the basic head; NaN for an empty split."""
+    dataset, network = features.dataset, features.network
+    ids = dataset.splits[split]
+    scores = [network(features.squares(chunk)).float().cpu().numpy() for chunk in _chunks(ids, features.device)]
+    tags = np.array([dataset.tags(i) for i in ids])
+    return mean_average_precision(np.concatenate(scores), tags) if scores else float("nan")
+
+
+def _chunks(ids: Sequence[str], device: torch.device) -> Iterator[Sequence[str]]:
+    step = BATCH[device.type]
+    return (ids[start : start + step] for start in range(0, len(ids), step))
