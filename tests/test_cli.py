@@ -11,6 +11,7 @@ import pytest
 from conftest import Workspace
 
 from wsss.cli import main
+from wsss.methods import names
 
 
 def wsss(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -33,14 +34,26 @@ def test_help_imports_nothing_heavy() -> None:
 def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = wsss(monkeypatch, capsys, "--help")
     assert code == 0
-    for command in ("run", "methods", "data", "labels", "evaluate", "compare", "promote", "serve", "doctor", "bench"):
+    for command in (
+        "run",
+        "methods",
+        "data",
+        "labels",
+        "export",
+        "evaluate",
+        "compare",
+        "promote",
+        "serve",
+        "doctor",
+        "bench",
+    ):
         assert f"\n  {command} " in out
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("run", "--method", "afinity"), "wsss: unknown method 'afinity'; choose from affinity, bound, cam\n"),
+        (("run", "--method", "afinity"), f"wsss: unknown method 'afinity'; choose from {', '.join(names())}\n"),
         (("run", "--data", "nowhere"), "wsss: unknown dataset 'nowhere'; choose from shapes\n"),
         (("run", "--set", "beta"), "wsss: --set 'beta' is not KEY=VALUE, such as refine.walk.beta=8\n"),
         (("bench", "nothing"), "wsss: unknown benchmark 'nothing'; choose from"),

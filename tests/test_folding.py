@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss.nets.backbones import Backbone, build_backbone
-from wsss.nets.folding import FusedConv, folded
+from wsss.nets.folding import PACKED, FusedConv, folded
 
 RESIDUAL = "pre-activation"
 NETWORKS = ("tiny", "resnet18", "resnet50", "mobilenet_v2", RESIDUAL)
@@ -61,6 +61,15 @@ def test_a_folded_network_gives_what_it_gave(name: str, dtype: torch.dtype, limi
         found = fast(images)
     assert all(error(*pair) < limit for pair in zip(found, backbone(images), strict=True))
     assert all(value.equal(before[key]) for key, value in backbone.state_dict().items())
+
+
+@torch.inference_mode()
+def test_images_of_many_sizes_pass_through_one_folded_network() -> None:
+    backbone = network("tiny")
+    fast = folded(backbone)
+    for side in [*range(33, 33 + 8 * (PACKED + 3), 8), 33]:
+        images = torch.randn(1, 3, side, 41)
+        assert error(fast(images)[-1], backbone(images)[-1]) < 1e-5
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="oneDNN is not in this build of PyTorch")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from collections.abc import Sequence
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +14,18 @@ from torch import nn
 
 from wsss.data import Dataset
 from wsss.nets.backbones import BACKBONES, build_backbone
+from wsss.nets.folding import folded
 from wsss.stages.classify import Classifier, tagged_score_map
-from wsss.stages.inference import PIXELS, batches_by_size, multi_scale, node_grid, node_size, resize
+from wsss.stages.inference import (
+    PIXELS,
+    batches_by_size,
+    id_batches,
+    multi_scale,
+    node_grid,
+    node_size,
+    resize,
+    stream_images,
+)
 
 CPU = torch.device("cpu")
 
@@ -98,6 +113,74 @@ def test_batches_hold_images_of_one_size(tiny_shapes: Dataset) -> None:
         assert len({image.shape for image in images}) == 1
         seen += chunk
     assert sorted(seen) == sorted(ids)
+
+
+def stream(dataset: Dataset, ids: list[str], **options: object) -> list[tuple[str, float]]:
+    """A stream whose network takes the mean of each image, and what it gives."""
+
+    def infer(images: Sequence[np.ndarray]) -> list[float]:
+        return [float(image.mean()) for image in images]
+
+    def finish(image_id: str, image: np.ndarray, mean: float) -> float:
+        assert dataset.image(image_id).mean() == mean == image.mean()
+        return mean
+
+    return list(stream_images(dataset, ids, CPU, infer, finish, **options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("one_at_a_time", [False, True])
+def test_a_stream_gives_each_image_once_in_the_order_of_the_batches(tiny_shapes: Dataset, one_at_a_time: bool) -> None:
+    ids = [i for split in ("train", "dev", "val") for i in tiny_shapes.splits[split]]
+    found = stream(tiny_shapes, ids, one_at_a_time=one_at_a_time)
+    assert [image_id for image_id, _ in found] == list(chain.from_iterable(id_batches(tiny_shapes, ids, CPU)))
+    assert all(mean == tiny_shapes.image(image_id).mean() for image_id, mean in found)
+
+
+def test_a_stream_leaves_out_what_is_there_and_keeps_its_batches(tiny_shapes: Dataset) -> None:
+    ids = list(tiny_shapes.splits["train"])
+    first, second, *_ = id_batches(tiny_shapes, ids, CPU)
+    skip, batches = frozenset([*first, second[0]]), []
+
+    def infer(images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        batches.append(len(images))
+        return images
+
+    found = stream_images(tiny_shapes, ids, CPU, infer, lambda *made: None, skip=skip)
+    assert {image_id for image_id, _ in found} == set(ids) - skip
+    assert sum(batches) == len(ids) - len(first)
+
+
+def test_a_network_that_is_run_one_at_a_time_stays_in_its_thread(tiny_shapes: Dataset) -> None:
+    threads: dict[str, set[int]] = {"infer": set(), "finish": set()}
+
+    def infer(images: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        threads["infer"].add(threading.get_ident())
+        return images
+
+    def finish(*_: object) -> None:
+        threads["finish"].add(threading.get_ident())
+
+    list(stream_images(tiny_shapes, tiny_shapes.splits["train"], CPU, infer, finish, one_at_a_time=True))
+    assert threads["infer"] == {threading.get_ident()}
+    assert threading.get_ident() not in threads["finish"]
+
+
+def test_the_number_of_cores_leaves_score_maps_alone(
+    classifier: Classifier, tiny_shapes: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = folded(classifier)
+
+    def infer(images: Sequence[np.ndarray]) -> Sequence[torch.Tensor]:
+        grid = node_grid(*images[0].shape[:2], 8)
+        return multi_scale(network.maps, images, scales=(1.0, 1.5), flip=True, stride=8, grid=grid, device=CPU).unbind()
+
+    found = []
+    for cores in (1, 3):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        made = stream_images(tiny_shapes, tiny_shapes.splits["dev"], CPU, infer, lambda *made: made[2].numpy())
+        found.append(list(made))
+    for (one, maps_one), (three, maps_three) in zip(*found, strict=True):
+        assert one == three and np.array_equal(maps_one, maps_three)
 
 
 def test_resizing_keeps_the_corners() -> None:

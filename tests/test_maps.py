@@ -20,11 +20,13 @@ from wsss.data.label_maps import (
     SHARDS,
     LabelMaps,
     LabelMapWriter,
+    encode_label_map,
     encode_palette_png,
     read_palette_png,
     write_palette_png,
 )
 from wsss.data.score_maps import ScoreMap, ScoreMaps, ScoreMapWriter
+from wsss.data.spool import Spool
 from wsss.errors import UserError
 
 
@@ -184,6 +186,30 @@ class TestLabelMaps:
         write_labels(tmp_path / "b", label_maps(5))
         assert files(tmp_path / "a") == files(tmp_path / "b")
 
+    def test_an_interrupted_writer_continues_to_the_same_bytes(self, tmp_path: Path) -> None:
+        written = label_maps()
+        whole = write_labels(tmp_path / "whole", written)
+        folder, ids = tmp_path / "cut", list(written)
+        for start, stop in ((0, 15), (15, 30)):
+            with pytest.raises(KeyboardInterrupt), LabelMapWriter(folder, resume=True) as writer:
+                assert writer.kept == set(ids[:start])
+                for id in ids[start:stop]:
+                    writer.add(id, written[id])
+                raise KeyboardInterrupt
+            with pytest.raises(UserError, match="no complete set"):
+                LabelMaps(folder)
+        with LabelMapWriter(folder, resume=True) as writer:
+            for id in ids:
+                writer.add(id, written[id] if id not in writer.kept else np.zeros((1, 1), np.uint8))
+        assert files(folder) == files(whole.folder)
+
+    def test_encoded_elsewhere_is_the_same(self, tmp_path: Path) -> None:
+        written = label_maps(6)
+        with LabelMapWriter(tmp_path / "encoded") as writer:
+            for id, labels in written.items():
+                writer.add(id, encode_label_map(labels))
+        assert files(tmp_path / "encoded") == files(write_labels(tmp_path / "plain", written).folder)
+
     def test_reading_from_threads(self, tmp_path: Path) -> None:
         written = label_maps()
         maps = write_labels(tmp_path, written)
@@ -282,6 +308,24 @@ class TestScoreMaps:
                     writer.add(str(i), score_map(rng))
         assert ScoreMaps(tmp_path).ids == ("0", "1") and len(list(tmp_path.glob("*.safetensors"))) == 2
 
+    def test_an_interrupted_writer_continues_to_the_same_bytes(self, tmp_path: Path) -> None:
+        rng = np.random.default_rng(0)
+        written = {f"image-{9 - i}": score_map(rng, classes=i % 3) for i in range(10)}
+        with ScoreMapWriter(tmp_path / "whole", shard_bytes=500) as writer:
+            for id, one in written.items():
+                writer.add(id, one)
+        for stop in (4, 7, 10):
+            try:
+                with ScoreMapWriter(tmp_path / "cut", shard_bytes=500, resume=True) as writer:
+                    for id, one in list(written.items())[len(writer.kept) : stop]:
+                        writer.add(id, one)
+                    if stop < 10:
+                        raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                with pytest.raises(UserError, match="no complete set"):
+                    ScoreMaps(tmp_path / "cut")
+        assert files(tmp_path / "cut") == files(tmp_path / "whole")
+
     def test_it_travels_to_another_process(self, tmp_path: Path) -> None:
         with ScoreMapWriter(tmp_path) as writer:
             writer.add("a", score_map(np.random.default_rng(0)))
@@ -302,3 +346,52 @@ class TestScoreMaps:
         write_labels(tmp_path, label_maps(2))
         with pytest.raises(UserError, match="not an index of score maps"):
             ScoreMaps(tmp_path)
+
+
+class TestSpool:
+    """The file behind both writers."""
+
+    def records(self, path: Path, count: int) -> Spool:
+        spool = Spool(path, resume=False)
+        for i in range(count):
+            spool.add(f"{i}", bytes([i, 10, 13]) * i, number=i)
+        spool.close()
+        return spool
+
+    def test_records_survive_with_their_facts(self, tmp_path: Path) -> None:
+        self.records(tmp_path / "spool", 5)
+        spool = Spool(tmp_path / "spool", resume=True)
+        assert spool.facts == {f"{i}": {"number": i} for i in range(5)}
+        assert [spool.read(id) for id in spool.facts] == [bytes([i, 10, 13]) * i for i in range(5)]
+        spool.add("5", b"more")
+        assert spool.read("5") == b"more" and spool.read("3") == bytes([3, 10, 13]) * 3
+        with pytest.raises(ValueError, match="twice"):
+            spool.add("5", b"more")
+        spool.remove()
+        assert not (tmp_path / "spool").exists()
+
+    def test_cut_anywhere_the_whole_records_are_kept(self, tmp_path: Path) -> None:
+        self.records(tmp_path / "whole", 4)
+        data = (tmp_path / "whole").read_bytes()
+        ends = [0]
+        for i in range(4):
+            ends.append(data.index(b"\n", ends[-1]) + 1 + 3 * i)
+        for length in range(len(data) + 1):
+            (tmp_path / "cut").write_bytes(data[:length])
+            spool = Spool(tmp_path / "cut", resume=True)
+            assert len(spool.facts) == sum(end <= length for end in ends[1:])
+            spool.add("new", b"data")
+            spool.close()
+            assert list(Spool(tmp_path / "cut", resume=True).facts)[-1] == "new"
+
+    def test_bytes_that_changed_are_not_kept(self, tmp_path: Path) -> None:
+        self.records(tmp_path / "spool", 5)
+        data = bytearray((tmp_path / "spool").read_bytes())
+        data[-20] ^= 1 if data[-20] != 10 else 3
+        (tmp_path / "spool").write_bytes(data)
+        assert len(Spool(tmp_path / "spool", resume=True).facts) < 5
+
+    def test_without_resume_it_begins_empty(self, tmp_path: Path) -> None:
+        self.records(tmp_path / "spool", 3)
+        assert not Spool(tmp_path / "spool", resume=False).facts
+        assert (tmp_path / "spool").stat().st_size == 0

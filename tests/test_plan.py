@@ -39,7 +39,7 @@ def test_a_refiner_can_be_exchanged() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("afinity", "demo"), "unknown method 'afinity'; choose from affinity, bound, cam"),
+        (("afinity", "demo"), "unknown method 'afinity'; choose from affinity, bound, cam, "),
         (("affinity", "tiny"), "unknown preset 'tiny'; choose from demo, paper, small"),
         (("affinity", "demo", {"refine.name": "magic"}), "unknown refine filling 'magic'; choose from"),
         (("bound", "demo", {"refine.name": "cam"}), "method bound has no stage refine; its stages are segment"),
@@ -79,9 +79,13 @@ def test_settings_that_contradict_each_other_are_refused_before_any_work(
             planned.step.check(planned.settings)
 
 
-def test_only_the_bound_sees_more_than_tags() -> None:
-    assert make_plan("bound", "demo").supervision == {"masks"}
-    assert make_plan("affinity", "demo").supervision == make_plan("cam", "demo").supervision == frozenset()
+@pytest.mark.parametrize("method", methods.names())
+def test_only_the_bound_and_what_comes_from_elsewhere_see_more_than_tags(method: str) -> None:
+    more = {"bound": {"masks"}, "imported": {"labels from elsewhere"}}
+    for preset in PRESETS:
+        assert (
+            make_plan(method, preset).supervision == methods.load(method).supervision == more.get(method, frozenset())
+        )
 
 
 def test_weights_stand_for_those_of_every_step_that_begins_with_imagenet() -> None:

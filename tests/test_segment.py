@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from wsss.nets.deeplab import DeepLab
+from wsss.plan import make_plan
 from wsss.stages.segment import balanced_cross_entropy, plain_cross_entropy
 
 
@@ -50,3 +51,17 @@ def test_the_pyramid_adds_its_branches_up() -> None:
     with torch.inference_mode():
         features = net.backbone(images)[-1]
         assert torch.allclose(net(images), net.head[0](features) + net.head[1](features), atol=1e-5)
+
+
+def test_preset_paper_is_the_recipe_of_deeplab_pytorch() -> None:
+    settings = make_plan("bound", "paper").settings
+    recipe = {
+        "backbone": "resnet101", "rates": [6, 12, 18, 24], "output_stride": 8, "crop": 321, "scale_low": 0.5,
+        "scale_high": 1.5, "lr": 2.5e-4, "head_lr": 10.0, "momentum": 0.9, "weight_decay": 5e-4, "freeze_bn": True,
+    }  # fmt: skip
+    assert {key: settings[f"segment.train.{key}"] for key in recipe} == recipe
+    images = settings["segment.train.batch_size"] * settings["segment.train.accumulate"]
+    assert images == 10
+    assert abs(settings["segment.train.epochs"] * 10_582 / images - 20_000) < 200
+    crf = {"iterations": 10, "gaussian_sxy": 1, "gaussian_weight": 3, "bilateral_sxy": 67, "bilateral_srgb": 3}
+    assert {key: settings[f"segment.predict.{key}"] for key in crf} == crf

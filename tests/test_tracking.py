@@ -165,7 +165,7 @@ def test_a_run_leaves_params_tags_inputs_and_settings(store):
         "x.none": "null",
     }
     expected = {
-        "method": "affinity", "preset": "demo", "dataset": "shapes", "supervision": "masks saliency", "rng": "3",
+        "method": "affinity", "preset": "demo", "dataset": "shapes", "supervision": "masks, saliency", "rng": "3",
         "fingerprint": "f" * 64, "group": "a" * 64, "data.md5": DATA.md5, "git.commit": "c" * 40, "git.dirty": "true",
         "host": socket.gethostname(), "pid": str(os.getpid()), "backbone": "tiny",
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from wsss.data import Dataset
 from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.progress import ConsoleReporter
-from wsss.training import TrainingSettings, fit, parameter_groups, poly
+from wsss.training import TrainingSettings, _batches, _Samples, _shuffled, fit, parameter_groups, poly
 
 IDS = [f"image{i}" for i in range(10)]
 SETTINGS = TrainingSettings(epochs=3, batch_size=4, lr=0.1, head_lr=10, weight_decay=0.01)
@@ -111,6 +112,42 @@ def test_a_loss_that_is_no_number_names_the_iteration_and_the_images(tmp_path: P
             lambda batch: (model(batch["image"]).mean() * float("nan"), {}),
             context,
         )
+
+
+def test_samples_are_made_while_the_network_works(tmp_path: Path, tiny_shapes: Dataset) -> None:
+    """The first batch's loss waits for a sample of the second batch, and the last one's for one of the next epoch."""
+    seen, more = set(), threading.Condition()
+    settings = replace(SETTINGS, epochs=2)
+    model = nn.Conv2d(3, 1, 1)
+
+    def watched(image_id: str, draw: np.random.Generator) -> dict[str, torch.Tensor]:
+        made = sample(image_id, draw)
+        with more:
+            seen.add(float(made["image"].sum()))
+            more.notify()
+        return made
+
+    def loss(batch: dict) -> tuple[torch.Tensor, dict[str, float]]:
+        images = len(IDS) * batch["epoch"] + (len(IDS) if len(batch["id"]) == 2 else 4)
+        with more:
+            assert more.wait_for(lambda: len(seen) > images or len(seen) == 2 * len(IDS), timeout=20)
+        return (model(batch["image"]) ** 2).mean(), {}
+
+    context = StepContext(settings, tiny_shapes, 7, torch.device("cpu"), tmp_path, {}, ConsoleReporter("test"))
+    found = fit(model, parameter_groups(model, [], settings), IDS, watched, loss, context)
+    assert len(seen) == 2 * len(IDS) and 0 <= found["loader_wait"] <= 1
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")
+def test_threads_and_processes_make_the_same_batches() -> None:
+    made = {}
+    for device in ("cpu", "cuda"):
+        places = _shuffled(len(IDS), 4, 7, range(1, 3))
+        made[device] = list(_batches(_Samples(IDS, sample, 7), places, torch.device(device)))
+    assert [batch["id"] for batch in made["cpu"]] == [batch["id"] for batch in made["cuda"]]
+    assert [len(batch["id"]) for batch in made["cpu"]] == [4, 4, 2] * 2
+    for ours, theirs in zip(*made.values(), strict=True):
+        assert ours["image"].equal(theirs["image"])
 
 
 @pytest.mark.parametrize(("limit", "epochs"), [(None, 3), (30, 3), (25, 2), (5, 1)])

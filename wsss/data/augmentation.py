@@ -17,10 +17,10 @@ STD = (0.229, 0.224, 0.225)
 
 
 def normalise(image: np.ndarray | Tensor) -> Tensor:
-    """A uint8 H x W x 3 RGB image as float32 3 x H x W, ImageNet-normalised."""
+    """A uint8 H x W x 3 RGB image as float32 3 x H x W, ImageNet-normalised; or B of one size, on any device."""
     tensor = torch.from_numpy(np.array(image)) if isinstance(image, np.ndarray) else image
-    tensor = tensor.permute(2, 0, 1).to(torch.float32).div_(255)
-    return tensor.sub_(torch.tensor(MEAN).view(3, 1, 1)).div_(torch.tensor(STD).view(3, 1, 1))
+    tensor = tensor.movedim(-1, -3).to(torch.float32).div_(255)
+    return tensor.sub_(tensor.new_tensor(MEAN).view(3, 1, 1)).div_(tensor.new_tensor(STD).view(3, 1, 1))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ LOCALIZE = Stage(
     "cam",
     (
         Step("train", 2, ClassifierSettings, train_classifier, check=check_training),
-        Step("infer", 1, CamSettings, infer_cam, needs=("train",), gives=("cam",)),
+        Step("infer", 2, CamSettings, infer_cam, needs=("train",), gives=("cam",)),
     ),
     {
         "demo": {

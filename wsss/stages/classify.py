@@ -166,10 +166,13 @@ def write_score_maps(
 ) -> None:
     """Score maps of train and dev (`cam`), from the mean over scales and mirrored copies of a network's maps.
 
+    An interrupted step continues.
+
     Args:
         context: the step's; its settings are `CamSettings`.
         model: in eval mode, on the context's device, with a `backbone` and `maps` (see `image_maps`).
-        score_map: from an image's maps float32 K x h x w on the CPU, its tags (bool C) and its size to what is kept.
+        score_map: from an image's maps float32 K x h x w on the CPU, its tags (bool C) and its size to what is kept;
+            called from several threads at once.
     """
     dataset, device = context.dataset, context.device
     ids = [*dataset.splits["train"], *dataset.splits["dev"]]

@@ -20,7 +20,7 @@ REFINE = Stage(
     (
         Step("labels", 1, AffinityLabelSettings, make_affinity_labels, needs=("localize",), check=check_labels),
         Step("train", 2, AffinityTrainSettings, train_affinity, needs=("labels", "localize.train"), check=check_train),
-        Step("walk", 1, WalkSettings, walk, needs=("localize", "train"), gives=("labels",)),
+        Step("walk", 2, WalkSettings, walk, needs=("localize", "train"), gives=("labels",)),
         Step("crf", 1, CrfSettings, crf_step("walk"), needs=("walk",), gives=("labels_crf",)),
     ),
     {

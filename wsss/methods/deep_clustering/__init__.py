@@ -1,0 +1,93 @@
+"""Deep Clustering (Wang, Ma, You; Neurocomputing 2020): superpixels labelled anew round by round. A reconstruction.
+
+Neither the paper's text nor any code of it could be read. This is built from its abstract, from the usual form of the
+center loss (Wen et al., ECCV 2016), and from MCOF (Wang et al., CVPR 2018) by some of the same authors.
+"""
+
+from __future__ import annotations
+
+from wsss.interface import Method, Stage, Step
+from wsss.methods.affinity.labels import AffinityLabelSettings, check_labels, make_affinity_labels
+from wsss.methods.cam import LOCALIZE
+from wsss.methods.deep_clustering.learning import RoundsSettings, check_rounds
+from wsss.methods.deep_clustering.regions import SuperpixelSettings, crf_on_regions, make_superpixels
+from wsss.methods.deep_clustering.rounds import run_rounds
+from wsss.stages.refine import CrfSettings
+from wsss.stages.segment import DEEPLAB
+
+REFINE = Stage(
+    "refine",
+    "deep_clustering",
+    (
+        Step("superpixels", 1, SuperpixelSettings, make_superpixels),
+        Step("labels", 1, AffinityLabelSettings, make_affinity_labels, needs=("localize",), check=check_labels),
+        Step(
+            "rounds",
+            1,
+            RoundsSettings,
+            run_rounds,
+            needs=("superpixels", "labels", "localize.train"),
+            gives=("rounds", "labels"),
+            check=check_rounds,
+        ),
+        Step("crf", 1, CrfSettings, crf_on_regions, needs=("superpixels", "rounds"), gives=("labels_crf",)),
+    ),
+    {
+        "demo": {
+            "superpixels.count": 120,
+            "labels.alpha_low": 3.0,
+            "labels.alpha_high": 8.0,
+            "labels.bilateral_sxy": 40.0,
+            "labels.bilateral_srgb": 8.0,
+            "rounds.backbone": "tiny",
+            "rounds.weights": "localize",
+            "rounds.freeze_bn": False,
+            "rounds.stride": 4,
+            "rounds.region_sxy": 40.0,
+            "rounds.region_srgb": 8.0,
+            "rounds.dimension": 64,
+            "rounds.optimizer": "adamw",
+            "rounds.lr": 2e-3,
+            "rounds.head_lr": 1.0,
+            "rounds.weight_decay": 1e-2,
+            "rounds.crop": 97,
+            "rounds.scale_low": 0.9,
+            "rounds.scale_high": 1.1,
+            "rounds.jitter": 0.0,
+            "rounds.batch_size": 8,
+            "rounds.confidence": 0.7,
+            "rounds.epochs": 3,
+            "crf.bilateral_sxy": 40.0,
+            "crf.bilateral_srgb": 8.0,
+        },
+        "small": {
+            "superpixels.count": 200,
+            "rounds.backbone": "mobilenet_v2",
+            "rounds.output_stride": 16,
+            "rounds.region_sxy": 40.0,
+            "rounds.optimizer": "adamw",
+            "rounds.lr": 3e-4,
+            "rounds.weight_decay": 1e-2,
+            "rounds.crop": 161,
+            "rounds.scale_low": 0.6,
+            "rounds.scale_high": 0.9,
+            "rounds.jitter": 0.1,
+            "rounds.batch_size": 16,
+            "rounds.image_limit": 2500,
+            "crf.bilateral_sxy": 40.0,
+        },
+        "paper": {},
+    },
+)
+
+METHOD = Method(
+    name="deep_clustering",
+    title="Deep Clustering (reconstruction)",
+    year=2020,
+    citation="Wang, Ma, You: Deep clustering for weakly-supervised semantic segmentation in autonomous driving scenes, "
+    "Neurocomputing 381:20-28, 2020",
+    summary="A network classifies superpixels with cross-entropy and center loss, labels them anew, and is trained on "
+    "its confident labels again, so that objects grow round by round. A reconstruction: the paper's text and code "
+    "could not be read.",
+    stages={"localize": LOCALIZE, "refine": REFINE, "segment": DEEPLAB},
+)
