@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from wsss import labels
 from wsss.data import Dataset
 from wsss.data.label_maps import LabelMaps
 from wsss.errors import UserError
@@ -87,3 +88,15 @@ def test_an_interrupted_stream_goes_on_where_it_stopped(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     with pytest.raises(UserError, match="out exists"):
         make_labels(labelling, ids, tmp_path / "out", CPU, again)
+
+
+def test_a_cluster_makes_the_same_labels_and_goes_on_too(
+    labelling: Labelling, tiny_shapes: Dataset, made: LabelMaps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labels, "IMAGES_A_SHARD", 16)
+    ids, heard = ids_of(tiny_shapes), Steps()
+    with pytest.raises(KeyboardInterrupt):
+        make_labels(labelling, ids, tmp_path / "out", CPU, Steps(stop_at=5))
+    found = make_labels(labelling, ids, tmp_path / "out", CPU, heard, ray_address="local")
+    assert files(found.folder) == files(made.folder)
+    assert heard.done == list(range(6, len(ids) + 1))

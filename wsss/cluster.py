@@ -17,6 +17,8 @@ from wsss.errors import UserError
 
 Row = dict[str, Any]
 
+_OBJECT_STORE = 200 * 2**20
+
 
 class _Worker:
     """What holds a machine, or a GPU of one, while there is work."""
@@ -65,14 +67,18 @@ def spread(
 @contextmanager
 def _cluster(address: str) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    dashboard = False if address == "local" else None
+    here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+    options = here if address == "local" else {}
     try:
-        ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
-        raise UserError(f"no Ray cluster answers at {address} ({error}); start it or leave it away") from None
+        raise UserError(
+            f"no Ray cluster answers at {address} ({error}); start it or leave --ray-address away"
+        ) from None
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield
     finally:

@@ -92,12 +92,12 @@ def doubled_walk(weights: torch.Tensor, radius: int) -> tuple[torch.Tensor, torc
     degrees = 1 + flat.sum(0)
     shifts = [dy * width + dx for dy, dx in pair_offsets(radius)]
     for plane, shift in zip(flat, shifts, strict=True):
-        degrees[shift:] += plane[: len(plane) - shift]
+        degrees[shift:] += plane[: max(len(plane) - shift, 0)]
     inverse = degrees.rsqrt()
     values = flat.new_zeros(2 * pairs + 1, flat.shape[1])
     values[pairs] = 2 / degrees
     for p, (plane, shift) in enumerate(zip(flat, shifts, strict=True)):
-        inside = len(plane) - shift
+        inside = max(len(plane) - shift, 0)
         forward = values[pairs + 1 + p, :inside]
         torch.mul(plane[:inside], inverse[:inside], out=forward).mul_(inverse[shift:]).mul_(2)
         values[pairs - 1 - p, shift:] = forward

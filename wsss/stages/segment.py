@@ -89,8 +89,16 @@ def plain_cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
     return losses / (labels != IGNORE).sum().clamp(min=1)
 
 
-def train_segmenter(context: StepContext, ids: list[str], labels: Callable[[str], np.ndarray]) -> None:
-    """Train on the label maps that `labels` gives for `ids` (uint8 H x W)."""
+def train_segmenter(
+    context: StepContext,
+    ids: list[str],
+    labels: Callable[[str], np.ndarray],
+    begin: Callable[[DeepLab], object] | None = None,
+) -> None:
+    """Train on the label maps that `labels` gives for `ids` (uint8 H x W).
+
+    `begin` loads initial weights into the network, in place of those of the settings.
+    """
     settings: SegmenterSettings = context.settings
     dataset = context.dataset
     torch.manual_seed(context.rng)
@@ -100,7 +108,9 @@ def train_segmenter(context: StepContext, ids: list[str], labels: Callable[[str]
         "output_stride": settings.output_stride,
         "rates": list(settings.rates),
     }
-    model = DeepLab(weights=settings.weights, **architecture)
+    model = DeepLab(weights="none" if begin else settings.weights, **architecture)
+    if begin:
+        begin(model)
     augment = Augmentation(settings.crop, (settings.scale_low, settings.scale_high), settings.jitter)
     criterion = balanced_cross_entropy if settings.loss == "balanced" else plain_cross_entropy
 
@@ -112,7 +122,7 @@ def train_segmenter(context: StepContext, ids: list[str], labels: Callable[[str]
         scores = model(batch["image"].contiguous(memory_format=torch.channels_last))
         return criterion(resize(scores.float(), batch["labels"].shape[1:]), batch["labels"]), {}
 
-    pretrained = settings.weights != "none"
+    pretrained = begin is not None or settings.weights != "none"
     groups = parameter_groups(model.backbone if pretrained else None, [model.head] if pretrained else [model], settings)
     metrics = fit(model, groups, ids, sample, loss, context, frozen_bn=settings.freeze_bn)
     save_model(context.out, model, architecture)

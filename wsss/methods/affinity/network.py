@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -128,7 +129,46 @@ def check_train(settings: AffinityTrainSettings) -> None:
 
 
 def train_affinity(context: StepContext) -> None:
-    """Train on the pairs of confident cells; the loss is 1/4 bg + 1/4 fg + 1/2 negative pairs (paper, eq. 7)."""
+    """Train on the affinity labels of the training images."""
+    settings: AffinityTrainSettings = context.settings
+    labels = LabelMaps(context.inputs["labels"] / "labels")
+    begin = begin_localized(context, "refine.train") if settings.weights == "localize" else None
+    train_affinity_net(context, context.dataset.splits["train"], labels.read, begin)
+
+
+def begin_localized(context: StepContext, key: str) -> Callable[[Any], None]:
+    """Initial weights from the localizer: a function that loads them into a network's `backbone`.
+
+    Raises (when called):
+        UserError: the localizer's backbone is another one; `key` is the step whose settings choose it.
+    """
+
+    def begin(model: Any) -> None:
+        try:
+            model.backbone.load_state_dict(backbone_weights(context.inputs["localize.train"]))
+        except RuntimeError:
+            raise UserError(
+                f'{key}.weights = "localize" needs the localizer\'s own backbone, but {key}.backbone is '
+                f"{context.settings.backbone}"
+            ) from None
+
+    return begin
+
+
+def train_affinity_net(
+    context: StepContext,
+    ids: Sequence[str],
+    labels: Callable[[str], np.ndarray],
+    begin: Callable[[AffinityNet], object] | None = None,
+) -> None:
+    """Train on the pairs of confident cells; the loss is 1/4 bg + 1/4 fg + 1/2 negative pairs (paper, eq. 7).
+
+    Args:
+        context: the step's; its settings are `AffinityTrainSettings`. The network and its figures go to its `out`.
+        ids: the training images.
+        labels: from an id to its confident labels, uint8 H x W, 255 where there is none.
+        begin: loads initial weights into the network, in place of those of the settings.
+    """
     settings: AffinityTrainSettings = context.settings
     dataset = context.dataset
     torch.manual_seed(context.rng)
@@ -137,21 +177,13 @@ def train_affinity(context: StepContext) -> None:
         "output_stride": settings.output_stride,
         "stride": settings.stride,
     }
-    localized = settings.weights == "localize"
-    model = AffinityNet(weights="none" if localized else settings.weights, **architecture)
-    if localized:
-        try:
-            model.backbone.load_state_dict(backbone_weights(context.inputs["localize.train"]))
-        except RuntimeError:
-            raise UserError(
-                'refine.train.weights = "localize" needs the localizer\'s own backbone, but refine.train.backbone is '
-                f"{settings.backbone}"
-            ) from None
-    labels = LabelMaps(context.inputs["labels"] / "labels")
+    model = AffinityNet(weights="none" if begin else settings.weights, **architecture)
+    if begin:
+        begin(model)
     augment = Augmentation(settings.crop, (settings.scale_low, settings.scale_high), settings.jitter)
 
     def sample(image_id: str, draw: np.random.Generator) -> dict[str, Tensor]:
-        pixels, target = augment(dataset.image(image_id), labels.read(image_id), draw)
+        pixels, target = augment(dataset.image(image_id), labels(image_id), draw)
         assert target is not None
         return {"image": pixels, "cells": cell_labels(target[None], len(dataset.classes), settings.stride)[0]}
 
@@ -161,17 +193,9 @@ def train_affinity(context: StepContext) -> None:
         return affinity_loss(affinity, pair_labels(batch["cells"], settings.radius, settings.every_source)), {}
 
     heads: list[nn.Module] = [model.reduce, model.join]
-    pretrained = settings.weights != "none"
+    pretrained = begin is not None or settings.weights != "none"
     groups = parameter_groups(model.backbone if pretrained else None, heads if pretrained else [model], settings)
-    metrics = fit(
-        model,
-        groups,
-        dataset.splits["train"],
-        sample,
-        loss,
-        context,
-        frozen_bn=settings.freeze_bn,
-    )
+    metrics = fit(model, groups, ids, sample, loss, context, frozen_bn=settings.freeze_bn)
     save_model(context.out, model, architecture)
     write_metrics(context.out, metrics)
 

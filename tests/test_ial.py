@@ -1,0 +1,389 @@
+"""Iterative Affinity Learning, formula by formula (a reconstruction, after Wang et al., IJCV 2020)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from wsss.data import Dataset
+from wsss.data.label_maps import LabelMaps, LabelMapWriter
+from wsss.data.score_maps import ScoreMaps
+from wsss.errors import UserError
+from wsss.interface import StepContext
+from wsss.methods.ial.refinement import confident_labels, energy, keep_lost_classes, masked_probabilities, refine
+from wsss.methods.ial.rounds import train_branch
+from wsss.methods.ial.settings import RoundsSettings, pairwise_settings, some_ids, thresholds, unary_settings
+from wsss.ops.pairs import inside_map, pair_offsets
+from wsss.plan import make_plan
+from wsss.steps import StepRunner
+
+RADIUS = 3
+SIZE = (6, 7)
+
+TINY = {
+    "localize.train.epochs": "1",
+    "localize.train.crop": "33",
+    "localize.infer.scales": "1",
+    "refine.labels.iterations": "1",
+    "refine.rounds.rounds": "2",
+    "refine.rounds.epochs": "1",
+    "refine.rounds.pairwise_epochs": "1",
+    "refine.rounds.crop": "33",
+    "refine.crf.iterations": "1",
+}
+
+
+def random_pairs(draw: torch.Generator, extreme: bool = False) -> torch.Tensor:
+    """Affinities of all pairs, each cell a source; with `extreme`, every one is 0 or 1."""
+    values = torch.rand(len(pair_offsets(RADIUS)), *SIZE, generator=draw)
+    return (values.round() if extreme else values) * inside_map(torch.zeros(SIZE), RADIUS)
+
+
+def random_probabilities(draw: torch.Generator, classes: int = 3) -> torch.Tensor:
+    return (3 * torch.randn(classes, *SIZE, generator=draw, dtype=torch.float64)).softmax(0)
+
+
+def dense(affinity: torch.Tensor, beta: float) -> torch.Tensor:
+    """The symmetric matrix W of all cells with w_ii = 1, pair by pair."""
+    height, width = SIZE
+    matrix = torch.eye(height * width, dtype=torch.float64)
+    for p, (dy, dx) in enumerate(pair_offsets(RADIUS)):
+        for y in range(height):
+            for x in range(width):
+                if y + dy < height and 0 <= x + dx < width:
+                    i, j = y * width + x, (y + dy) * width + x + dx
+                    matrix[i, j] = matrix[j, i] = float(affinity[p, y, x]) ** beta
+    return matrix
+
+
+def slow_energy(y: torch.Tensor, p: torch.Tensor, weights: torch.Tensor, steps: int) -> tuple[float, float]:
+    """Both terms of E(Y) over the sum of the degrees, cell by cell."""
+    y, p = y.flatten(1).T, p.flatten(1).T
+    cells = range(len(weights))
+    degrees = [float(weights[i].sum()) for i in cells]
+    unary = sum(degrees[i] * float(((y[i] - p[i]) ** 2).sum()) for i in cells) / steps
+    pairwise = sum(float(weights[i, j] * ((y[i] - y[j]) ** 2).sum()) for i in cells for j in cells if i < j)
+    return unary / sum(degrees), pairwise / sum(degrees)
+
+
+@pytest.mark.parametrize(("beta", "steps"), [(8.0, 64), (1.0, 2)])
+def test_a_refinement_is_p_times_the_transitions_to_the_power_t(beta: float, steps: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    affinity, p = random_pairs(draw), random_probabilities(draw)
+    weights = dense(affinity, beta)
+    transitions = weights / weights.sum(0, keepdim=True)
+    expected = (p.flatten(1) @ torch.linalg.matrix_power(transitions, steps)).reshape(p.shape)
+    found = refine(p, affinity, RADIUS, beta, steps)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert torch.allclose(found.sum(0), torch.ones(SIZE, dtype=torch.float64), atol=1e-5)
+
+
+def test_the_energy_is_the_sum_over_cells_and_pairs() -> None:
+    draw = torch.Generator().manual_seed(1)
+    affinity, p, y = random_pairs(draw), random_probabilities(draw), random_probabilities(draw)
+    found = energy(y, p, affinity, RADIUS, 2.0, 4)
+    assert found == pytest.approx(slow_energy(y, p, dense(affinity, 2.0), 4), rel=1e-9)
+    assert energy(p, p, affinity, RADIUS, 2.0, 4)[0] == 0
+
+
+def test_two_cells_by_hand() -> None:
+    # Cells (1, 0) and (0, 1) with w = 1: both become (1/2, 1/2). d = 2, so E(p) = 2 / 4 and, with t = 2,
+    # E(p T^2) = 1/2 * (2 * 1/2 + 2 * 1/2) / 4 = 1 / 4.
+    p = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]], dtype=torch.float64)
+    affinity = torch.zeros(len(pair_offsets(2)), 1, 2)
+    affinity[pair_offsets(2).index((0, 1)), 0, 0] = 1
+    y = refine(p, affinity, 2, 1.0, 2)
+    assert torch.allclose(y, torch.full_like(y, 0.5))
+    assert energy(p, p, affinity, 2, 1.0, 2) == pytest.approx((0.0, 0.5))
+    assert energy(y, p, affinity, 2, 1.0, 2) == pytest.approx((0.25, 0.0), abs=1e-12)
+
+
+@pytest.mark.parametrize("steps", [2, 4, 16, 64, 256])
+@pytest.mark.parametrize("beta", [1.0, 8.0])
+def test_a_refinement_does_not_raise_the_energy(beta: float, steps: int) -> None:
+    draw = torch.Generator().manual_seed(steps)
+    for case in range(12):
+        affinity, p = random_pairs(draw, extreme=case % 3 == 0), random_probabilities(draw)
+        before = sum(slow_energy(p, p, weights := dense(affinity, beta), steps))
+        after = sum(slow_energy(refine(p, affinity, RADIUS, beta, steps), p, weights, steps))
+        assert after <= before * (1 + 1e-6)
+
+
+def test_an_odd_number_of_steps_may_raise_it() -> None:
+    """On a checkerboard whose cells are joined to the other colour alone, one step swaps the colours."""
+    offsets = pair_offsets(RADIUS)
+    affinity = torch.stack([torch.full(SIZE, float((dy + dx) % 2)) for dy, dx in offsets])
+    affinity = affinity * inside_map(torch.zeros(SIZE), RADIUS)
+    colour = (torch.arange(SIZE[0])[:, None] + torch.arange(SIZE[1])) % 2
+    p = torch.stack([colour, 1 - colour]).double()
+    weights = dense(affinity, 1.0)
+    energies = [
+        sum(slow_energy(refine(p, affinity, RADIUS, 1.0, t) if t else p, p, weights, max(t, 1))) for t in (0, 1, 2)
+    ]
+    assert energies[1] > energies[0] > energies[2]
+    with pytest.raises(UserError, match=r"refine\.rounds\.steps = 7 is odd; .* such as 8"):
+        check("refine.rounds.steps=7")
+
+
+def test_absent_classes_are_out_before_and_after_the_refinement() -> None:
+    probabilities = torch.tensor([0.5, 0.2, 0.2, 0.1])[:, None, None].expand(4, *SIZE)
+    p = masked_probabilities(probabilities, torch.tensor([0, 3]))
+    assert torch.allclose(p[:, 0, 0], torch.tensor([5 / 6, 1 / 6]))
+    assert masked_probabilities(probabilities, torch.tensor([0])).eq(1).all()  # an image without tags
+    vanished = torch.stack([torch.ones(SIZE), torch.zeros(SIZE), torch.zeros(SIZE)])
+    assert torch.allclose(masked_probabilities(vanished, torch.tensor([1, 2])), torch.tensor(0.5))
+
+
+def test_a_class_does_not_notice_which_others_are_refined_with_it() -> None:
+    draw = torch.Generator().manual_seed(2)
+    affinity, p = random_pairs(draw), random_probabilities(draw)
+    alone, together = refine(p[1:2], affinity, RADIUS, 8.0, 16), refine(p, affinity, RADIUS, 8.0, 16)
+    assert torch.allclose(alone[0], together[1])
+
+
+def test_confident_labels_pixel_by_pixel() -> None:
+    draw = np.random.default_rng(0)
+    classes = np.array([0, 3, 7], np.uint8)
+    unary = draw.dirichlet(np.full(3, 0.2), (9, 8)).transpose(2, 0, 1)
+    refined = np.where(draw.random((9, 8)) < 0.7, unary, draw.dirichlet(np.full(3, 0.2), (9, 8)).transpose(2, 0, 1))
+    found = confident_labels(unary, refined, classes, 0.8, 0.9)
+    for y in range(9):
+        for x in range(8):
+            u, r = unary[:, y, x], refined[:, y, x]
+            best = int(u.argmax())
+            needed = 0.9 if best == 0 else 0.8
+            sure = best == int(r.argmax()) and u[best] >= needed and r[best] >= needed
+            assert found[y, x] == (classes[best] if sure else 255)
+    assert {0, 3, 7, 255} == set(np.unique(found))
+
+
+def test_the_thresholds_loosen_by_a_twentieth_in_each_round_down_to_one_half() -> None:
+    settings = RoundsSettings()
+    assert [thresholds(settings, n) for n in (1, 2, 3)] == [
+        pytest.approx(pair) for pair in ((0.8, 0.9), (0.75, 0.85), (0.7, 0.8))
+    ]
+    assert thresholds(settings, 12) == (0.5, 0.5)
+
+
+def test_a_class_without_a_confident_pixel_keeps_its_region() -> None:
+    before = np.array([[0, 3, 3, 7, 255]], np.uint8)
+    classes = np.array([0, 3, 7, 9], np.uint8)
+    mined = np.array([[255, 255, 7, 255, 255]], np.uint8)
+    kept, lost = keep_lost_classes(mined, before, classes)
+    assert kept.tolist() == [[0, 3, 7, 255, 255]]  # 7 has a pixel; 9 never had a region
+    assert lost == 2
+    nothing, lost = keep_lost_classes(np.full((1, 5), 255, np.uint8), before, classes)
+    assert (nothing == before).all()
+    assert lost == 3
+
+
+def test_later_rounds_are_shorter_and_gentler() -> None:
+    settings = RoundsSettings(epochs=10, lr=0.4, pairwise_epochs=5, pairwise_lr=0.2, later=0.3)
+    assert [(s.epochs, s.lr, n) for s, n in (unary_settings(settings, r, 100) for r in (1, 2, 3))] == [
+        (10, 0.4, 100),
+        (3, 0.2, 100),
+        (3, 0.2, 100),
+    ]
+    later, count = pairwise_settings(settings, 2, 100)
+    assert (later.epochs, later.lr, count, later.every_source) == (1, 0.1, 100, True)
+    limited = replace(settings, image_limit=150)
+    assert [(s.epochs, n) for s, n in (unary_settings(limited, r, 100) for r in (1, 2))] == [(1, 100), (1, 45)]
+
+
+def test_fewer_images_than_there_are_is_a_draw_without_replacement() -> None:
+    ids = [f"{n:03d}" for n in range(50)]
+    drawn = some_ids(ids, 20, 0)
+    assert drawn == sorted(set(drawn))
+    assert len(drawn) == 20
+    assert drawn != some_ids(ids, 20, 1)
+    assert some_ids(ids, 50, 0) == ids
+
+
+def check(*overrides: str) -> None:
+    """Run the checks of the steps' settings, as before any run."""
+    for planned in make_plan("ial", "demo", dict(o.split("=") for o in overrides)).steps:
+        planned.step.check(planned.settings)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("refine.rounds.crop=66", r"refine\.rounds\.crop = 66 must be a multiple of 8 plus 1"),
+        ("refine.rounds.freeze_bn=true refine.rounds.weights=none", "freeze_bn=true"),
+        ("refine.rounds.weights=/nowhere", "no weights file /nowhere"),
+        ("refine.rounds.rounds=0", "at least 1|1 to 20"),
+        ("refine.rounds.confident_foreground=0.4", r"0\.5 to 1"),
+        ("refine.labels.alpha_low=64", r"refine\.labels\.alpha_low = 64\.0 is above alpha_high"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(override: str, sentence: str) -> None:
+    check()
+    with pytest.raises(UserError, match=sentence):
+        check(*override.split())
+
+
+class Report:
+    """Listens, and breaks off at a given call of `progress`."""
+
+    def __init__(self, stop: Callable[[str], bool] = lambda note: False) -> None:
+        self.stop = stop
+        self.notes: list[str] = []
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        assert np.isfinite(list(values.values())).all()
+
+    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
+        self.notes.append(note)
+        if self.stop(note):
+            raise KeyboardInterrupt
+
+
+def run(runner: StepRunner, report: Report, **overrides: str) -> dict[str, Path]:
+    """Run localize and refine; step key to output folder."""
+    settings = TINY | {f"refine.rounds.{name}": value for name, value in overrides.items()}
+    planned = [p for p in make_plan("ial", "demo", settings).steps if p.stage in ("localize", "refine")]
+    return {p.key: runner.run(p, report).folder for p in planned}
+
+
+@pytest.fixture(scope="module")
+def ran(tiny_shapes: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[StepRunner, dict[str, Path]]:
+    """A finished run on the tiny shapes."""
+    runner = StepRunner(tiny_shapes, 0, torch.device("cpu"), tmp_path_factory.mktemp("ial") / "work")
+    return runner, run(runner, Report())
+
+
+def test_two_rounds_leave_labels_scores_and_figures(ran: tuple[StepRunner, dict[str, Path]]) -> None:
+    runner, folders = ran
+    out = folders["refine.rounds"]
+    assert {p.name for p in out.iterdir()} == {"rounds", "labels", "scores", "metrics.json", "manifest.json"}
+    assert sorted(p.name for p in (out / "rounds").iterdir()) == ["1", "2"]
+    maps = {name: LabelMaps(out / name) for name in ("rounds/1", "rounds/2", "labels")}
+    assert maps["labels"].digest == maps["rounds/2"].digest
+    dataset = runner.dataset
+    ids = {*dataset.splits["train"], *dataset.splits["dev"]}
+    assert set(maps["labels"].ids) == set(ScoreMaps(out / "scores").ids) == ids
+    assert set(LabelMaps(folders["refine.crf"] / "labels_crf").ids) == ids
+    for name in ids:
+        scores = ScoreMaps(out / "scores").read(name)
+        assert scores.classes.tolist() == [0, *(np.flatnonzero(dataset.tags(name)) + 1)]
+        assert np.allclose(scores.scores.astype(np.float64).sum(0), 1, atol=2e-3)
+        assert set(np.unique(maps["labels"].read(name))) <= set(scores.classes)
+    figures = json.loads((out / "metrics.json").read_text())
+    assert np.isfinite(list(figures.values())).all()
+    for number in (1, 2):
+        assert figures[f"round_{number}/energy"] <= figures[f"round_{number}/energy_before"]
+        assert 0 < figures[f"round_{number}/confident"] <= 1
+        assert {f"round_{number}/unary/loss", f"round_{number}/pairwise/loss"} <= set(figures)
+
+
+def test_a_run_broken_off_in_any_part_goes_on_to_the_same_bytes(
+    ran: tuple[StepRunner, dict[str, Path]], tmp_path: Path
+) -> None:
+    runner, folders = ran
+    again = replace(runner, work=tmp_path, store=str(tmp_path / "store"), results={})
+    previous = "round_1/unary"
+    for part in ("round_1/pairwise", "round_1/refine", "round_2/unary", "round_2/refine"):
+        with pytest.raises(KeyboardInterrupt):
+            run(again, report := Report(lambda note, part=part: note.startswith(part)))
+        seen = [note.split()[0] for note in report.notes if note.startswith("round")]
+        assert seen[0] == previous  # the parts before it were found
+        previous = part
+    found = run(again, Report())
+    for step in ("refine.rounds", "refine.crf"):
+        files, others = (
+            json.loads((folder[step] / "manifest.json").read_text())["files"] for folder in (folders, found)
+        )
+        assert files == others
+        assert files
+
+
+def test_any_refiner_follows_and_the_seeds_are_affinitys(ran: tuple[StepRunner, dict[str, Path]]) -> None:
+    runner, folders = ran
+    settings = {k: v for k, v in TINY.items() if "rounds" not in k} | {"refine.name": "affinity"}
+    planned = {p.key: p for p in make_plan("ial", "demo", settings).steps}
+    for key in ("localize.train", "localize.infer"):
+        assert runner.run(planned[key], Report()).reused
+    seeds = runner.run(planned["refine.labels"], Report()).folder
+    assert LabelMaps(seeds / "labels").digest == LabelMaps(folders["refine.labels"] / "labels").digest
+
+
+def context_of(runner: StepRunner, folders: dict[str, Path], out: Path, **settings: object) -> StepContext:
+    """The context of the step `rounds` of a finished run, with an empty folder to write to."""
+    planned = next(p for p in make_plan("ial", "demo", TINY).steps if p.key == "refine.rounds")
+    inputs = {need: folders[key] for need, key in planned.needs.items()}
+    return StepContext(replace(planned.settings, **settings), runner.dataset, 0, runner.device, out, inputs, Report())
+
+
+def test_a_round_begins_from_the_networks_of_the_round_before(
+    ran: tuple[StepRunner, dict[str, Path]], tmp_path: Path
+) -> None:
+    context = context_of(*ran, tmp_path, later_lr=0.0)
+    classifier = load_file(ran[1]["localize.train"] / "model.safetensors")
+    for branch in ("unary", "pairwise"):
+        folders = [tmp_path / "work" / str(number) / branch for number in (1, 2)]
+        for number, folder in enumerate(folders, 1):
+            folder.mkdir(parents=True)
+            labels = tmp_path / "work" / "1" / "refined" / branch
+            with LabelMapWriter(labels) as writer:
+                for name in context.dataset.splits["train"]:
+                    writer.add(name, np.zeros((64, 64), np.uint8))
+            train_branch(context, number, branch, folder)
+        first, second = (load_file(folder / "model.safetensors") for folder in folders)
+        learnt = [key for key in first if key.endswith(("weight", "bias"))]
+        assert all(torch.equal(first[key], second[key]) for key in learnt)
+        assert any(not torch.equal(first[key], classifier[key]) for key in learnt if key in classifier)
+
+
+def test_weights_of_another_backbone_are_named(ran: tuple[StepRunner, dict[str, Path]], tmp_path: Path) -> None:
+    context = context_of(*ran, tmp_path, backbone="mobilenet_v2")
+    with pytest.raises(
+        UserError, match=r'refine\.rounds\.weights = "localize" needs .*refine\.rounds\.backbone is mobilenet_v2'
+    ):
+        train_branch(context, 1, "unary", tmp_path)
+
+
+def retagged(dataset: Dataset, tags: Callable[[str, np.ndarray], np.ndarray]) -> Dataset:
+    """A dataset with other tags."""
+    changed = {
+        name: tags(name, dataset.tags(name)) for split in ("train", "dev", "val") for name in dataset.splits[split]
+    }
+    return replace(dataset, _tags=changed, digest="0" * 64)
+
+
+def test_odd_data_is_counted_and_gives_no_nan(ran: tuple[StepRunner, dict[str, Path]], tmp_path: Path) -> None:
+    """Images without tags, a class with a single image, and rounds in which nothing is confident."""
+    runner, _ = ran
+    train = runner.dataset.splits["train"]
+
+    def odd(name: str, tags: np.ndarray) -> np.ndarray:
+        return np.array([name not in train[:3] and bool(tags[0]), False, name == train[3]])
+
+    def nothing(name: str, tags: np.ndarray) -> np.ndarray:
+        return np.zeros(3, bool)
+
+    for number, (tags, untagged) in enumerate(((odd, None), (nothing, len(train)))):
+        dataset = retagged(runner.dataset, tags)
+        folders = run(
+            StepRunner(dataset, 0, runner.device, tmp_path / str(number)),
+            Report(),
+            confident_foreground="1",
+            confident_background="1",
+            loosen="0",
+        )
+        figures = json.loads((folders["refine.rounds"] / "metrics.json").read_text())
+        assert np.isfinite(list(figures.values())).all()
+        expected = sum(not dataset.tags(i).any() for i in train)
+        assert figures["images_without_tags"] == expected == (untagged or expected) >= 3
+        # An image without tags is background, surely; no other reaches a probability of 1.
+        assert figures["round_1/unsure_images"] == len(train) - expected
+        labels = LabelMaps(folders["refine.crf"] / "labels_crf")
+        assert all((labels.read(i) == 0).all() for i in train if not dataset.tags(i).any())
+        # ... so that it is trained on what it was trained on before.
+        assert figures["round_2/confident"] == pytest.approx(figures["round_1/confident"], abs=1e-9)

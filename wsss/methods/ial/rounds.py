@@ -1,0 +1,220 @@
+"""The rounds: train the unary and the pairwise network, refine, mine confident labels for the next round.
+
+rounds/1/, rounds/2/, ..   the labels of train and dev after each round: the largest refined probability
+labels/                    those of the last round
+scores/                    the refined probabilities of the last round
+work/                      networks, scores and confident labels of the rounds; gone at the end
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from wsss.classes import IGNORE
+from wsss.data.augmentation import normalise
+from wsss.data.label_maps import EncodedLabelMap, LabelMaps, LabelMapWriter, encode_label_map
+from wsss.data.score_maps import ScoreMap, ScoreMapWriter
+from wsss.interface import Reporter, StepContext
+from wsss.methods.affinity.network import begin_localized, load_affinity_net, train_affinity_net
+from wsss.methods.ial.refinement import confident_labels, energy, keep_lost_classes, masked_probabilities, refine
+from wsss.methods.ial.settings import RoundsSettings, pairwise_settings, some_ids, thresholds, unary_settings
+from wsss.nets.folding import folded
+from wsss.ops.pairs import pair_affinity
+from wsss.stages.classify import write_metrics
+from wsss.stages.inference import multi_scale, node_size, resize, stream_images
+from wsss.stages.refine import argmax_labels, upsampled
+from wsss.stages.segment import load_segmenter, train_segmenter
+from wsss.storage import write_bytes
+from wsss.training import to_device
+
+BRANCHES: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
+    "unary": (unary_settings, train_segmenter),
+    "pairwise": (pairwise_settings, train_affinity_net),
+}
+"""What each network is trained with, and by what."""
+
+
+def iterate(context: StepContext) -> None:
+    """All rounds, each from the confident labels of the one before; a continued step finds the finished parts."""
+    finished = context.out / "finished"
+    if not finished.exists():
+        train = context.dataset.splits["train"]
+        figures = {"images_without_tags": float(sum(not context.dataset.tags(i).any() for i in train))}
+        for number in range(1, context.settings.rounds + 1):
+            figures |= one_round(context, number)
+        shutil.copytree(context.out / "rounds" / str(number), context.out / "labels", dirs_exist_ok=True)
+        shutil.copytree(_folder(context, number, "refined") / "scores", context.out / "scores", dirs_exist_ok=True)
+        write_metrics(context.out, figures)
+        os.replace(context.out / "work", finished)
+    shutil.rmtree(finished)
+
+
+def one_round(context: StepContext, number: int) -> dict[str, float]:
+    """Train both networks on confident labels, refine and mine; the figures of round `number` (from 1)."""
+    parts = {branch: partial(train_branch, context, number, branch) for branch in BRANCHES}
+    parts["refined"] = partial(refine_and_mine, context, number)
+    figures: dict[str, float] = {}
+    for name, part in parts.items():
+        figures |= _once(_folder(context, number, name), part)
+    return {f"round_{number}/{name}": value for name, value in figures.items()}
+
+
+def train_branch(context: StepContext, number: int, branch: str, out: Path) -> dict[str, float]:
+    """Train one network of a round on confident labels, from where the round before left it; its loss."""
+    settings: RoundsSettings = context.settings
+    settings_of, train = BRANCHES[branch]
+    ids = context.dataset.splits["train"]
+    own, count = settings_of(settings, number, len(ids))
+    rng = int(np.random.default_rng((context.rng, number, *branch.encode())).integers(2**31))
+    report = _PartReporter(context.report, f"round_{number}/{branch}")
+    labels = _labels(context, number, branch)
+    begin: Callable[[Any], object] | None = None
+    if number > 1:
+        weights = load_file(_folder(context, number - 1, branch) / "model.safetensors")
+        begin = partial(nn.Module.load_state_dict, state_dict=weights)
+    elif settings.weights == "localize":
+        begin = begin_localized(context, "refine.rounds")
+    train(
+        replace(context, settings=own, rng=rng, out=out, report=report), some_ids(ids, count, rng), labels.read, begin
+    )
+    (out / "checkpoint.pt").unlink()
+    return {f"{branch}/loss": json.loads((out / "metrics.json").read_text())["train/loss"]}
+
+
+def refine_and_mine(context: StepContext, number: int, out: Path) -> dict[str, float]:
+    """After a round: the labels of train and dev, their refined probabilities, the next confident labels of train.
+
+    Args:
+        context: the step's.
+        number: of the round, from 1; its networks are trained.
+        out: for `scores` and, by the network that they are for, the next round's labels: those of the mining for the
+            `unary` one; for the `pairwise` one, which learns from borders, what is open in them as it was before.
+
+    Returns:
+        Over the training images: means of E(p) and E(p T^t) ("energy_before", "energy"); the share of pixels that had
+        a label ("confident") and how many images had none ("unlabelled_images"); in how many the mining
+        finds none ("unsure_images") and how many of their classes keep their old region for that ("kept_regions").
+    """
+    settings: RoundsSettings = context.settings
+    dataset, device = context.dataset, context.device
+    unary = folded(to_device(load_segmenter(_folder(context, number, "unary")), device))
+    pairwise = folded(to_device(load_affinity_net(_folder(context, number, "pairwise")), device))
+    before, pairs_before = (_labels(context, number, branch) for branch in BRANCHES)
+    limits = thresholds(settings, number)
+
+    @torch.inference_mode()
+    def infer(images: Sequence[np.ndarray]) -> Sequence[tuple[Tensor, Tensor]]:
+        height, width = images[0].shape[:2]
+        size = node_size(height, width, max(pairwise.stride, pairwise.backbone.output_stride))
+        features = pairwise(resize(normalise(torch.from_numpy(np.stack(images)).to(device)), size)).float()
+        probabilities = multi_scale(
+            lambda x: unary(x).float().softmax(1),
+            images,
+            scales=settings.scales,
+            flip=settings.flip,
+            stride=unary.backbone.output_stride,
+            grid=(features.shape[2], features.shape[3]),
+            device=device,
+        )
+        return list(zip(probabilities, features, strict=True))
+
+    @torch.inference_mode()
+    def finish(image_id: str, image: np.ndarray, maps: tuple[Tensor, Tensor]) -> _Mined:
+        classes = np.concatenate([[0], np.flatnonzero(dataset.tags(image_id)) + 1]).astype(np.uint8)
+        p = masked_probabilities(maps[0], torch.from_numpy(classes).long().to(device))
+        affinity = pair_affinity(maps[1][None], settings.radius, "mean", every_source=True)[0]
+        walk = (affinity, settings.radius, settings.beta, settings.steps)
+        y = refine(p, *walk)
+        size = (image.shape[0], image.shape[1])
+        own, refined = (ScoreMap(m.clamp(0, 1).cpu().numpy().astype(np.float16), classes, size) for m in (p, y))
+        labels = encode_label_map(argmax_labels(refined))
+        if image_id not in before:
+            return _Mined(refined, labels)
+        old = before.read(image_id)
+        mined = confident_labels(upsampled(own), upsampled(refined), classes, *limits)
+        kept, lost = keep_lost_classes(mined, old, classes)
+        pairs = np.where(kept == IGNORE, pairs_before.read(image_id), kept)
+        figures = {
+            "energy_before": sum(energy(p, p, *walk)),
+            "energy": sum(energy(y, p, *walk)),
+            "confident": float((old != IGNORE).mean()),
+            "unlabelled_images": float((old == IGNORE).all()),
+            "unsure_images": float((mined == IGNORE).all()),
+            "kept_regions": float(lost),
+        }
+        return _Mined(refined, labels, (encode_label_map(kept), encode_label_map(pairs)), figures)
+
+    ids = [*dataset.splits["train"], *dataset.splits["dev"]]
+    totals: Counter[str] = Counter()
+    with (
+        LabelMapWriter(context.out / "rounds" / str(number)) as labels,
+        LabelMapWriter(out / "unary") as next_unary,
+        LabelMapWriter(out / "pairwise") as next_pairwise,
+        ScoreMapWriter(out / "scores") as scores,
+    ):
+        for done, (image_id, found) in enumerate(stream_images(dataset, ids, device, infer, finish), 1):
+            scores.add(image_id, found.refined)
+            labels.add(image_id, found.labels)
+            for writer, confident in zip((next_unary, next_pairwise), found.confident, strict=False):
+                writer.add(image_id, confident)
+            totals.update(found.figures)
+            context.report.progress(done, len(ids), "images", f"round_{number}/refine")
+    counts = ("unlabelled_images", "unsure_images", "kept_regions")
+    return {name: total if name in counts else total / len(before) for name, total in totals.items()}
+
+
+@dataclass(frozen=True)
+class _Mined:
+    """What a round makes of an image; without `confident` (the unary's, the pairwise's) and `figures` outside train."""
+
+    refined: ScoreMap
+    labels: EncodedLabelMap
+    confident: tuple[EncodedLabelMap, ...] = ()
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+class _PartReporter:
+    """Reports for a part of a step: its figures and its progress carry its name."""
+
+    def __init__(self, report: Reporter, name: str) -> None:
+        self._report, self._name = report, name
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        self._report.metrics({f"{self._name}/{key}": value for key, value in values.items()}, step)
+
+    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
+        self._report.progress(done, total, unit, f"{self._name} {note}".rstrip())
+
+
+def _folder(context: StepContext, number: int, part: str) -> Path:
+    return context.out / "work" / str(number) / part
+
+
+def _labels(context: StepContext, number: int, branch: str) -> LabelMaps:
+    """The confident labels that a network is trained on in a round."""
+    return LabelMaps(
+        context.inputs["labels"] / "labels" if number == 1 else _folder(context, number - 1, "refined") / branch
+    )
+
+
+def _once(folder: Path, make: Callable[[Path], Mapping[str, float]]) -> dict[str, float]:
+    """The figures of `make(folder)`, which is not done again when it has ended before."""
+    figures = folder / "figures.json"
+    if not figures.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(figures, json.dumps(make(folder)).encode())
+    found: dict[str, float] = json.loads(figures.read_text())
+    return found
