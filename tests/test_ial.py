@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,9 +64,9 @@ def dense(affinity: torch.Tensor, beta: float) -> torch.Tensor:
     return matrix
 
 
-def slow_energy(y: torch.Tensor, p: torch.Tensor, weights: torch.Tensor, steps: int) -> tuple[float, float]:
+def slow_energy(y: Any, p: Any, weights: Any, steps: int) -> tuple[float, float]:
     """Both terms of E(Y) over the sum of the degrees, cell by cell."""
-    y, p = y.flatten(1).T, p.flatten(1).T
+    y, p, weights = (maps.numpy() for maps in (y.flatten(1).T, p.flatten(1).T, weights))
     cells = range(len(weights))
     degrees = [float(weights[i].sum()) for i in cells]
     unary = sum(degrees[i] * float(((y[i] - p[i]) ** 2).sum()) for i in cells) / steps
