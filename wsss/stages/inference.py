@@ -18,8 +18,8 @@ from wsss.stream import ordered_map
 Maps = TypeVar("Maps")
 Result = TypeVar("Result")
 
-PIXELS = {"cpu": 3 << 16, "cuda": 1 << 22}
-"""Pixels in a batch: on a CPU one photograph of 500 x 375, few enough for its caches."""
+PIXELS = {"cpu": 1 << 16, "cuda": 1 << 22}
+"""Pixels in a batch: on a CPU, few enough for its caches."""
 
 
 def node_grid(height: int, width: int, stride: int) -> tuple[int, int]:
