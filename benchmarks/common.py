@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wsss.errors import UserError, unknown
-from wsss.versions import git_state
+from wsss.git import state_of
 
 _SHARED = ("__init__", "common")
 _LIBRARIES = ("torch", "numpy", "pydensecrf2")
@@ -64,7 +64,7 @@ def run_benchmark(name: str, as_json: bool) -> int:
     if name not in names():
         raise unknown("benchmark", name, names())
     rows = list(importlib.import_module(f"benchmarks.{name}").rows())
-    state = git_state(Path(__file__).parent)
+    state = state_of(Path(__file__).parent)
     if as_json:
         report = {"name": name, "machine": machine(), "commit": state.commit, "dirty": state.dirty}
         print(json.dumps(report | {"rows": [asdict(row) for row in rows]}, indent=2))

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from benchmarks.common import Row, row_of
 from wsss.classes import VOC
+from wsss.git import GitState
 from wsss.interface import Reporter, StepContext
 from wsss.stages.classify import Classifier
 from wsss.tracking.connection import mlflow_client
@@ -27,7 +28,6 @@ from wsss.tracking.evaluations import figures
 from wsss.tracking.info import DatasetInfo, RunInfo
 from wsss.tracking.runs import MethodRun, StageRun, method_run
 from wsss.training import TrainingSettings, fit, parameter_groups
-from wsss.versions import GitState
 
 ROUNDS = 5
 IMAGES, SIDE = 160, 97

@@ -22,6 +22,7 @@ from PIL import Image
 
 from wsss.classes import palette
 from wsss.errors import UserError
+from wsss.git import GitState
 from wsss.progress import ConsoleReporter
 from wsss.steps import StepResult
 from wsss.tracking import connection, liveness, names, outbox, panels, query
@@ -30,7 +31,7 @@ from wsss.tracking.info import DatasetInfo, RunInfo
 from wsss.tracking.liveness import find_interrupted, mark_dead_runs, process_gone, process_tags
 from wsss.tracking.runs import method_run
 from wsss.tracking.writes import Write, batch, merged
-from wsss.versions import GitState, Version
+from wsss.versions import Version
 
 DATA = Version("1" * 32 + ".dir", 48, 1000)
 INFO = RunInfo(

@@ -13,6 +13,7 @@ import pytest
 
 from wsss import versions
 from wsss.errors import UserError
+from wsss.git import state, state_of
 
 PROJECT = Path(versions.__file__).parents[1]
 
@@ -255,14 +256,15 @@ def test_what_is_missing_is_named(call: object, sentence: str) -> None:
 
 def test_git_state(repository: Path) -> None:
     Path("code.py").write_text("1")
-    assert versions.git_state() == (None, True)
+    assert state() == (None, True)
     git("add", "-A")
     git("commit", "-qm", "code")
     commit = git("rev-parse", "HEAD").strip()
-    assert versions.git_state() == (commit, False)
+    assert state() == (commit, False)
     Path("code.py").write_text("2")
-    assert versions.git_state() == (commit, True)
+    assert state() == (commit, True)
 
 
-def test_git_state_outside_git() -> None:
-    assert versions.git_state() == (None, False)
+def test_outside_git_it_is_the_state_of_the_program_s_own_repository() -> None:
+    assert state_of(".") == (None, False)
+    assert state() == state_of(PROJECT)

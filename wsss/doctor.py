@@ -91,12 +91,13 @@ def _store() -> tuple[str, str]:
 
 
 def _versions() -> tuple[str, str]:
-    from wsss.versions import default_remote, git_state
+    from wsss import git
+    from wsss.versions import default_remote
 
     if not shutil.which("git"):
         return "git is missing", "install git: versions are tied to commits"
     remote = default_remote()
-    commit = git_state().commit
+    commit = git.state().commit
     return f"commit {commit[:10] if commit else 'none'}, DVC remote {remote or 'none yet'}", ""
 
 

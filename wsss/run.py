@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from wsss import versions
+from wsss import git, versions
 from wsss.data import Dataset, open_dataset
 from wsss.errors import UserError, unknown
 from wsss.evaluation import Masks, Scores, bootstrap
@@ -213,7 +213,7 @@ def _run_info(plan: Plan, dataset: Dataset, rng: int, keep_version: bool, tags: 
         rng=rng,
         fingerprint=_digest([group, rng, tags]),
         group=group,
-        git=versions.git_state(),
+        git=git.state(),
         command=shlex.join(sys.argv),
         tags={names.BACKBONE: last.settings.backbone, names.PRETRAINING: Path(last.settings.weights).name} | tags,
     )

@@ -14,15 +14,15 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from wsss import git
 from wsss.errors import UserError
 from wsss.storage import disk_errors
 
@@ -48,13 +48,6 @@ class Version:
     md5: str
     nfiles: int
     size: int
-
-
-class GitState(NamedTuple):
-    """The commit of a working tree, None outside git or before the first, and whether it holds anything else."""
-
-    commit: str | None
-    dirty: bool
 
 
 def add(folder: str | Path) -> Version:
@@ -207,21 +200,6 @@ def default_remote() -> str | None:
         return repo.config["remote"].get(name, {}).get("url") if name else None
 
 
-def git_state(folder: str | Path = ".") -> GitState:
-    """The commit of the git repository around a folder; untracked files that git does not ignore make it dirty."""
-    commit = _git(folder, "rev-parse", "--verify", "HEAD")
-    changes = _git(folder, "status", "--porcelain")
-    return GitState(commit or None, bool(changes))
-
-
-def _git(folder: str | Path, *command: str) -> str:
-    try:
-        done = subprocess.run(["git", "-C", os.fspath(folder), *command], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()
-
-
 @contextmanager
 def _workspace(create: bool = False) -> Iterator[Any]:
     """The DVC workspace around the current folder, None where there is none and none is to be made.
@@ -253,7 +231,7 @@ def _initialise() -> Any:
     from dvc.exceptions import InitError
     from dvc.repo import Repo
 
-    top = _git(".", "rev-parse", "--show-toplevel")
+    top = git.top()
     try:
         repo = Repo.init(no_scm=not top, subdir=bool(top) and not Path(top).samefile("."))
     except InitError:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from wsss.tracking import names
 
 if TYPE_CHECKING:
-    from wsss.versions import GitState, Version
+    from wsss.git import GitState
+    from wsss.versions import Version
 
 _DIGEST_LENGTH = 36
 

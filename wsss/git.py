@@ -1,0 +1,43 @@
+"""Which commit the work was done with."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+
+class GitState(NamedTuple):
+    """The commit of a working tree, None outside git or before the first, and whether it holds anything else."""
+
+    commit: str | None
+    dirty: bool
+
+
+def state() -> GitState:
+    """That of the current folder's repository or, outside of any, of the one that this program runs from.
+
+    Untracked files that git does not ignore make it dirty.
+    """
+    here = state_of(".")
+    return here if here.commit or top() else state_of(Path(__file__).parent)
+
+
+def state_of(folder: str | Path) -> GitState:
+    """The state of the repository around a folder."""
+    commit = _git(folder, "rev-parse", "--verify", "HEAD")
+    return GitState(commit or None, bool(_git(folder, "status", "--porcelain")))
+
+
+def top() -> str:
+    """The root of the repository around the current folder, empty outside of any."""
+    return _git(".", "rev-parse", "--show-toplevel")
+
+
+def _git(folder: str | Path, *command: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", os.fspath(folder), *command], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
