@@ -26,6 +26,7 @@ from wsss.stages.classify import (
     ClassifierSettings,
     check_training,
     class_scores,
+    classifier_architecture,
     fit_to_tags,
     image_maps,
     load_model,
@@ -154,11 +155,7 @@ def train_wildcat(context: StepContext) -> None:
     """Train on the tags with the multi-label soft margin loss (a mean over C sigmoid cross-entropies)."""
     settings: WildcatSettings = context.settings
     torch.manual_seed(context.rng)
-    architecture: dict[str, object] = {
-        "classes": len(context.dataset.classes),
-        "backbone": settings.backbone,
-        "output_stride": settings.output_stride,
-        "dropout": settings.dropout,
+    architecture = classifier_architecture(context) | {
         "per_class": settings.maps,
         "k_top": settings.k_top,
         "k_bottom": settings.k_top if settings.k_bottom is None else settings.k_bottom,
@@ -166,7 +163,7 @@ def train_wildcat(context: StepContext) -> None:
         "legacy_half": settings.legacy_half,
         "legacy_grad_scale": settings.legacy_grad_scale,
     }
-    model = Wildcat(weights=settings.weights, **architecture)  # type: ignore[arg-type]
+    model = Wildcat(weights=settings.weights, **architecture)
     metrics = fit_to_tags(context, model, F.multilabel_soft_margin_loss)
     save_model(context.out, model, architecture)
     write_metrics(context.out, metrics)

@@ -96,16 +96,22 @@ def check_training(settings: Any) -> None:
     check_weights(settings.backbone, settings.weights)
 
 
-def train_classifier(context: StepContext) -> None:
-    """Train on the tags with the multi-label soft margin loss (a mean over C sigmoid cross-entropies)."""
+def classifier_architecture(context: StepContext) -> dict[str, Any]:
+    """The arguments of a classifier besides its weights, from a step whose settings are `ClassifierSettings`."""
     settings: ClassifierSettings = context.settings
-    torch.manual_seed(context.rng)
-    architecture: dict[str, Any] = {
+    return {
         "classes": len(context.dataset.classes),
         "backbone": settings.backbone,
         "output_stride": settings.output_stride,
         "dropout": settings.dropout,
     }
+
+
+def train_classifier(context: StepContext) -> None:
+    """Train on the tags with the multi-label soft margin loss (a mean over C sigmoid cross-entropies)."""
+    settings: ClassifierSettings = context.settings
+    torch.manual_seed(context.rng)
+    architecture = classifier_architecture(context)
     model = Classifier(weights=settings.weights, **architecture)
     metrics = fit_to_tags(context, model, F.multilabel_soft_margin_loss)
     save_model(context.out, model, architecture)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wsss.data.score_maps import ScoreMap, ScoreMaps, ScoreMapWriter
 from wsss.interface import Method, Stage, Step, StepContext
-from wsss.methods.cam import LOCALIZE, REFINE
+from wsss.methods.cam import LOCALIZE
 from wsss.methods.dcsm.network import DcsmNet, DcsmSettings, check_dcsm, train_dcsm
 from wsss.methods.dcsm.saliency import SaliencySettings, saliency_maps
 from wsss.settings import loguniform, setting
@@ -111,16 +111,19 @@ DCSM = Stage(
             **{key: value for key, value in LOCALIZE.presets["demo"].items() if key.startswith("train.")},
             "train.output_stride": 8,
             "predict.side": None,
-            "predict.alpha": 0.1,
+            "predict.alpha": 0.3,
             "predict.bilateral_sxy": 40.0,
             "predict.bilateral_srgb": 8.0,
             "infer.side": None,
         },
         "small": {
-            **LOCALIZE.presets["small"],
+            **{key: value for key, value in LOCALIZE.presets["small"].items() if key.startswith("train.")},
             "train.head_lr": 3.0,
+            "predict.scales": (0.8, 1.2),
             "predict.side": None,
             "predict.bilateral_sxy": 40.0,
+            "predict.bilateral_srgb": 5.0,
+            "infer.scales": (0.8, 1.2),
             "infer.side": None,
         },
         "paper": {},
@@ -134,7 +137,11 @@ DCSM_REFINE = Stage(
         Step("background", 1, DcsmBackgroundSettings, add_background, needs=("localize",), gives=("labels",)),
         Step("crf", 1, CrfSettings, crf_step("background"), needs=("background",), gives=("labels_crf",)),
     ),
-    {preset: {k: v for k, v in values.items() if k.startswith("crf.")} for preset, values in REFINE.presets.items()},
+    {
+        "demo": {"background.alpha": 0.3, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 8.0},
+        "small": {"crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 5.0},
+        "paper": {},
+    },
 )
 
 METHOD = Method(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,14 @@ from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.nets.backbones import BACKBONES, build_backbone, read_weights
 from wsss.settings import loguniform, setting
-from wsss.stages.classify import ClassifierSettings, check_training, fit_to_tags, save_model, write_metrics
+from wsss.stages.classify import (
+    ClassifierSettings,
+    check_training,
+    classifier_architecture,
+    fit_to_tags,
+    save_model,
+    write_metrics,
+)
 
 BLOCKS = 3
 """Blocks of each of the last three levels whose inputs are looked at: on VGG16 the paper's nine layers."""
@@ -140,12 +146,7 @@ def train_dcsm(context: StepContext) -> None:
     """Train on the tags with the mean over C sigmoid cross-entropies of the highest cells."""
     settings: DcsmSettings = context.settings
     torch.manual_seed(context.rng)
-    architecture: dict[str, Any] = {
-        "classes": len(context.dataset.classes),
-        "backbone": settings.backbone,
-        "output_stride": settings.output_stride,
-        "dropout": settings.dropout,
-    }
+    architecture = classifier_architecture(context)
     model = DcsmNet(weights=settings.weights, **architecture)
     tags = np.array([context.dataset.tags(i) for i in context.dataset.splits["train"]])
     with torch.no_grad():

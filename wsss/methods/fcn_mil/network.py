@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,7 @@ from wsss.stages.classify import (
     Classifier,
     ClassifierSettings,
     check_training,
+    classifier_architecture,
     fit_to_tags,
     save_model,
     write_metrics,
@@ -195,12 +195,7 @@ def train_mil(context: StepContext) -> None:
     """Train with the MIL loss; before it, take over the ImageNet classifier's rows or a tag classifier trained here."""
     settings: FcnMilSettings = context.settings
     torch.manual_seed(context.rng)
-    architecture: dict[str, Any] = {
-        "classes": len(context.dataset.classes),
-        "backbone": settings.backbone,
-        "output_stride": settings.output_stride,
-        "dropout": settings.dropout,
-    }
+    architecture = classifier_architecture(context)
     model = FcnMil(weights=settings.weights, **architecture)
     metrics: dict[str, float] = {}
     if settings.transplant:
