@@ -415,7 +415,7 @@ class TestSaliencyMaps:
         def maps(image: np.ndarray) -> Tensor:
             return saliency_maps(model, [image], tags, settings, CPU)[0][0]
 
-        alone = [maps(image) for image in images]
+        alone = ordered_map(maps, images, workers=1)
         assert all(a.equal(b) for a, b in zip(alone, ordered_map(maps, images, workers=4), strict=True))
 
     def test_with_a_single_class_the_map_is_its_own_saliency(self) -> None:
