@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import time
@@ -20,6 +21,7 @@ from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.nets.backbones import freeze_batch_norm
 from wsss.settings import setting
+from wsss.storage import write_bytes
 from wsss.stream import ordered_map
 
 Sample = dict[str, Any]
@@ -216,10 +218,10 @@ def _batches(samples: _Samples, places: Iterator[list[tuple[int, int]]], device:
 
 
 def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int, loss: float) -> None:
-    temporary = path.with_suffix(".tmp")
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epochs": epochs, "loss": loss}
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_bytes(path, content.getvalue())
 
 
 def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:

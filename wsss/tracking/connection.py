@@ -85,6 +85,8 @@ def _quiet() -> None:
         os.environ.setdefault(name, value)
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # What it logs, with a traceback, is raised too.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 @contextmanager

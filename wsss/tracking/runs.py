@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from wsss.interface import Reporter
 from wsss.progress import ConsoleReporter
+from wsss.storage import disk_errors
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
 from wsss.tracking.evaluations import confusion_npz, figures, per_image_table
@@ -52,12 +53,13 @@ def method_run(
         UserError: the tracking store can't be used, or MLFLOW_RUN_ID names a run that is not there or is another's.
     """
     work = work.absolute()
-    client = mlflow_client()
-    replay_spool(client, work)
-    work.mkdir(parents=True, exist_ok=True)
-    with FileLock(work / ".tracking.lock"):
-        mark_dead_runs(client)
-        run = open_run(client, info, parent)
+    with disk_errors(work.parent):
+        client = mlflow_client()
+        replay_spool(client, work)
+        work.mkdir(parents=True, exist_ok=True)
+        with FileLock(work / ".tracking.lock"):
+            mark_dead_runs(client)
+            run = open_run(client, info, parent)
     outbox = Outbox(client, work, run.info.run_id)
     heartbeat = Heartbeat(client, run.info.run_id)
     heartbeat.start()
