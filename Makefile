@@ -20,6 +20,7 @@ export GIT_PYTHON_REFRESH := quiet
 export RAY_USAGE_STATS_ENABLED := 0
 export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
+export THP_MEM_ALLOC_ENABLE := 1
 
 .PHONY: help
 help: ## what can be made
