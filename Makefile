@@ -20,10 +20,11 @@ export GIT_PYTHON_REFRESH := quiet
 export RAY_USAGE_STATS_ENABLED := 0
 export DVC_NO_ANALYTICS := 1
 export OMP_WAIT_POLICY := PASSIVE
+export THP_MEM_ALLOC_ENABLE := 1
 
 .PHONY: help
 help: ## what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(READY) ## from image-level tags to a tracked, versioned segmentation model, in minutes on two cores
@@ -44,6 +45,13 @@ lint: $(READY) ## style, types and who may import whom
 .PHONY: generate
 generate: $(READY) ## dvc.yaml and the tables in the docs, from the methods
 	python -m pipelines.generate
+
+.PHONY: performance
+performance: $(READY) ## every benchmark, and docs/performance.md from their figures; ten minutes of a quiet machine
+	mkdir -p work/performance
+	for name in $$(wsss bench); do wsss bench $$name --json > work/performance/$$name.json; done
+	python -m pipelines.performance work/performance/*.json > work/performance/page.md
+	mv work/performance/page.md docs/performance.md
 
 .PHONY: env
 env: $(READY) ## the environment in .venv, with the versions of requirements.lock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import EllipsisType
 
 import numpy as np
 import torch
@@ -57,10 +58,9 @@ class Augmentation:
 
         picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
         tensor = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-        if self.jitter:
-            tensor = _jitter(tensor, self.jitter, draw)
-        pixels = normalise(tensor.permute(1, 2, 0))
-        pixels = _crop(pixels, self.crop, top, left, 0.0)
+        window = (..., *(slice(max(start, 0), start + self.crop) for start in (top, left)))
+        cut = _jitter(tensor, window, self.jitter, draw) if self.jitter else tensor[window]
+        pixels = _crop(normalise(cut.permute(1, 2, 0)), self.crop, min(top, 0), min(left, 0), 0.0)
         if labels is None:
             return (pixels.flip(2) if flip else pixels).contiguous(), None
         resized = Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST)
@@ -86,9 +86,12 @@ def _crop(tensor: Tensor, crop: int, top: int, left: int, fill: float) -> Tensor
     return out
 
 
-def _jitter(image: Tensor, amount: float, draw: np.random.Generator) -> Tensor:
+def _jitter(
+    image: Tensor, window: tuple[EllipsisType | slice, ...], amount: float, draw: np.random.Generator
+) -> Tensor:
+    """The window of a jittered image; only the contrast looks at all of it, at its mean."""
     brightness, contrast, saturation = draw.uniform(1 - amount, 1 + amount, 3)
     image = tvf.adjust_brightness(image, brightness)
-    image = tvf.adjust_contrast(image, contrast)
+    image = tvf.adjust_contrast(image, contrast)[window]
     image = tvf.adjust_saturation(image, saturation)
     return tvf.adjust_hue(image, draw.uniform(-amount / 3, amount / 3))
