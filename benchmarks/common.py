@@ -33,6 +33,7 @@ class Row:
     """One claim: medians of ours and of the peer, the median of their ratios with its spread (quartiles), the aim.
 
     The ratio is better when it is higher. `peer` and what follows from it are None where the peer is not installed.
+    `points` are (size, milliseconds) behind a row about growth.
     """
 
     key: str
@@ -43,6 +44,7 @@ class Row:
     ratio: float | None
     spread: tuple[float, float] | None
     aim: float
+    points: tuple[tuple[float, float], ...] = ()
 
 
 def names() -> list[str]:
@@ -128,9 +130,9 @@ def compare(
         peer()
     own, other = [], []
     for _ in range(rounds):
-        own.append(_timed(ours, clock))
+        own.append(timed(ours, clock))
         if peer:
-            other.append(_timed(peer, clock) * peer_times)
+            other.append(timed(peer, clock) * peer_times)
     return row_of(key, what, aim, own, other)
 
 
@@ -190,7 +192,8 @@ def beliefs(image: np.ndarray, labels: int, rng: int = 0) -> np.ndarray:
     return (1.5 * (smooth + leaning)).softmax(0).clamp(min=1e-5).numpy()
 
 
-def _timed(program: Callable[[], object], clock: Callable[[], float]) -> float:
+def timed(program: Callable[[], object], clock: Callable[[], float]) -> float:
+    """Seconds that a program takes."""
     started = clock()
     program()
     return clock() - started

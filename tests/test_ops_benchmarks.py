@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import common
+from benchmarks import common, scaling
 from wsss.errors import UserError
 
 
@@ -25,6 +25,14 @@ def test_the_two_sides_take_turns():
     assert calls == ["ours", "peer"] * 4
 
 
+def test_growth_is_the_exponent_of_the_power_law_that_fits_best(monkeypatch):
+    monkeypatch.setattr(scaling, "fastest", lambda program: program())
+    sizes = (10, 20, 40)
+    row = scaling.power_law("key", "what", 1.0, sizes, [lambda size=size: 0.002 * size**1.5 for size in sizes])
+    assert row.ours == pytest.approx(1.5) and row.ratio == pytest.approx(2 / 3) and row.unit == "exponent"
+    assert [size for size, _ in row.points] == [10, 20, 40] and row.points[0][1] == pytest.approx(2 * 10**1.5)
+
+
 def test_json_is_one_object_with_the_machine_and_the_commit(capsys):
     assert common.run_benchmark("confusion", as_json=True) == 0
     report = json.loads(capsys.readouterr().out)
@@ -41,6 +49,6 @@ def test_the_table_names_every_row(capsys):
 
 def test_names_are_listed_and_unknown_ones_refused(capsys):
     assert common.run_benchmark("", as_json=False) == 0
-    assert {"confusion", "crf", "walk"} <= set(capsys.readouterr().out.split())
+    assert {"confusion", "crf", "scaling", "walk"} <= set(capsys.readouterr().out.split())
     with pytest.raises(UserError, match="unknown benchmark 'speed'; choose from"):
         common.run_benchmark("speed", as_json=False)

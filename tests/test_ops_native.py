@@ -1,6 +1,5 @@
-"""The native CRF: where it comes from, what it does with nonsense, and that it touches no memory but its own."""
+"""The native kernels: where they come from, what they do with nonsense, and that they touch no memory but their own."""
 
-import ctypes
 import os
 import shutil
 import subprocess
@@ -9,19 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from crf_references import beliefs, scene
 
 from wsss.errors import UserError
 from wsss.ops.crf import DenseCrf
-from wsss.ops.native import build, mean_field
+from wsss.ops.native import build, library, mean_field
 
 needs_compiler = pytest.mark.skipif(not shutil.which("c++"), reason="there is no C++ compiler")
-needs_native = pytest.mark.skipif(mean_field.load_library() is None, reason="the native CRF is not built")
+needs_native = pytest.mark.skipif(library.load_library() is None, reason="the native kernels are not built")
 
 FUZZ = """
-import ctypes, sys
+import sys
 import numpy as np
-from wsss.ops.native.mean_field import _declare
-code = _declare(ctypes.CDLL(sys.argv[1]))
+from wsss.ops.native.library import open_library
+code = open_library(sys.argv[1])
 draw = np.random.default_rng(0)
 ran = 0
 for _ in range(150):
@@ -29,8 +29,9 @@ for _ in range(150):
     sxy, srgb = (float(draw.choice([np.nan, -1, 0, 1e-30, 1e-3, 0.1, 1, 5, 80, 1e9, np.inf])) for _ in range(2))
     count = max(height * width, 0)
     image = draw.integers(0, 256, (count, 3), dtype=np.uint8) * draw.integers(0, 2, dtype=np.uint8)
-    grid = code.wsss_grid_lattice(height, width, float(draw.choice([sxy, 3])))
-    colour = code.wsss_colour_lattice(image.ctypes.data, height, width, sxy, srgb)
+    most = int(draw.choice([0, 5, 2**31 - 1], p=[0.1, 0.1, 0.8]))
+    grid = code.wsss_grid_lattice(height, width, float(draw.choice([sxy, 3])), 2**31 - 1)
+    colour = code.wsss_colour_lattice(image.ctypes.data, height, width, sxy, srgb, most)
     labels = int(draw.choice([-1, 0, 1, 2, 4, 5, 8, 9, 12, 13, 16, 21, 24, 25, 40, 256, 257]))
     room = (min(max(labels, 0), 256), count)
     values = draw.choice([0, 1e-5, 0.3, 1, -1, 1e30, np.nan, np.inf], room).astype(np.float32)
@@ -42,8 +43,15 @@ for _ in range(150):
         labels, int(draw.choice([-1, 0, 1, 3])), marginals.ctypes.data,
     )
     ran += status == 0
+    if grid and colour and labels > 0:
+        assert code.wsss_mean_field_bytes(grid, colour, labels) > 0
     for lattice in (grid, colour):
         code.wsss_free_lattice(lattice)
+for count in [*range(40), 1000, 4099]:
+    first, second = (draw.integers(0, 256, count, dtype=np.uint8).repeat(9)[:count] for _ in range(2))
+    histogram = np.zeros((256, 256), np.int64)
+    code.wsss_pair_histogram(first.ctypes.data, second.ctypes.data, count, histogram.ctypes.data)
+    assert histogram.sum() == count
 print(ran)
 """
 
@@ -58,35 +66,39 @@ def test_every_target_compiles_without_a_warning(target, tmp_path):
 @needs_compiler
 def test_no_input_makes_it_touch_foreign_memory(tmp_path):
     """The address and undefined-behaviour sanitizers watch 150 calls with random shapes, deviations and values."""
-    library = build.compile_library(build.BASELINE, tmp_path, build.SANITIZE)
-    sanitizer = subprocess.run(["c++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
-    if not os.path.isabs(sanitizer.stdout.strip()):
+    built = build.compile_library(build.BASELINE, tmp_path, build.SANITIZE)
+    needed = [
+        subprocess.run(["c++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so.6")  # which must be there first, for exceptions to be seen
+    ]
+    if not os.path.isabs(needed[0]):
         pytest.skip("the compiler has no address sanitizer")
-    environment = os.environ | {"LD_PRELOAD": sanitizer.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0"}
-    command = [sys.executable, "-c", FUZZ, str(library)]
+    environment = os.environ | {"LD_PRELOAD": " ".join(needed), "ASAN_OPTIONS": "detect_leaks=0"}
+    command = [sys.executable, "-c", FUZZ, str(built)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout) > 5, "hardly a call was valid"
 
 
 def test_without_a_compiler_it_says_so(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(build, "SOURCE", tmp_path / "crf.cpp")
-    (tmp_path / "crf.cpp").write_text("")
+    monkeypatch.setattr(build, "SOURCES", tmp_path)
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert build.main() == 1
     assert "not built (no C++ compiler" in capsys.readouterr().err
 
 
-def test_another_source_is_another_library(monkeypatch, tmp_path):
+@pytest.mark.parametrize("part", ["crf.cpp", "vectors.h"])
+def test_another_source_is_another_library(part, monkeypatch, tmp_path):
+    monkeypatch.setattr(build, "SOURCES", tmp_path)
+    (tmp_path / part).write_text("int one;")
     before = build.library(build.BASELINE)
-    monkeypatch.setattr(build, "SOURCE", tmp_path / "crf.cpp")
-    (tmp_path / "crf.cpp").write_text("int changed;")
+    (tmp_path / part).write_text("int other;")
     assert build.library(build.BASELINE).name != before.name
 
 
 def test_where_it_is_not_built_it_is_not_offered(monkeypatch):
-    monkeypatch.setattr("wsss.ops.native.mean_field.load_library", lambda: None)
+    monkeypatch.setattr("wsss.ops.native.library.load_library", lambda: None)
     with pytest.raises(UserError, match="CRF backend native is not installed; choose from torch"):
         DenseCrf(np.zeros((4, 5, 3), np.uint8), backend="native")
     assert DenseCrf(np.zeros((4, 5, 3), np.uint8)).backend == "torch"
@@ -109,13 +121,28 @@ def test_threads_do_not_disturb_each_other():
 
 @needs_native
 def test_lattices_go_with_their_objects(monkeypatch):
-    code = mean_field.load_library()
+    code = library.load_library()
     freed = []
     monkeypatch.setattr(code, "wsss_free_lattice", freed.append)
-    lattice = mean_field._Lattice(code.wsss_grid_lattice(4, 5, ctypes.c_float(3)))
+    lattice = mean_field._Lattice(code.wsss_grid_lattice(4, 5, 3.0, 100))
     pointer = lattice.pointer
     del lattice
     assert freed == [pointer]
+
+
+@needs_native
+@pytest.mark.parametrize("labels", [2, 3, 7, 12, 21, 30])
+def test_every_target_gives_the_same_bytes(labels, monkeypatch):
+    image, given = scene(60, 81), beliefs(scene(60, 81), labels)
+    level = library.load_library().wsss_processor_level()
+    results = []
+    for target in build.targets():
+        if target == build.BASELINE or level >= int(target[-1]):
+            code = library.open_library(str(build.library(target)))
+            monkeypatch.setattr(mean_field, "_code", lambda code=code: code)
+            mean_field._grid_lattice.cache_clear()
+            results.append(DenseCrf(image, backend="native")(given))
+    assert all(np.array_equal(results[0], each) for each in results[1:])
 
 
 @needs_native

@@ -82,6 +82,35 @@ def test_pixels_without_affinity_keep_their_scores():
     assert torch.allclose(walked, scores, atol=1e-6)
 
 
+def test_a_pixel_with_an_affinity_row_of_zeros_keeps_its_score_and_gives_none():
+    size, radius = (5, 8), 3
+    features = torch.rand(1, 2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    features[..., 2, 3] = 1e4
+    affinity = pair_affinity(features, radius, every_source=True)[0]
+    scores = torch.rand(2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    walked = random_walk(affinity, size, radius, scores, beta=8, steps=256)
+    assert torch.allclose(walked[:, 2, 3], scores[:, 2, 3], atol=1e-6)
+    assert torch.allclose(walked, dense_walk(affinity, size, radius, scores, 8, 256), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (3, 2)])
+def test_a_map_smaller_than_the_radius_is_walked_in_full(size):
+    affinity = pair_affinity(torch.rand(1, 2, *size, dtype=torch.float64), 5, every_source=True)[0]
+    scores = torch.rand(2, *size, dtype=torch.float64)
+    walked = random_walk(affinity, size, 5, scores, beta=1, steps=7)
+    assert torch.allclose(walked, dense_walk(affinity, size, 5, scores, 1, 7), atol=1e-5, rtol=0)
+
+
+def test_arrays_of_any_layout_work_and_are_not_changed():
+    affinity, scores = torch.rand(4, 5, 4, dtype=torch.float64), torch.rand(5, 4, 3, dtype=torch.float64)
+    before = affinity.clone(), scores.clone()
+    transposed = affinity.transpose(1, 2), scores.permute(2, 1, 0)
+    walked = random_walk(transposed[0], (4, 5), 2, transposed[1], beta=1, steps=3)
+    copied = random_walk(transposed[0].contiguous(), (4, 5), 2, transposed[1].contiguous(), beta=1, steps=3)
+    assert torch.equal(walked, copied)
+    assert torch.equal(affinity, before[0]) and torch.equal(scores, before[1])
+
+
 def test_a_region_that_is_tied_together_evens_out_and_nothing_leaks():
     left = torch.zeros(1, 1, 6, 10)
     left[..., 5:] = 100
@@ -114,7 +143,12 @@ def test_keeps_type_and_warns_of_nothing():
         ({"scores": torch.rand(1, 5, 4)}, "do not fit"),
         ({"scores": torch.full((1, 4, 5), torch.inf)}, "must be finite"),
         ({"steps": -1}, "whole steps >= 0"),
+        ({"steps": 2.5}, "whole steps >= 0"),
+        ({"steps": float("nan")}, "whole steps >= 0"),
+        ({"steps": float("inf")}, "whole steps >= 0"),
         ({"beta": -1.0}, "beta >= 0"),
+        ({"beta": float("nan")}, "beta >= 0"),
+        ({"beta": float("inf")}, "beta >= 0"),
         ({"tolerance": 0.0}, "tolerance > 0"),
         ({"radius": 1}, "radius must be 2 or more"),
     ],

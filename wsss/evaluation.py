@@ -14,6 +14,7 @@ from wsss.classes import IGNORE
 from wsss.data.label_maps import read_palette_png
 from wsss.data.manifest import read_manifest
 from wsss.errors import UserError
+from wsss.ops.histogram import pair_histogram
 
 if TYPE_CHECKING:
     from wsss.data import Dataset
@@ -81,7 +82,7 @@ def confusion(mask: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndar
         int64 (C + 1) x (C + 1): row is the truth, column the prediction.
 
     Raises:
-        UserError: the sizes differ, or the prediction holds a value that is no class.
+        UserError: the sizes differ, one is not uint8, or the prediction holds a value that is no class.
     """
     if mask.shape != prediction.shape:
         raise UserError(
@@ -89,12 +90,11 @@ def confusion(mask: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndar
             f"{mask.shape[1]} px; score label maps at the image's own size"
         )
     number = classes + 1
-    # One code for each pixel pair, no boolean mask: ignored rows fall out when the histogram is cropped.
-    code = (mask.astype(np.uint16) << 8) | prediction
-    histogram = np.bincount(code.ravel(), minlength=1 << 16).reshape(256, 256)[:number]
+    # All pairs of values, no boolean mask: ignored rows fall out when the histogram is cropped.
+    histogram = pair_histogram(mask, prediction)[:number]
     if histogram[:, number:IGNORE].any():
         raise UserError(f"the prediction holds values that are neither a class (0..{classes}) nor {IGNORE}")
-    matrix = histogram[:, :number].astype(np.int64)
+    matrix = histogram[:, :number].copy()
     matrix[:, 0] += histogram[:, IGNORE]
     return matrix
 

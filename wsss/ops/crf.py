@@ -7,72 +7,24 @@ over positions, exp(-|p_i - p_j|^2 / 2 sxy^2), and one over positions and colour
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
 from wsss.errors import UserError, unknown
-from wsss.ops.lattice import lattice_fits
+from wsss.ops.mean_field import SMALLEST_PROBABILITY, Kernels, MeanField, OneByOne
+from wsss.ops.memory import memory_limit
 
-SMALLEST_PROBABILITY = 1e-5
-"""Probabilities are raised to this before their logarithm is taken, as everybody's code does."""
 MOST_LABELS = 256
 
 
-@dataclass(frozen=True)
-class Kernels:
-    """The two edge kernels: deviations in pixels (`sxy`) and in 8-bit colour values (`srgb`), and their weights."""
-
-    gaussian_sxy: float = 3.0
-    gaussian_weight: float = 3.0
-    bilateral_sxy: float = 80.0
-    bilateral_srgb: float = 13.0
-    bilateral_weight: float = 10.0
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            deviation = not field.name.endswith("weight")
-            if not math.isfinite(value) or value < 0 or (deviation and value == 0):
-                allowed = "finite number above 0" if deviation else "finite number, 0 or above"
-                raise UserError(f"CRF setting {field.name} is {value}; it must be a {allowed}")
-
-    def check_size(self, height: int, width: int) -> None:
-        """Refuse deviations so small for an image of this size that its lattice cannot be numbered.
-
-        Raises:
-            UserError: names the setting to enlarge.
-        """
-        position = (width / self.gaussian_sxy, height / self.gaussian_sxy)
-        if not lattice_fits(position):
-            raise UserError(f"CRF setting gaussian_sxy {self.gaussian_sxy} is too small for {height} x {width} pixels")
-        place = (width / self.bilateral_sxy, height / self.bilateral_sxy)
-        if not lattice_fits((*place, *3 * (255 / self.bilateral_srgb,))):
-            raise UserError(
-                f"CRF settings bilateral_sxy {self.bilateral_sxy} and bilateral_srgb {self.bilateral_srgb} "
-                f"are too small for {height} x {width} pixels"
-            )
-
-
-class Backend(Protocol):
-    """Mean-field inference over one image, whatever runs it."""
-
-    def __call__(self, probabilities: np.ndarray, copies: np.ndarray, iterations: int) -> np.ndarray:
-        """Marginals (float32 K x H x W) for probabilities in [1e-5, 1] (float32, contiguous, the same shape).
-
-        Label k stands for copies[k] (float32 K, whole numbers) labels with equal probabilities: their marginals are
-        equal too, and one of them is returned.
-        """
-
-
 class DenseCrf:
-    """The CRF of one image; the lattices are built once, here, and serve any number of unaries.
+    """The CRF of one image, or of several of one size; its lattices are built once and serve any number of unaries.
 
     Args:
-        image: uint8 H x W x 3, RGB; may be read-only or non-contiguous.
+        image: uint8 [B x] H x W x 3, RGB; may be read-only or non-contiguous. Several images at a time save time on a
+            GPU; elsewhere they are worked on one after the other.
         gaussian_sxy: deviation of the position kernel, in pixels.
         gaussian_weight: its weight.
         bilateral_sxy: deviation of the position-and-colour kernel in pixels.
@@ -83,9 +35,12 @@ class DenseCrf:
         absent: what becomes of labels whose probability is nowhere above 1e-5: "fold" computes one of them for all, to
             equal marginals; "drop" leaves them out, which changes the others by less than 1e-3.
 
+    An image whose lattices or inference would take more memory than is free is refused beforehand; WSSS_CRF_MEMORY
+    sets another limit (megabytes beyond the image and the unary).
+
     Raises:
         UserError: an image of another type or shape, a deviation that is not above 0 or too small for the image, a
-            weight below 0, an unknown backend or one that is not installed.
+            weight below 0, an unknown backend or one that is not installed, too little memory.
     """
 
     def __init__(
@@ -102,60 +57,69 @@ class DenseCrf:
     ) -> None:
         kernels = Kernels(gaussian_sxy, gaussian_weight, bilateral_sxy, bilateral_srgb, bilateral_weight)
         image = np.asarray(image)
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-            raise UserError(f"a CRF needs an image of type uint8 and shape H x W x 3, this is {_describe(image)}")
+        if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] != 3 or image.size == 0:
+            raise UserError(f"a CRF needs an image of type uint8 and shape [B x] H x W x 3, this is {_describe(image)}")
         if absent not in ("fold", "drop"):
             raise unknown("way with absent labels", absent, ("fold", "drop"))
-        self.size = image.shape[:2]
+        self.size = (image.shape[-3], image.shape[-2])
         self.absent = absent
+        self._images = image.shape[:-3]
+        self._device = device
         kernels.check_size(*self.size)
         self.backend = choose_backend(backend, device)
-        self._infer = _MAKERS[self.backend](np.ascontiguousarray(image), kernels, device)
+        images = np.ascontiguousarray(image).reshape(-1, *image.shape[-3:])
+        self._infer = _MAKERS[self.backend](images, kernels, device)
 
     def __call__(self, probabilities: np.ndarray, iterations: int = 10) -> np.ndarray:
         """Marginals after mean-field inference.
 
         Args:
-            probabilities: floating K x H x W in [0, 1]; values under 1e-5 count as 1e-5. They need not sum to one over
-                the K labels: only their ratios matter.
+            probabilities: floating [B x] K x H x W in [0, 1]; values under 1e-5 count as 1e-5. They need not sum to one
+                over the K labels: only their ratios matter.
             iterations: number of mean-field updates; 0 returns the normalised probabilities.
 
         Returns:
-            float32 K x H x W that sums to one over the labels.
+            float32 [B x] K x H x W that sums to one over the labels.
 
         Raises:
-            UserError: another type or size than the image's, a value that is not in [0, 1], iterations below 0.
+            UserError: another type or size than the image's, a value that is not in [0, 1], iterations below 0, too
+                little memory.
         """
         probabilities = np.asarray(probabilities)
-        fits = probabilities.ndim == 3 and probabilities.shape[1:] == self.size
-        if not fits or not 1 <= len(probabilities) <= MOST_LABELS:
-            wanted = f"K x {self.size[0]} x {self.size[1]} with K from 1 to {MOST_LABELS}"
-            raise UserError(f"this CRF needs probabilities of shape {wanted}, these are {_describe(probabilities)}")
+        shape, labels = probabilities.shape, probabilities.shape[-3] if probabilities.ndim > 2 else 0
+        if shape != (*self._images, labels, *self.size) or not 1 <= labels <= MOST_LABELS:
+            wanted = " x ".join(map(str, (*self._images, "K", *self.size)))
+            raise UserError(
+                f"this CRF needs probabilities of shape {wanted} with K from 1 to {MOST_LABELS}, "
+                f"these are {_describe(probabilities)}"
+            )
         if not np.issubdtype(probabilities.dtype, np.floating):
             raise UserError(f"a CRF needs floating-point probabilities, these are {_describe(probabilities)}")
-        highest = probabilities.reshape(len(probabilities), -1).max(1)
-        if not (probabilities.min() >= 0 and highest.max() <= 1):
+        given = probabilities.reshape(-1, *shape[-3:])
+        highest = given.max((0, 2, 3))
+        if not (given.min() >= 0 and highest.max() <= 1):
             raise UserError("a CRF needs probabilities between 0 and 1, these hold NaN, infinite or other values")
         if iterations < 0:
             raise UserError(f"CRF iterations must be 0 or more, not {iterations}")
         absent = np.flatnonzero(highest <= SMALLEST_PROBABILITY)
-        fold = self.absent == "fold" or len(absent) == len(probabilities)
-        chosen = np.setdiff1d(np.arange(len(probabilities)), absent[1:] if fold else absent)
+        fold = self.absent == "fold" or len(absent) == labels
+        chosen = np.setdiff1d(np.arange(labels), absent[1:] if fold else absent)
         copies = np.where(np.isin(chosen, absent), len(absent), 1).astype(np.float32)
         if len(chosen) == 1:
-            marginals = np.full((1, *self.size), 1 / copies[0], dtype=np.float32)
+            marginals = np.full((len(given), 1, *self.size), 1 / copies[0], dtype=np.float32)
         else:
-            clipped = np.maximum(
-                probabilities[chosen], SMALLEST_PROBABILITY, dtype=np.float32, order="C", casting="same_kind"
-            )
-            marginals = self._infer(clipped, copies, iterations)
-        if len(chosen) == len(probabilities):
-            return marginals
-        every = np.zeros(probabilities.shape, dtype=np.float32)
-        every[chosen] = marginals
-        if fold:
-            every[absent] = every[absent[0]]
-        return every
+            needed = self._infer.memory(len(chosen)) + given.size * given.dtype.itemsize
+            what = f"the CRF of {self.size[0]} x {self.size[1]} pixels and {len(chosen)} labels"
+            memory_limit(self._device).check(needed, what)
+            given = given if len(chosen) == labels else given[:, chosen]
+            marginals = self._infer(np.ascontiguousarray(given, dtype=np.float32), copies, iterations)
+        if len(chosen) < labels:
+            every = np.zeros((len(given), labels, *self.size), dtype=np.float32)
+            every[:, chosen] = marginals
+            if fold:
+                every[:, absent] = every[:, absent[:1]]
+            marginals = every
+        return marginals.reshape(shape)
 
 
 def crf_labels(
@@ -194,7 +158,7 @@ def crf_labels(
 
 def installed_backends() -> tuple[str, ...]:
     """The backends that can be used here, the fastest first."""
-    from wsss.ops.native.mean_field import load_library
+    from wsss.ops.native.library import load_library
 
     missing = {
         "native": load_library() is None,
@@ -220,29 +184,29 @@ def choose_backend(name: str, device: str = "cpu") -> str:
     return name
 
 
-def _native(image: np.ndarray, kernels: Kernels, device: str) -> Backend:
+def _native(images: np.ndarray, kernels: Kernels, device: str) -> MeanField:
     from wsss.ops.native.mean_field import NativeMeanField
 
-    return NativeMeanField(image, kernels)
+    return OneByOne([NativeMeanField(image, kernels) for image in images])
 
 
-def _torch(image: np.ndarray, kernels: Kernels, device: str) -> Backend:
+def _torch(images: np.ndarray, kernels: Kernels, device: str) -> MeanField:
     from wsss.ops.crf_torch import TorchMeanField
 
-    return TorchMeanField(image, kernels, device)
+    return TorchMeanField(images, kernels, device)
 
 
-def _pydensecrf(image: np.ndarray, kernels: Kernels, device: str) -> Backend:
+def _pydensecrf(images: np.ndarray, kernels: Kernels, device: str) -> MeanField:
     from wsss.ops.crf_pydensecrf import PydensecrfMeanField
 
-    return PydensecrfMeanField(image, kernels)
+    return OneByOne([PydensecrfMeanField(image, kernels) for image in images])
 
 
 def _describe(array: np.ndarray) -> str:
     return f"{array.dtype} {' x '.join(map(str, array.shape))}"
 
 
-_MAKERS: dict[str, Callable[[np.ndarray, Kernels, str], Backend]] = {
+_MAKERS: dict[str, Callable[[np.ndarray, Kernels, str], MeanField]] = {
     "native": _native,
     "torch": _torch,
     "pydensecrf": _pydensecrf,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pydensecrf.densecrf import DenseCRF2D
 
-from wsss.ops.crf import Kernels
+from wsss.ops.mean_field import SMALLEST_PROBABILITY, Kernels
 
 
 class PydensecrfMeanField:
@@ -17,11 +17,15 @@ class PydensecrfMeanField:
         self._crf: DenseCRF2D | None = None
         self._labels = 0
 
+    def memory(self, labels: int) -> int:
+        """About how many bytes inference over so many labels takes: two lattices, five planes and two tables."""
+        return self._image.shape[0] * self._image.shape[1] * (130 + 28 * labels)
+
     def __call__(self, probabilities: np.ndarray, copies: np.ndarray, iterations: int) -> np.ndarray:
-        """Marginals for probabilities in [1e-5, 1] (float32 K x H x W), label k standing for copies[k] equal ones."""
+        """Marginals (float32 K x H x W); see `MeanField`."""
         times = copies.astype(int)
         first = times.cumsum() - times
-        unary = -np.log(probabilities).repeat(times, axis=0)
+        unary = -np.log(np.maximum(probabilities, np.float32(SMALLEST_PROBABILITY))).repeat(times, axis=0)
         labels = len(unary)
         if self._crf is None or labels != self._labels:
             self._crf, self._labels = self._build(labels), labels

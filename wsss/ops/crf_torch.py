@@ -2,61 +2,84 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
-from wsss.ops.crf import Kernels
-from wsss.ops.lattice import build_lattice, grid_lattice, position_features, weighted_sums
+from wsss.ops.lattice import build_lattice, grid_lattice, position_features
+from wsss.ops.mean_field import SMALLEST_PROBABILITY, Kernels
+from wsss.ops.memory import memory_limit
 
-FEW_LABELS = 8
+FEW_LABELS = 15
 """Up to here torch's softmax over the last, short axis is slower than transposing twice."""
+LABELS_AT_ONCE, PIXELS_AT_ONCE = 8, 2**15
+"""Labels that are filtered, and pixels that are normalised, at a time on a CPU: more would take more memory."""
+BYTES_OF_PIXEL = 330
+"""What the lattices take while they are built, about."""
 
 
 class TorchMeanField:
-    """The CRF of one image: its two lattices side by side, so that one splat and one slice serve both."""
+    """The CRF of images of one size (uint8 B x H x W x 3), all at once."""
 
     @torch.no_grad()
-    def __init__(self, image: np.ndarray, kernels: Kernels, device: str = "cpu") -> None:
-        height, width = image.shape[:2]
+    def __init__(self, images: np.ndarray, kernels: Kernels, device: str = "cpu") -> None:
+        count, height, width = images.shape[:3]
+        needed = BYTES_OF_PIXEL * count * height * width
+        memory_limit(device).check(needed, f"the CRF of {height} x {width} pixels")
         place = torch.device(device)
-        colours = torch.from_numpy(np.array(image)).to(place).view(-1, 3).t().float()
-        bilateral = torch.cat(
-            (
-                position_features(height, width, kernels.bilateral_sxy, place),
-                colours / torch.full((), kernels.bilateral_srgb, device=place),
-            )
-        )
-        grid = grid_lattice(height, width, kernels.gaussian_sxy, place)
-        colour = build_lattice(bilateral).normalised()
-        self._lattices = (grid, colour)
-        self._points = torch.cat((grid.points, colour.points))
-        self._splat = torch.cat((grid.splat, colour.splat))
-        self._starts = torch.cat((grid.starts, colour.starts + len(grid.points)))
-        self._vertices = torch.cat((grid.vertices.view(-1, 3), colour.vertices.view(-1, 6) + grid.size), 1).flatten()
-        slices = (
-            grid.weights.view(-1, 3) * kernels.gaussian_weight,
-            colour.weights.view(-1, 6) * kernels.bilateral_weight,
-        )
-        self._slice = torch.cat(slices, 1).flatten()
-        self._bags = grid.bags * 3
+        colours = torch.from_numpy(np.array(images)).to(place).view(-1, 3).t().float()
+        positions = position_features(height, width, kernels.bilateral_sxy, place).repeat(1, count)
+        bilateral = torch.cat((positions, colours / torch.full((), kernels.bilateral_srgb, device=place)))
+        del colours, positions
+        self._near = grid_lattice(height, width, kernels.gaussian_sxy, place, count)
+        self._alike = build_lattice(bilateral, count).normalise_()
+        self._kernels = kernels
         self._place = place
+
+    def memory(self, labels: int) -> int:
+        """About how many bytes inference over so many labels takes: scores and marginals, and tables of vertices."""
+        pixels, vertices = len(self._near.bags), self._near.size + self._alike.size
+        at_once = min(labels, LABELS_AT_ONCE) if self._place.type == "cpu" else labels
+        return 4 * (2 * pixels * labels + 3 * vertices * at_once)
 
     @torch.no_grad()
     def __call__(self, probabilities: np.ndarray, copies: np.ndarray, iterations: int) -> np.ndarray:
-        """Marginals for probabilities in [1e-5, 1] (float32 K x H x W), label k standing for copies[k] equal ones."""
+        """Marginals (float32 B x K x H x W); see `MeanField`."""
+        images, labels = probabilities.shape[:2]
         times = torch.from_numpy(copies).to(self._place)
-        scores = (torch.from_numpy(probabilities).to(self._place).flatten(1).t() * times).log_()
-        marginals = _softmax(scores).div_(times)
-        for _ in range(iterations):
-            marginals = _softmax(self._messages(marginals).add_(scores)).div_(times)
-        return marginals.t().reshape(probabilities.shape).cpu().numpy()
+        writable = probabilities if probabilities.flags.writeable else probabilities.copy()
+        given = torch.from_numpy(writable).to(self._place).flatten(2).transpose(1, 2)
+        scores = torch.empty(given.shape, device=self._place)
+        scores.copy_(given).clamp_(min=SMALLEST_PROBABILITY).mul_(times).log_()
+        scores = scores.view(-1, labels)
 
-    def _messages(self, marginals: torch.Tensor) -> torch.Tensor:
-        """sum_m w_m (K_m q) for the marginals q (N x K), K_m the normalised kernel with its diagonal."""
-        splat = weighted_sums(marginals, self._points, self._starts, self._splat)
-        parts = splat.split([lattice.size for lattice in self._lattices])
-        blurred = torch.cat([lattice.blurred(part) for lattice, part in zip(self._lattices, parts, strict=True)])
-        return weighted_sums(blurred, self._vertices, self._bags, self._slice)
+        on_cpu = self._place.type == "cpu"
+        groups = math.ceil(labels / LABELS_AT_ONCE) if on_cpu else 1
+        blocks = [slice(at, at + PIXELS_AT_ONCE) for at in range(0, len(scores), PIXELS_AT_ONCE)]
+        blocks = blocks if on_cpu else [slice(0, len(scores))]
+        marginals = [torch.zeros(part.shape, device=self._place) for part in scores.tensor_split(groups, 1)]
+        for step in range(iterations + 1):
+            if step:
+                for part in marginals:
+                    self._pass_messages(part, blocks)
+            for block in blocks:
+                messages = torch.cat([part[block] for part in marginals], 1)
+                normal = _softmax(messages.add_(scores[block])).div_(times)
+                for part, values in zip(marginals, normal.tensor_split(groups, 1), strict=True):
+                    part[block] = values
+        del scores
+        result = torch.empty(probabilities.shape, device=self._place).flatten(2)
+        for part, place in zip(marginals, result.tensor_split(groups, 1), strict=True):
+            place.copy_(part.view(images, -1, part.shape[1]).transpose(1, 2))
+        return result.view(probabilities.shape).cpu().numpy()
+
+    def _pass_messages(self, marginals: torch.Tensor, blocks: list[slice]) -> None:
+        """Replace the marginals q (N x K) by sum_m w_m (K_m q), K_m the normalised kernel with its diagonal."""
+        near = self._near.at_vertices(marginals).mul_(self._kernels.gaussian_weight)
+        alike = self._alike.at_vertices(marginals).mul_(self._kernels.bilateral_weight)
+        for block in blocks:
+            marginals[block] = self._near.at_points(near, block).add_(self._alike.at_points(alike, block))
 
 
 def _softmax(scores: torch.Tensor) -> torch.Tensor:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch.nn.functional import embedding_bag
 
-BLUR = (1.0, 0.5, 0.5)
 MAX_COORDINATE = 2**15 - 8
 """Largest lattice coordinate that is accepted; the reference code holds them in 16 bits."""
 MAX_VERTICES = 2**62
@@ -26,13 +25,13 @@ MAX_VERTICES = 2**62
 
 @dataclass(frozen=True)
 class Lattice:
-    """The lattice of N points; M vertices; every tensor lies on one device.
+    """The lattice of N points; M vertices, and one more that is always 0; every tensor lies on one device.
 
     `vertices` and `weights` (N (d + 1), int32 and float32) are each point's vertices and what it reads from them.
     `points` and `splat` (the same, by vertex) are each vertex' points and what they add to it; vertex m has those from
-    `starts[m]` (int32 M) on. `neighbours` and `blur` ((d + 1) x 3 M, int32 and float32) are the vertex itself, the next
-    and the previous one along each axis with their weights 1, 1/2, 1/2; a missing neighbour has the weight 0.
-    `bags` (int32) holds the starts of the points' vertices, `triples` those of the neighbours.
+    `starts[m]` (int32 M + 1) on. `neighbours` ((d + 1) x 2 (M + 1), int32) are the next and the previous vertex along
+    each axis, vertex M where there is none. `bags` (int32) holds the starts of the points' vertices, `pairs` those of
+    the neighbours.
     """
 
     dimensions: int
@@ -43,37 +42,46 @@ class Lattice:
     splat: torch.Tensor
     starts: torch.Tensor
     neighbours: torch.Tensor
-    blur: torch.Tensor
-    triples: torch.Tensor
+    pairs: torch.Tensor
 
     @property
     def size(self) -> int:
         """M, the number of vertices."""
-        return len(self.starts)
+        return len(self.starts) - 1
 
-    def blurred(self, values: torch.Tensor) -> torch.Tensor:
-        """Values at the vertices (M x K) after the blur along every axis in turn."""
-        for index, weight in zip(self.neighbours, self.blur, strict=True):
-            values = weighted_sums(values, index, self.triples, weight)
+    def at_vertices(self, values: torch.Tensor) -> torch.Tensor:
+        """Splat and blur of N x K float32 values: (M + 1) x K, the last row 0."""
+        values = weighted_sums(values, self.points, self.starts, self.splat)
+        for index in self.neighbours:
+            values = torch.add(values, weighted_sums(values, index, self.pairs), alpha=0.5)
         return values
+
+    def at_points(self, values: torch.Tensor, points: slice = slice(None)) -> torch.Tensor:
+        """Slice: what points read from values at the vertices ((M + 1) x K)."""
+        first, last, _ = points.indices(len(self.bags))
+        own = slice(first * (self.dimensions + 1), last * (self.dimensions + 1))
+        return weighted_sums(values, self.vertices[own], self.bags[: last - first], self.weights[own])
 
     def filtered(self, values: torch.Tensor) -> torch.Tensor:
         """Splat, blur and slice of N x K float32 values: about sum_j exp(-|f_i - f_j|^2 / 2) v_j, up to a constant."""
-        at_vertices = weighted_sums(values, self.points, self.starts, self.splat)
-        return weighted_sums(self.blurred(at_vertices), self.vertices, self.bags, self.weights)
+        return self.at_points(self.at_vertices(values))
 
-    def normalised(self) -> Lattice:
-        """The same points, filtered with k(i, j) / sqrt(sum_l k(i, l) sum_l k(j, l)) instead of the kernel k."""
+    def normalise_(self) -> Lattice:
+        """From here on k(i, j) / sqrt(sum_l k(i, l) sum_l k(j, l)) stands for the kernel k."""
         ones = torch.ones(len(self.bags), 1, device=self.weights.device)
-        norm = (self.filtered(ones) + 1e-20).rsqrt()
-        weights = (self.weights.view(len(norm), -1) * norm).flatten()
-        return replace(self, weights=weights, splat=self.splat * norm[self.points, 0])
+        norm = (self.filtered(ones) + 1e-20).rsqrt_()
+        self.weights.view(len(norm), -1).mul_(norm)
+        self.splat.mul_(norm[:, 0][self.points])
+        return self
 
 
 def weighted_sums(
-    values: torch.Tensor, index: torch.Tensor, starts: torch.Tensor, weights: torch.Tensor
+    values: torch.Tensor, index: torch.Tensor, starts: torch.Tensor, weights: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Row b is the sum of weights[i] values[index[i]] over starts[b] <= i < starts[b + 1]; without atomics."""
+    """Row b is the sum of weights[i] values[index[i]] over starts[b] <= i < starts[b + 1]; without atomics.
+
+    Without weights, these are 1.
+    """
     return embedding_bag(index, values, starts, mode="sum", per_sample_weights=weights)
 
 
@@ -93,35 +101,35 @@ def lattice_fits(extents: Sequence[float]) -> bool:
     return largest <= MAX_COORDINATE and places * (len(scaled) + 1) <= MAX_VERTICES
 
 
-def build_lattice(features: torch.Tensor) -> Lattice:
+def build_lattice(features: torch.Tensor, images: int = 1) -> Lattice:
     """The lattice of d x N float32 features, each in units of its sigma.
 
-    The points must not spread too far; `lattice_fits` tells before.
+    The points must not spread too far; `lattice_fits` tells before. The N points may be those of several images, one
+    after the other, as many of each: these share no vertex.
     """
     corners = len(features) + 1
     base, ranks, weights = _simplices(features)
-    keys, steps = _keys(base, ranks)
+    keys, steps = _keys(base, ranks, images)
     del base, ranks
     ordered, entries = keys.flatten().sort(stable=True)
+    del keys
     fresh = torch.ones_like(ordered, dtype=torch.bool)
     torch.ne(ordered[1:], ordered[:-1], out=fresh[1:])
     starts = fresh.nonzero().squeeze(1)
     unique = ordered[starts]
-    del keys, ordered
+    del ordered
     vertices = torch.empty(len(fresh), dtype=torch.int32, device=features.device)
-    vertices[entries] = fresh.cumsum(0, dtype=torch.int32) - 1
-    neighbours, blur = _neighbours(unique, steps)
+    vertices[entries] = fresh.cumsum(0, dtype=torch.int32).sub_(1)
     return Lattice(
         dimensions=len(features),
         vertices=vertices,
-        weights=weights * slice_factor(len(features)),
         bags=torch.arange(0, len(vertices), corners, dtype=torch.int32, device=features.device),
-        points=entries.int() // corners,
+        points=entries.int().div_(corners, rounding_mode="floor"),
         splat=weights[entries],
-        starts=starts.int(),
-        neighbours=neighbours,
-        blur=blur,
-        triples=torch.arange(0, 3 * len(unique), 3, dtype=torch.int32, device=features.device),
+        weights=weights.mul_(slice_factor(len(features))),
+        starts=torch.cat((starts, starts.new_tensor([len(vertices)]))).int(),
+        neighbours=_neighbours(unique, steps),
+        pairs=torch.arange(0, 2 * (len(unique) + 1), 2, dtype=torch.int32, device=features.device),
     )
 
 
@@ -165,11 +173,12 @@ def _simplices(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torc
     return base, ranks, weights.t().flatten()
 
 
-def _keys(base: torch.Tensor, ranks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _keys(base: torch.Tensor, ranks: torch.Tensor, images: int) -> tuple[torch.Tensor, torch.Tensor]:
     """One integer for each of a point's vertices (N x (d + 1)), and what a step along each axis adds to its quotients.
 
     The vertex of remainder r has the coordinates base_i + r, less d + 1 where rank_i > d - r. All coordinates of a
-    vertex are equal modulo d + 1, so that the quotients of the first d by d + 1 and the remainder name it.
+    vertex are equal modulo d + 1, so that the quotients of the first d by d + 1 and the remainder name it. Images lie
+    further apart than a step leads.
     """
     corners = base.shape[0]
     quotients = (base[:-1] / corners).round_().long()
@@ -178,19 +187,22 @@ def _keys(base: torch.Tensor, ranks: torch.Tensor) -> tuple[torch.Tensor, torch.
     strides = torch.ones_like(radix)
     strides[1:] = radix[:-1].cumprod(0)
     strides *= corners
-    kind = torch.int32 if int(strides[-1] * radix[-1]) < 2**31 else torch.int64
-    origin = ((quotients - low[:, None]) * strides[:, None]).sum(0).to(kind)
+    places = int(strides[-1] * radix[-1])
+    kind = torch.int32 if images * places < 2**31 else torch.int64
+    origin = ((quotients - low[:, None]) * strides[:, None]).sum(0)
+    del quotients
+    origin.view(images, -1).add_(places * torch.arange(images, device=base.device)[:, None])
     steps = torch.zeros(corners, dtype=kind, device=base.device)
     steps[:-1] = strides
     remainders = torch.arange(corners, dtype=torch.int8, device=base.device)
-    keys = origin[:, None] + remainders
+    keys = origin.to(kind)[:, None] + remainders
     for step, rank in zip(steps[:-1], ranks[:-1], strict=True):
         keys -= step * (rank[:, None] > corners - 1 - remainders)
     return keys, steps
 
 
-def _neighbours(unique: torch.Tensor, steps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For every axis and vertex: itself, the next and the previous vertex (int32) and their blur weights (float32).
+def _neighbours(unique: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    """The next and the previous vertex of every vertex along every axis: int32 (d + 1) x 2 (M + 1).
 
     A step along axis j adds d to coordinate j and takes 1 from every other one: the remainder falls by one, and
     coordinate j gains a multiple of d + 1. A remainder that falls below 0 becomes d and takes 1 from all quotients.
@@ -198,27 +210,24 @@ def _neighbours(unique: torch.Tensor, steps: torch.Tensor) -> tuple[torch.Tensor
     corners, count = len(steps), len(unique)
     down = torch.where(unique % corners > 0, unique - 1, unique + (corners - 1) - steps.sum(dtype=steps.dtype))
     own = torch.arange(count, dtype=torch.int32, device=unique.device)
-    neighbours = own[:, None].expand(count, 3).repeat(corners, 1, 1)
-    blur = torch.zeros(corners, count, 3, device=unique.device)
-    blur[..., 0] = BLUR[0]
-    for axis, step in enumerate(steps):
+    neighbours = own.new_full((corners, count + 1, 2), count)
+    for each, step in zip(neighbours, steps, strict=True):
+        following, previous = each.unbind(1)
         wanted = down + step
         place = torch.searchsorted(unique, wanted, out_int32=True).clamp_(max=count - 1)
-        found = unique[place] == wanted
-        neighbours[axis, :, 1] = torch.where(found, place, own)
-        blur[axis, :, 1] = found * BLUR[1]
-        previous = own.new_full((count + 1,), -1)
-        previous[torch.where(found, place, count)] = own
-        previous = previous[:-1]
-        neighbours[axis, :, 2] = torch.where(previous >= 0, previous, own)
-        blur[axis, :, 2] = (previous >= 0) * BLUR[2]
-    return neighbours.flatten(1), blur.flatten(1)
+        met = unique[place] == wanted
+        following[:count] = torch.where(met, place, count)
+        # The last entry takes those without a next vertex, and stands for none itself.
+        previous[torch.where(met, place, count)] = own
+        previous[count] = count
+    return neighbours.flatten(1)
 
 
 @lru_cache(maxsize=8)
-def grid_lattice(height: int, width: int, sigma: float, device: torch.device) -> Lattice:
-    """The normalised lattice of the pixels of an image; it depends on the size alone, so the latest few are kept."""
-    return build_lattice(position_features(height, width, sigma, device)).normalised()
+def grid_lattice(height: int, width: int, sigma: float, device: torch.device, images: int = 1) -> Lattice:
+    """The normalised lattice of the pixels of images; it depends on their size alone, so the latest few are kept."""
+    features = position_features(height, width, sigma, device)
+    return build_lattice(features.repeat(1, images), images).normalise_()
 
 
 def position_features(height: int, width: int, sigma: float, device: torch.device) -> torch.Tensor:

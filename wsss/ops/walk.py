@@ -49,7 +49,7 @@ def random_walk(
     _check(affinity, size, radius, scores, beta, steps, tolerance)
     if steps == 0:
         return scores.clone()
-    weights = _every_source(affinity.to(torch.float64), size, radius).pow_(beta)
+    weights = _every_source(affinity.to(torch.float64) ** beta, size, radius)
     return propagate(weights, radius, scores, chebyshev_coefficients(steps, tolerance))
 
 
@@ -87,19 +87,19 @@ def doubled_walk(weights: torch.Tensor, radius: int) -> tuple[torch.Tensor, torc
         weights: float64 P x H x W, 0 where a pair leaves the map.
         radius: of the pairs.
     """
-    pairs, height, width = weights.shape
-    flat = weights.flatten(1)
+    height, width = weights.shape[1:]
+    fitting, shifts = _shifts(height, width, radius)
+    flat = weights.flatten(1) if len(fitting) == len(weights) else weights[fitting].flatten(1)
+    pairs = len(shifts)
     degrees = 1 + flat.sum(0)
-    shifts = [dy * width + dx for dy, dx in pair_offsets(radius)]
     for plane, shift in zip(flat, shifts, strict=True):
-        degrees[shift:] += plane[: max(len(plane) - shift, 0)]
+        degrees[shift:] += plane[:-shift]
     inverse = degrees.rsqrt()
     values = flat.new_zeros(2 * pairs + 1, flat.shape[1])
     values[pairs] = 2 / degrees
     for p, (plane, shift) in enumerate(zip(flat, shifts, strict=True)):
-        inside = max(len(plane) - shift, 0)
-        forward = values[pairs + 1 + p, :inside]
-        torch.mul(plane[:inside], inverse[:inside], out=forward).mul_(inverse[shift:]).mul_(2)
+        forward = values[pairs + 1 + p, :-shift]
+        torch.mul(plane[:-shift], inverse[:-shift], out=forward).mul_(inverse[shift:]).mul_(2)
         values[pairs - 1 - p, shift:] = forward
     starts, columns = _structure(height, width, radius, weights.device)
     with warnings.catch_warnings():
@@ -112,12 +112,12 @@ def doubled_walk(weights: torch.Tensor, radius: int) -> tuple[torch.Tensor, torc
 
 @lru_cache(maxsize=8)
 def _structure(height: int, width: int, radius: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row starts and columns (int32) of the walk on a map of this size: every row has 2 P + 1 entries.
+    """Row starts and columns (int32) of the walk on a map of this size: every row has an entry for each pair.
 
     An entry that would leave the map points anywhere inside; its value is 0.
     """
     count = height * width
-    shifts = [dy * width + dx for dy, dx in pair_offsets(radius)]
+    shifts = _shifts(height, width, radius)[1]
     shift = torch.tensor([*(-s for s in reversed(shifts)), 0, *shifts], dtype=torch.int32, device=device)
     own = torch.arange(count, dtype=torch.int32, device=device)
     columns = (own[:, None] + shift).clamp_(0, count - 1).flatten()
@@ -125,21 +125,27 @@ def _structure(height: int, width: int, radius: int, device: torch.device) -> tu
     return starts, columns
 
 
-def _every_source(affinity: torch.Tensor, size: tuple[int, int], radius: int) -> torch.Tensor:
-    """A P x H x W copy of either layout, 0 where a pair leaves the map."""
-    if affinity.shape[1:] != size:
-        height, width = affinity.shape[1:]
-        whole = affinity.new_zeros(len(affinity), *size)
-        whole[:, :height, radius - 1 : radius - 1 + width] = affinity
+def _shifts(height: int, width: int, radius: int) -> tuple[list[int], list[int]]:
+    """Which pairs fit into the map at all, and how many pixels on, row by row, their partners are (above 0)."""
+    offsets = pair_offsets(radius)
+    fitting = [p for p, (dy, dx) in enumerate(offsets) if dy < height and abs(dx) < width]
+    return fitting, [offsets[p][0] * width + offsets[p][1] for p in fitting]
+
+
+def _every_source(weights: torch.Tensor, size: tuple[int, int], radius: int) -> torch.Tensor:
+    """The weights of either layout as P x H x W, 0 where a pair leaves the map; in place where that is their layout."""
+    if weights.shape[1:] != size:
+        height, width = weights.shape[1:]
+        whole = weights.new_zeros(len(weights), *size)
+        whole[:, :height, radius - 1 : radius - 1 + width] = weights
         return whole
-    whole = affinity.clone()
-    for plane, (dy, dx) in zip(whole, pair_offsets(radius), strict=True):
+    for plane, (dy, dx) in zip(weights, pair_offsets(radius), strict=True):
         plane[max(0, size[0] - dy) :] = 0
         if dx > 0:
             plane[:, max(0, size[1] - dx) :] = 0
         elif dx < 0:
             plane[:, :-dx] = 0
-    return whole
+    return weights
 
 
 def _check(
@@ -162,6 +168,7 @@ def _check(
         raise UserError("affinities must lie between 0 and 1, these hold NaN or other values")
     if not torch.isfinite(scores).all():
         raise UserError("the scores of a random walk must be finite, these hold NaN or infinite values")
-    if beta < 0 or steps < 0 or steps != int(steps) or not tolerance > 0:
+    whole = math.isfinite(steps) and steps == int(steps) and steps >= 0
+    if not (whole and beta >= 0 and math.isfinite(beta) and tolerance > 0):
         settings = f"beta {beta}, steps {steps} and tolerance {tolerance}"
         raise UserError(f"a random walk needs beta >= 0, whole steps >= 0 and tolerance > 0, not {settings}")

@@ -1,1 +1,1 @@
-"""The optional C++ part: crf.cpp, its compilation and its use."""
+"""The optional C++ part: its sources, their compilation, and the library that comes of them."""

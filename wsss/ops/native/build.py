@@ -1,4 +1,4 @@
-"""Compile the native CRF: `python -m wsss.ops.native.build`; without a compiler the torch backend is used."""
+"""Compile the native kernels: `python -m wsss.ops.native.build`; without a compiler slower ones take their place."""
 
 from __future__ import annotations
 
@@ -11,16 +11,23 @@ import sys
 import tempfile
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("crf.cpp")
+SOURCES = Path(__file__).parent
 BASELINE = "baseline"
 FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wno-psabi")
 SANITIZE = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 
 
-def library(target: str, folder: Path = SOURCE.parent) -> Path:
-    """Where the library for a target lies; the name holds a hash of the source, so that an old one is never loaded."""
-    digest = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:12]
-    return folder / f"crf-{digest}-{target}.so"
+def sources() -> list[Path]:
+    """What is compiled into one library."""
+    return sorted(SOURCES.glob("*.cpp"))
+
+
+def library(target: str, folder: Path = SOURCES) -> Path:
+    """Where the library for a target lies; the name holds a hash of the sources, so that an old one is never loaded."""
+    digest = hashlib.sha256(" ".join(FLAGS).encode())
+    for part in sorted(SOURCES.glob("*.h")) + sources():
+        digest.update(part.read_bytes())
+    return folder / f"wsss-{digest.hexdigest()[:12]}-{target}.so"
 
 
 def targets() -> dict[str, tuple[str, ...]]:
@@ -30,7 +37,7 @@ def targets() -> dict[str, tuple[str, ...]]:
     return {BASELINE: ()}
 
 
-def compile_library(target: str, folder: Path = SOURCE.parent, extra: tuple[str, ...] = ()) -> Path:
+def compile_library(target: str, folder: Path = SOURCES, extra: tuple[str, ...] = ()) -> Path:
     """Compile one target into a folder, unless it is there.
 
     Raises:
@@ -44,12 +51,11 @@ def compile_library(target: str, folder: Path = SOURCE.parent, extra: tuple[str,
     place = library(target, folder)
     if place.exists():
         return place
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".crf-") as scratch:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".wsss-") as scratch:
         made = Path(scratch) / place.name
         options = (*FLAGS, *targets()[target], *extra, "-shared", "-fPIC")
-        subprocess.run(
-            [*compiler.split(), *options, str(SOURCE), "-o", str(made)], check=True, capture_output=True, text=True
-        )
+        command = [*compiler.split(), *options, *map(str, sources()), "-o", str(made)]
+        subprocess.run(command, check=True, capture_output=True, text=True)
         os.replace(made, place)
     return place
 
@@ -61,11 +67,11 @@ def main() -> int:
     except (OSError, subprocess.CalledProcessError) as problem:
         words = problem.stderr.strip().splitlines()[-1:] if isinstance(problem, subprocess.CalledProcessError) else []
         reason = words[0] if words else str(problem)
-        print(f"The native CRF is not built ({reason}); the torch backend is used instead.", file=sys.stderr)
+        print(f"The native kernels are not built ({reason}); slower ones take their place.", file=sys.stderr)
         return 1
-    for old in set(SOURCE.parent.glob("crf-*.so")) - set(made):
+    for old in set(SOURCES.glob("*.so")) - set(made):
         old.unlink(missing_ok=True)
-    print(f"The native CRF is built: {', '.join(path.name for path in made)}.")
+    print(f"The native kernels are built: {', '.join(path.name for path in made)}.")
     return 0
 
 
