@@ -58,7 +58,8 @@ class Augmentation:
 
         picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
         tensor = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-        window = (..., *(slice(max(start, 0), start + self.crop) for start in (top, left)))
+        rows, columns = (slice(max(start, 0), start + self.crop) for start in (top, left))
+        window = (..., rows, columns)
         cut = _jitter(tensor, window, self.jitter, draw) if self.jitter else tensor[window]
         pixels = _crop(normalise(cut.permute(1, 2, 0)), self.crop, min(top, 0), min(left, 0), 0.0)
         if labels is None:
