@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
 from wsss.nets.deeplab import DeepLab
 from wsss.plan import make_plan
-from wsss.stages.segment import balanced_cross_entropy, plain_cross_entropy
+from wsss.stages.refine import crf_labels, dense_crf, probabilities
+from wsss.stages.segment import PredictSettings, balanced_cross_entropy, plain_cross_entropy, with_rare_together
 
 
 def random_case() -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,3 +68,51 @@ def test_preset_paper_is_the_recipe_of_deeplab_pytorch() -> None:
     assert abs(settings["segment.train.epochs"] * 10_582 / images - 20_000) < 200
     crf = {"iterations": 10, "gaussian_sxy": 1, "gaussian_weight": 3, "bilateral_sxy": 67, "bilateral_srgb": 3}
     assert {key: settings[f"segment.predict.{key}"] for key in crf} == crf
+
+
+def scene(labels: int, peak: float) -> tuple[np.ndarray, np.ndarray]:
+    """A smooth image with some noise, and smooth probabilities; those of all labels but five are low."""
+    torch.manual_seed(0)
+    colours, beliefs = torch.rand(1, 3, 4, 6) * 255, torch.randn(1, labels, 5, 7) * peak
+    beliefs[:, 5:] -= 3 * peak
+    smooth, unary = (F.interpolate(maps, (96, 128), mode="bicubic")[0] for maps in (colours, beliefs))
+    image = (smooth + 4 * torch.randn(smooth.shape)).clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    return image, probabilities(unary.softmax(0).numpy())
+
+
+@pytest.mark.parametrize("peak", [1.5, 3.0, 6.0])
+def test_labels_do_not_change_when_rare_ones_share_channels(peak: float) -> None:
+    settings = PredictSettings()
+    image, unary = scene(21, peak)
+    maps, classes = with_rare_together(unary, settings.gaussian_weight + settings.bilateral_weight)
+    assert len(classes) < 18
+    expected = crf_labels(image, unary, np.arange(21, dtype=np.uint8), settings)
+    assert len(np.unique(expected)) > 3 and (crf_labels(image, maps, classes, settings) == expected).all()
+
+
+def test_channels_hold_all_probability_and_none_that_is_shared_exceeds_the_bound() -> None:
+    unary = scene(21, 2.0)[1]
+    bound = math.exp(-7 / 21) / 21
+    unary[3:] = 0.3 * bound
+    unary[1:3] *= 0.5
+    unary[0] = 1 - unary[1:].sum(0)
+    maps, classes = with_rare_together(unary, 7.0)
+    assert np.allclose(maps.sum(0), 1, atol=1e-6) and (np.diff(classes.astype(int)) > 0).all()
+    frequent = np.flatnonzero(unary.max((1, 2)) > bound)
+    assert set(frequent) < set(classes) and len(classes) - len(frequent) == 6
+    for channel, label in zip(maps, classes, strict=True):
+        assert (channel == unary[label]).all() if label in frequent else channel.max() <= bound
+
+
+def test_a_label_below_the_bound_does_not_come_out_on_top() -> None:
+    settings = PredictSettings()
+    image = np.full((40, 40, 3), 90, np.uint8)
+    rare = math.exp(-7 / 3) / 3
+    unary = np.broadcast_to(np.array([0.5, 0.5 - rare, rare], np.float32)[:, None, None], (3, 40, 40))
+    assert dense_crf(image, settings)(unary, iterations=settings.iterations)[2].max() < 1 / 3
+
+
+def test_every_label_is_kept_where_none_is_rare() -> None:
+    unary = np.full((4, 5, 6), 0.25, np.float32)
+    maps, classes = with_rare_together(unary, 7.0)
+    assert (maps == unary).all() and classes.tolist() == [0, 1, 2, 3]
