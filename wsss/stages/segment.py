@@ -210,9 +210,9 @@ def with_rare_together(unary: np.ndarray, weight: float) -> tuple[np.ndarray, np
     labels = len(unary)
     rare = math.exp(-weight / labels) / labels
     peaks = unary.max((1, 2))
-    channels = {label: unary[label] for label in np.flatnonzero(peaks > rare)}
+    channels = {label: unary[label] for label in range(labels) if peaks[label] > rare}
     shared: list[tuple[int, np.ndarray]] = []
-    for label in sorted(np.flatnonzero(peaks <= rare), key=peaks.__getitem__, reverse=True):
+    for label in sorted(channels.keys() ^ range(labels), key=peaks.__getitem__, reverse=True):
         for place, (first, total) in enumerate(shared):
             if (total + unary[label]).max() <= rare:
                 shared[place] = first, total + unary[label]
