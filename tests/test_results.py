@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import SMALL, Workspace
 
 from wsss import methods
-from wsss.data import open_dataset
+from wsss.data import Dataset, open_dataset
 from wsss.errors import UserError
+from wsss.plan import make_plan
 from wsss.results import _percent, entries, measure, results_page
+from wsss.run import group_of
 from wsss.tracking.query import find
 
 
@@ -68,3 +72,11 @@ def test_what_is_not_there_is_named(inside: Workspace) -> None:
         results_page(dataset, "paper", [])
     with pytest.raises(UserError, match="unknown class 'dog'"):
         results_page(dataset, "demo", ["dog"])
+
+
+def test_what_an_older_version_of_a_step_made_is_another_row(tiny_shapes: Dataset) -> None:
+    plan = make_plan("cam", "demo")
+    *before, last = plan.steps
+    newer = replace(plan, steps=(*before, replace(last, step=replace(last.step, version=last.step.version + 1))))
+    assert group_of(plan, tiny_shapes) == group_of(make_plan("cam", "demo"), tiny_shapes)
+    assert group_of(plan, tiny_shapes) != group_of(newer, tiny_shapes)

@@ -220,8 +220,9 @@ def _run_info(plan: Plan, dataset: Dataset, rng: int, keep_version: bool, tags: 
 
 
 def group_of(plan: Plan, dataset: Dataset) -> str:
-    """What runs of the same method, settings and data have in common, whatever their rng."""
-    return _digest([plan.method.name, plan.preset, dataset.digest, plan.settings])
+    """What runs of the same method, settings, step versions and data have in common, whatever their rng."""
+    steps = {planned.key: planned.step.version for planned in plan.steps}
+    return _digest([plan.method.name, plan.preset, dataset.digest, plan.settings, steps])
 
 
 def _digest(content: Any) -> str:
