@@ -28,8 +28,10 @@ help: ## what can be made
 
 .PHONY: demo
 demo: $(READY) ## from image-level tags to a tracked, versioned segmentation model, in minutes on two cores
-	wsss run --method bound --preset demo > /dev/null
-	mlflow run . --env-manager local -P method=affinity -P preset=demo
+	@mkdir -p work
+	wsss run --method bound --preset demo > work/bound.log 2>&1 & trap "kill $$! 2> /dev/null || true" EXIT; \
+	mlflow run . --env-manager local -P method=affinity -P preset=demo; \
+	wait $$! || { cat work/bound.log; exit 1; }
 
 .PHONY: test
 test: lint ## all checks and all tests (REQUIRE_ALL=1 makes a skipped test a failure)
