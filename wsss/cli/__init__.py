@@ -40,7 +40,7 @@ for command in _COMMANDS:
 def main() -> None:
     """Run the command line; a `UserError` is printed as one sentence and ends with status 2."""
     # Threads that wait spinning for each other stall as soon as another process wants a core.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # Maps of a few dozen MB come and go with every layer; in huge pages that costs the kernel a tenth of the time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
