@@ -39,7 +39,7 @@ for command in _COMMANDS:
 
 def main() -> None:
     """Run the command line; a `UserError` is printed as one sentence and ends with status 2."""
-    # Threads that wait spinning for each other stall as soon as another process wants a core.
+    # Threads that wait for each other spin for a moment: longer ones stall other processes, sleeping at once is slow.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # Maps of a few dozen MB come and go with every layer; in huge pages that costs the kernel a tenth of the time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
