@@ -82,7 +82,7 @@ REFINE = Stage(
         Step("crf", 1, CrfSettings, refine.refine_labels, needs=("background",), gives=("labels_crf",)),
     ),
     {
-        "demo": {"background.alpha": 4.0, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 8.0},
+        "demo": {"background.alpha": 0.1, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 8.0},
         "small": {"crf.bilateral_sxy": 40.0},
         "paper": {},
     },
