@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -118,11 +119,11 @@ class _Row:
     @classmethod
     def of(cls, group: Sequence[RunRecord], preset: str) -> _Row:
         preset_settings = make_plan(group[0].method, preset).settings
-        settings = {key: str(value).lower() for key, value in preset_settings.items()}
+        settings = {key: json.dumps(value).strip('"') for key, value in preset_settings.items()}
         changed = {
             key: value
             for key, value in group[0].params.items()
-            if not key.endswith(".weights") and value.strip('"').lower().replace("null", "none") != settings.get(key)
+            if not key.endswith(".weights") and value.strip('"') != settings.get(key)
         }
         matrices = {figure: [m for run in group if (m := _matrices(run, *figure)) is not None] for figure in FIGURES}
         return cls(" ".join([group[0].method, *_changes(changed)]), group, {k: v for k, v in matrices.items() if v})
