@@ -35,8 +35,8 @@ from wsss.nets.backbones import BACKBONES
 from wsss.ops.guided import Guided, class_gradients
 from wsss.plan import make_plan
 from wsss.progress import ConsoleReporter
-from wsss.stages.classify import save_model
 from wsss.stages.inference import node_size, resize
+from wsss.stages.outputs import save_model
 from wsss.steps import StepRunner
 from wsss.stream import ordered_map
 

@@ -419,7 +419,7 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
 
 
 def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
-    from wsss.stages.classify import save_model
+    from wsss.stages.outputs import save_model
 
     images, tags, regions, seeds, _ = squares(2)
     context = make_context(tmp_path, replace(SETTINGS, weights="localize"), images, tags, regions, seeds)

@@ -23,7 +23,8 @@ from wsss.methods.fcn_mil.network import FcnMil, best_cells, hand_over, inside, 
 from wsss.methods.fcn_mil.synsets import SYNSETS
 from wsss.plan import make_plan
 from wsss.progress import ConsoleReporter
-from wsss.stages.classify import CamSettings, Classifier, image_maps, load_model
+from wsss.stages.classify import CamSettings, Classifier, image_maps
+from wsss.stages.outputs import load_model
 from wsss.stages.refine import argmax_labels, foreground_maps
 from wsss.steps import StepRunner
 

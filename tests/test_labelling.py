@@ -17,8 +17,9 @@ from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.labels import make_labels
 from wsss.methods.cam import METHOD
-from wsss.stages.classify import CamSettings, Classifier, save_model
+from wsss.stages.classify import CamSettings, Classifier
 from wsss.stages.labelling import Labelling
+from wsss.stages.outputs import save_model
 from wsss.stages.refine import BackgroundSettings, CrfSettings
 
 CPU = torch.device("cpu")

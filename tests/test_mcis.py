@@ -27,7 +27,7 @@ from wsss.methods.mcis.pairs import Pool, difference, intersection
 from wsss.methods.mcis.train import McisTrainSettings, contrastive_loss, mcis_losses
 from wsss.plan import make_plan
 from wsss.progress import ConsoleReporter
-from wsss.stages.classify import save_model
+from wsss.stages.outputs import save_model
 from wsss.steps import StepRunner
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from wsss.evaluation import Masks, Scores
 from wsss.nets.deeplab import DeepLab
 from wsss.registry import gate, ledger, models
 from wsss.serving.package import load_package, log_model
-from wsss.stages.classify import save_model
+from wsss.stages.outputs import save_model
 from wsss.tracking import names
 
 NAME = "wsss-little"

@@ -28,8 +28,8 @@ from wsss.serving import server
 from wsss.serving.card import model_card
 from wsss.serving.evaluate import evaluate
 from wsss.serving.package import load_package, load_step, nearest_nodes, save_package
-from wsss.stages.classify import save_model
 from wsss.stages.inference import node_size, resize
+from wsss.stages.outputs import save_model
 
 CLASSES = Classes(("disc", "bar", "ring"))
 SIZES = [(64, 64), (37, 91), (5, 7), (100, 53)]

@@ -17,7 +17,8 @@ from wsss.methods.wildcat import Wildcat, direct_score_map
 from wsss.ops.pooling import class_wise_pool, instances, spatial_pool
 from wsss.plan import make_plan
 from wsss.progress import ConsoleReporter
-from wsss.stages.classify import CamSettings, image_maps, load_model, tagged_score_map
+from wsss.stages.classify import CamSettings, image_maps, tagged_score_map
+from wsss.stages.outputs import load_model
 from wsss.stages.refine import BackgroundSettings, argmax_labels
 from wsss.steps import StepResult, StepRunner
 

@@ -29,14 +29,12 @@ from wsss.stages.classify import (
     classifier_architecture,
     fit_to_tags,
     image_maps,
-    load_model,
-    save_model,
     tag_metrics,
     tagged_score_map,
-    write_metrics,
     write_score_maps,
 )
 from wsss.stages.direct import predict_directly
+from wsss.stages.outputs import load_model, save_model, write_metrics
 from wsss.stages.refine import BackgroundSettings, CrfSettings, with_background
 from wsss.stages.segment import DEEPLAB
 from wsss.training import to_device

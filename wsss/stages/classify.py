@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wsss.data.augmentation import Augmentation
@@ -23,9 +21,8 @@ from wsss.nets.backbones import BACKBONES, build_backbone, check_weights
 from wsss.nets.folding import folded
 from wsss.settings import loguniform, setting
 from wsss.stages.inference import multi_scale, node_grid, stream_images
+from wsss.stages.outputs import load_model, save_model, write_metrics
 from wsss.training import TrainingSettings, fit, parameter_groups, to_device
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -276,30 +273,6 @@ def inference_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and gains) else torch.float32
 
 
-def save_model(folder: Path, model: nn.Module, architecture: dict[str, object]) -> None:
-    """Write `model.safetensors` and the arguments that rebuild the network, `model.json`."""
-    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
-    (folder / "model.json").write_text(json.dumps(architecture, indent=1))
-
-
-def load_model(folder: Path, network: Callable[..., Network]) -> Network:
-    """The trained network of a step's output that `save_model` wrote, in eval mode, on the CPU."""
-    model = network(weights="none", **json.loads((folder / "model.json").read_text()))
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model.eval()
-
-
 def load_classifier(folder: Path) -> Classifier:
     """The trained classifier of a step's output, in eval mode, on the CPU."""
     return load_model(folder, Classifier)
-
-
-def backbone_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of the backbone in a localizer's training step's output: every localizer names it `backbone`."""
-    weights = load_file(folder / "model.safetensors")
-    return {key.removeprefix("backbone."): w for key, w in weights.items() if key.startswith("backbone.")}
-
-
-def write_metrics(folder: Path, metrics: dict[str, float]) -> None:
-    """Keep a step's final figures with its output, so that a reused step has them too."""
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))

@@ -14,7 +14,7 @@ from wsss.data.score_maps import ScoreMap, ScoreMaps
 from wsss.evaluation import Masks, Scores, ThresholdSweep, confusion
 from wsss.interface import Step, StepContext
 from wsss.settings import setting
-from wsss.stages.classify import write_metrics
+from wsss.stages.outputs import write_metrics
 from wsss.stages.refine import upsampled
 
 DEFAULT_THRESHOLD = 0.2

@@ -24,8 +24,9 @@ from wsss.nets.backbones import BACKBONES
 from wsss.nets.deeplab import DeepLab
 from wsss.nets.folding import folded
 from wsss.settings import loguniform, setting
-from wsss.stages.classify import check_training, save_model, write_metrics
+from wsss.stages.classify import check_training
 from wsss.stages.inference import multi_scale, node_grid, resize, stream_images
+from wsss.stages.outputs import save_model, write_metrics
 from wsss.stages.refine import CrfSettings, crf_labels, probabilities
 from wsss.training import TrainingSettings, fit, parameter_groups, to_device
 

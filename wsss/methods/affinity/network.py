@@ -22,8 +22,9 @@ from wsss.interface import StepContext
 from wsss.nets.backbones import BACKBONES, build_backbone
 from wsss.ops.pairs import affinity_loss, pair_affinity, pair_labels
 from wsss.settings import loguniform, setting
-from wsss.stages.classify import backbone_weights, check_training, save_model, write_metrics
+from wsss.stages.classify import check_training
 from wsss.stages.inference import resize
+from wsss.stages.outputs import backbone_weights, save_model, write_metrics
 from wsss.training import TrainingSettings, fit, parameter_groups
 
 

@@ -18,9 +18,10 @@ from wsss.methods.cam import LOCALIZE
 from wsss.methods.dcsm.network import DcsmNet, DcsmSettings, check_dcsm, train_dcsm
 from wsss.methods.dcsm.saliency import SaliencySettings, saliency_maps
 from wsss.settings import loguniform, setting
-from wsss.stages.classify import load_model, tag_metrics, write_metrics
+from wsss.stages.classify import tag_metrics
 from wsss.stages.direct import predict_directly
 from wsss.stages.inference import id_batches
+from wsss.stages.outputs import load_model, write_metrics
 from wsss.stages.refine import BackgroundSettings, CrfSettings, add_background, crf_step, with_background
 from wsss.stages.segment import DEEPLAB
 from wsss.stream import ordered_map

@@ -29,8 +29,9 @@ from wsss.nets.folding import folded
 from wsss.ops.region_crf import region_kernel, region_mean_field, region_statistics
 from wsss.ops.superpixels import masked_average, region_weights
 from wsss.settings import choice, loguniform, setting, uniform
-from wsss.stages.classify import backbone_weights, check_training, save_model
+from wsss.stages.classify import check_training
 from wsss.stages.inference import multi_scale, node_grid, stream_images
+from wsss.stages.outputs import backbone_weights, save_model
 from wsss.training import TrainingSettings, fit, parameter_groups, to_device
 
 RegionLabels = Mapping[str, np.ndarray]

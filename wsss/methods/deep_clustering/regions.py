@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from wsss.interface import StepContext
 from wsss.ops.superpixels import superpixels
 from wsss.settings import choice, setting
-from wsss.stages.classify import write_metrics
+from wsss.stages.outputs import write_metrics
 from wsss.stages.refine import CrfSettings, crf_labels, write_labels
 from wsss.stream import ordered_map
 

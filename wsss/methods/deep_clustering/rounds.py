@@ -20,7 +20,7 @@ from wsss.methods.deep_clustering.learning import RegionLabels, RoundsSettings, 
 from wsss.methods.deep_clustering.network import confident_labels
 from wsss.methods.deep_clustering.regions import PROBABILITIES, Regions, candidates
 from wsss.ops.superpixels import region_votes
-from wsss.stages.classify import write_metrics
+from wsss.stages.outputs import write_metrics
 
 FIGURES = "figures.json"
 

@@ -17,8 +17,9 @@ from wsss.interface import Method, Stage, Step, StepContext
 from wsss.methods.cam import REFINE
 from wsss.methods.fcn_mil.network import FcnMil, FcnMilSettings, check_mil, train_mil
 from wsss.settings import setting
-from wsss.stages.classify import CamSettings, image_maps, load_model, tag_metrics, write_metrics, write_score_maps
+from wsss.stages.classify import CamSettings, image_maps, tag_metrics, write_score_maps
 from wsss.stages.direct import predict_directly
+from wsss.stages.outputs import load_model, write_metrics
 from wsss.stages.refine import CrfSettings
 from wsss.stages.segment import DEEPLAB
 from wsss.training import to_device

@@ -15,15 +15,8 @@ from wsss.interface import StepContext
 from wsss.methods.fcn_mil.synsets import SYNSETS
 from wsss.nets.backbones import BACKBONES, build_backbone, read_weights
 from wsss.settings import choice, loguniform, setting
-from wsss.stages.classify import (
-    Classifier,
-    ClassifierSettings,
-    check_training,
-    classifier_architecture,
-    fit_to_tags,
-    save_model,
-    write_metrics,
-)
+from wsss.stages.classify import Classifier, ClassifierSettings, check_training, classifier_architecture, fit_to_tags
+from wsss.stages.outputs import save_model, write_metrics
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ from wsss.methods.ial.refinement import confident_labels, energy, keep_lost_clas
 from wsss.methods.ial.settings import RoundsSettings, pairwise_settings, some_ids, thresholds, unary_settings
 from wsss.nets.folding import folded
 from wsss.ops.pairs import pair_affinity
-from wsss.stages.classify import write_metrics
 from wsss.stages.inference import multi_scale, node_size, resize, stream_images
+from wsss.stages.outputs import write_metrics
 from wsss.stages.refine import argmax_labels, upsampled
 from wsss.stages.segment import load_segmenter, train_segmenter
 from wsss.storage import write_bytes

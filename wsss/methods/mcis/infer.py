@@ -19,8 +19,9 @@ from wsss.methods.mcis.network import SCALED_VIEWS, VIEWS, CoAttentionNet, view_
 from wsss.methods.mcis.pairs import Pool
 from wsss.methods.mcis.train import check_side, check_views
 from wsss.settings import choice, setting
-from wsss.stages.classify import load_model, tagged_score_map, write_metrics
+from wsss.stages.classify import tagged_score_map
 from wsss.stages.inference import node_grid, resize
+from wsss.stages.outputs import load_model, write_metrics
 from wsss.training import to_device
 
 SKIP = 0.1

@@ -18,7 +18,7 @@ from wsss.methods.mcis.network import SCALED_VIEWS, VIEWS, CoAttentionNet, squar
 from wsss.methods.mcis.pairs import Pool, difference, intersection
 from wsss.nets.backbones import BACKBONES, check_weights
 from wsss.settings import loguniform, setting
-from wsss.stages.classify import save_model, write_metrics
+from wsss.stages.outputs import save_model, write_metrics
 from wsss.training import TrainingSettings, fit, parameter_groups
 
 

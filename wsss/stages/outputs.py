@@ -1,0 +1,37 @@
+"""What a step leaves beside its maps: the trained network, and its final figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def save_model(folder: Path, model: nn.Module, architecture: dict[str, object]) -> None:
+    """Write `model.safetensors` and the arguments that rebuild the network, `model.json`."""
+    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    (folder / "model.json").write_text(json.dumps(architecture, indent=1))
+
+
+def load_model(folder: Path, network: Callable[..., Network]) -> Network:
+    """The trained network of a step's output that `save_model` wrote, in eval mode, on the CPU."""
+    model = network(weights="none", **json.loads((folder / "model.json").read_text()))
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.eval()
+
+
+def backbone_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of the backbone in a localizer's training step's output: every localizer names it `backbone`."""
+    weights = load_file(folder / "model.safetensors")
+    return {key.removeprefix("backbone."): w for key, w in weights.items() if key.startswith("backbone.")}
+
+
+def write_metrics(folder: Path, metrics: dict[str, float]) -> None:
+    """Keep a step's final figures with its output, so that a reused step has them too."""
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
