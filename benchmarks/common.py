@@ -32,18 +32,19 @@ _LIBRARIES = ("torch", "numpy", "pydensecrf2")
 class Row:
     """One claim: medians of ours and of the peer, the median of their ratios with its spread (quartiles), the aim.
 
-    The ratio is better when it is higher. `peer` and what follows from it are None where the peer is not installed.
+    The ratio is better when it is higher. `peer` and what follows from it are None where the peer is not installed,
+    `ours` too where the machine lacks what the claim is about; `aim` is None where there is none.
     `points` are (size, milliseconds) behind a row about growth.
     """
 
     key: str
     what: str
-    ours: float
+    ours: float | None
     peer: float | None
     unit: str
     ratio: float | None
     spread: tuple[float, float] | None
-    aim: float
+    aim: float | None
     points: tuple[tuple[float, float], ...] = ()
 
 
@@ -82,7 +83,7 @@ def run_benchmark(name: str, as_json: bool) -> int:
             row.unit,
             _short(row.ratio),
             quartiles,
-            f"{row.aim:g}",
+            _short(row.aim),
         )
     Console(soft_wrap=True).print(table)
     return 0
@@ -105,7 +106,7 @@ def machine() -> dict[str, Any]:
 def compare(
     key: str,
     what: str,
-    aim: float,
+    aim: float | None,
     ours: Callable[[], object],
     peer: Callable[[], object] | None,
     *,
@@ -136,7 +137,7 @@ def compare(
     return row_of(key, what, aim, own, other)
 
 
-def row_of(key: str, what: str, aim: float, ours: list[float], peer: list[float]) -> Row:
+def row_of(key: str, what: str, aim: float | None, ours: list[float], peer: list[float]) -> Row:
     """The row of two lists of seconds, measured in turns; `peer` may be empty."""
     if not peer:
         return Row(key, what, 1e3 * statistics.median(ours), None, "ms", None, None, aim)

@@ -26,7 +26,7 @@ Written by `make performance`, from the JSON of every `wsss bench NAME`. Ours an
 turns; medians are given, and the quartiles of the ratio. A ratio is better when it is higher; the aim is what it has to
 reach.
 """
-NO_GPU = "No GPU was at hand, so there is no row of one."
+NO_GPU = "No GPU was at hand: the rows of one, `cuda-`, are empty."
 COLUMNS = ("key", "what", "ours", "peer", "unit", "ratio", "quartiles", "aim")
 
 
@@ -72,7 +72,7 @@ def _machine_part(reports: Sequence[Report]) -> Iterator[str]:
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     spread = " – ".join(map(_number, row["spread"] or ()))
     numbers = (_number(row[name]) for name in ("ours", "peer"))
-    return f"`{row['key']}`", row["what"], *numbers, row["unit"], _number(row["ratio"]), spread, f"{row['aim']:g}"
+    return f"`{row['key']}`", row["what"], *numbers, row["unit"], _number(row["ratio"]), spread, _number(row["aim"])
 
 
 def _growth(row: Mapping[str, Any]) -> str:

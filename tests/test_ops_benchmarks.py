@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
-from benchmarks import common, scaling
+from benchmarks import common, cuda, scaling
 from wsss.errors import UserError
 
 
@@ -31,6 +33,20 @@ def test_growth_is_the_exponent_of_the_power_law_that_fits_best(monkeypatch):
     row = scaling.power_law("key", "what", 1.0, sizes, [lambda size=size: 0.002 * size**1.5 for size in sizes])
     assert row.ours == pytest.approx(1.5) and row.ratio == pytest.approx(2 / 3) and row.unit == "exponent"
     assert [size for size, _ in row.points] == [10, 20, 40] and row.points[0][1] == pytest.approx(2 * 10**1.5)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_its_rows_are_empty():
+    rows = list(cuda.rows())
+    assert {row.key for row in rows} == set(cuda.WHAT)
+    assert all(row.ours is row.peer is row.ratio is row.aim is None for row in rows)
+
+
+def test_a_kernel_stands_beside_what_the_bandwidth_allows():
+    image = np.random.default_rng(0).integers(0, 256, (1, 24, 32, 3), dtype=np.uint8)
+    rows = list(cuda.kernels(image, torch.device("cpu")))
+    assert [row.key for row in rows] == ["cuda-splat", "cuda-blur", "cuda-slice"]
+    assert all(row.peer / row.ours == pytest.approx(row.ratio, rel=0.5) and row.ratio > 0 for row in rows)
 
 
 def test_json_is_one_object_with_the_machine_and_the_commit(capsys):

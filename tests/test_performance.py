@@ -58,6 +58,12 @@ def test_a_missing_peer_leaves_its_cells_empty() -> None:
     assert cells(page([report(rows=[alone])]), "crf-native-irn")[3:7] == ["", "ms", "", ""]
 
 
+def test_a_row_that_could_not_be_measured_is_empty() -> None:
+    nothing = ROW | dict.fromkeys(("ours", "peer", "ratio", "spread", "aim"))
+    text = page([report("cuda", rows=[nothing])])
+    assert "| `crf-native-irn` | native \\| irn |  |  | ms |  |  |  |\n" in text
+
+
 def test_growth_is_drawn_and_listed_beside_the_expected_power() -> None:
     points = [[10.0, 100.0], [100.0, 2000.0]]
     grown = ROW | {"key": "scaling-pixels", "ours": 1.3, "peer": 1.0, "unit": "exponent", "points": points}
