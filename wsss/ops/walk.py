@@ -135,10 +135,10 @@ def _structure(
     for p, (here, shift) in enumerate(zip(inside, shifts, strict=True)):
         places[pairs + 1 + p] = torch.where(here, p * count + own, -1)
         places[pairs - 1 - p, shift:] = places[pairs + 1 + p, :-shift]
-    shift = own.new_tensor([*(-s for s in reversed(shifts)), 0, *shifts])
+    ways = own.new_tensor([*(-s for s in reversed(shifts)), 0, *shifts])
     there = (places >= 0).t()
     starts = torch.cat((own.new_zeros(1), there.sum(1, dtype=torch.int32).cumsum(0, dtype=torch.int32)))
-    return starts, (own[:, None] + shift)[there], places.t()[there]
+    return starts, (own[:, None] + ways)[there], places.t()[there]
 
 
 def _shifts(height: int, width: int, radius: int) -> tuple[list[int], list[int]]:
