@@ -15,7 +15,7 @@ FEW_LABELS = 15
 """Up to here torch's softmax over the last, short axis is slower than its steps one by one."""
 LABELS_AT_ONCE, SCORES_AT_ONCE = 8, 700_000
 """Labels that are filtered, and scores that are normalised, at a time on a CPU: more would take more memory."""
-BYTES_OF_PIXEL = 330
+BYTES_OF_PIXEL, BYTES_OF_VERTEX = 270, 90
 """What the lattices take while they are built, about."""
 
 
@@ -26,22 +26,28 @@ class TorchMeanField:
     def __init__(self, images: np.ndarray, kernels: Kernels, device: str = "cpu") -> None:
         count, height, width = images.shape[:3]
         needed = BYTES_OF_PIXEL * count * height * width
-        memory_limit(device).check(needed, f"the CRF of {height} x {width} pixels")
+        what, limit = f"the CRF of {height} x {width} pixels", memory_limit(device)
+        limit.check(needed, what)
         place = torch.device(device)
         colours = torch.from_numpy(np.array(images)).to(place).view(-1, 3).t().float()
         positions = position_features(height, width, kernels.bilateral_sxy, place).repeat(1, count)
         bilateral = torch.cat((positions, colours / torch.full((), kernels.bilateral_srgb, device=place)))
         del colours, positions
         self._near = grid_lattice(height, width, kernels.gaussian_sxy, place, count)
-        self._alike = build_lattice(bilateral, count).normalise_()
+        try:
+            self._alike = build_lattice(bilateral, count, (limit.size - needed) // BYTES_OF_VERTEX).normalise_()
+        except MemoryError:
+            raise limit.refusal(f"{what} needs more memory for its lattice") from None
         self._kernels = kernels
         self._place = place
 
     def memory(self, labels: int) -> int:
         """About how many bytes inference over so many labels takes: scores and marginals, and tables of vertices."""
-        pixels, vertices = self._near.count, self._near.size + self._alike.size
-        at_once = min(labels, LABELS_AT_ONCE) if self._place.type == "cpu" else labels
-        return 4 * (2 * pixels * labels + 3 * vertices * at_once)
+        scores, vertices = self._near.count * labels, self._near.size + self._alike.size
+        on_cpu = self._place.type == "cpu"
+        filtered = min(labels, LABELS_AT_ONCE) if on_cpu else labels
+        normalised = min(scores, SCORES_AT_ONCE) if on_cpu else scores
+        return 4 * (2 * scores + 3 * normalised + 3 * vertices * filtered)
 
     @torch.no_grad()
     def __call__(self, probabilities: np.ndarray, copies: np.ndarray, iterations: int) -> np.ndarray:

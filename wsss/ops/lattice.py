@@ -106,11 +106,14 @@ def lattice_fits(extents: Sequence[float]) -> bool:
     return largest <= MAX_COORDINATE and places * (len(scaled) + 1) <= MAX_VERTICES
 
 
-def build_lattice(features: torch.Tensor, images: int = 1) -> Lattice:
+def build_lattice(features: torch.Tensor, images: int = 1, most: int = MAX_VERTICES) -> Lattice:
     """The lattice of d x N float32 features, each in units of its sigma.
 
     The points must not spread too far; `lattice_fits` tells before. The N points may be those of several images, one
     after the other, as many of each: these share no vertex.
+
+    Raises:
+        MemoryError: there are more vertices than `most`.
     """
     corners = len(features) + 1
     base, ranks, weights = _simplices(features)
@@ -121,6 +124,8 @@ def build_lattice(features: torch.Tensor, images: int = 1) -> Lattice:
     fresh = torch.ones_like(ordered, dtype=torch.bool)
     torch.ne(ordered[1:], ordered[:-1], out=fresh[1:])
     starts = fresh.nonzero().squeeze(1)
+    if len(starts) > most:
+        raise MemoryError
     unique = ordered[starts]
     del ordered
     numbers = fresh.cumsum(0, dtype=torch.int32).sub_(1)
