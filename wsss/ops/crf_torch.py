@@ -12,10 +12,10 @@ from wsss.ops.mean_field import SMALLEST_PROBABILITY, Kernels
 from wsss.ops.memory import memory_limit
 
 FEW_LABELS = 15
-"""Up to here torch's softmax over the last, short axis is slower than transposing twice."""
-LABELS_AT_ONCE, PIXELS_AT_ONCE = 8, 2**15
-"""Labels that are filtered, and pixels that are normalised, at a time on a CPU: more would take more memory."""
-BYTES_OF_PIXEL = 330
+"""Up to here torch's softmax over the last, short axis is slower than its steps one by one."""
+LABELS_AT_ONCE, SCORES_AT_ONCE = 8, 700_000
+"""Labels that are filtered, and scores that are normalised, at a time on a CPU: more would take more memory."""
+BYTES_OF_PIXEL, BYTES_OF_VERTEX = 270, 90
 """What the lattices take while they are built, about."""
 
 
@@ -26,22 +26,28 @@ class TorchMeanField:
     def __init__(self, images: np.ndarray, kernels: Kernels, device: str = "cpu") -> None:
         count, height, width = images.shape[:3]
         needed = BYTES_OF_PIXEL * count * height * width
-        memory_limit(device).check(needed, f"the CRF of {height} x {width} pixels")
+        what, limit = f"the CRF of {height} x {width} pixels", memory_limit(device)
+        limit.check(needed, what)
         place = torch.device(device)
         colours = torch.from_numpy(np.array(images)).to(place).view(-1, 3).t().float()
         positions = position_features(height, width, kernels.bilateral_sxy, place).repeat(1, count)
         bilateral = torch.cat((positions, colours / torch.full((), kernels.bilateral_srgb, device=place)))
         del colours, positions
         self._near = grid_lattice(height, width, kernels.gaussian_sxy, place, count)
-        self._alike = build_lattice(bilateral, count).normalise_()
+        try:
+            self._alike = build_lattice(bilateral, count, (limit.size - needed) // BYTES_OF_VERTEX).normalise_()
+        except MemoryError:
+            raise limit.refusal(f"{what} needs more memory for its lattice") from None
         self._kernels = kernels
         self._place = place
 
     def memory(self, labels: int) -> int:
         """About how many bytes inference over so many labels takes: scores and marginals, and tables of vertices."""
-        pixels, vertices = len(self._near.bags), self._near.size + self._alike.size
-        at_once = min(labels, LABELS_AT_ONCE) if self._place.type == "cpu" else labels
-        return 4 * (2 * pixels * labels + 3 * vertices * at_once)
+        scores, vertices = self._near.count * labels, self._near.size + self._alike.size
+        on_cpu = self._place.type == "cpu"
+        filtered = min(labels, LABELS_AT_ONCE) if on_cpu else labels
+        normalised = min(scores, SCORES_AT_ONCE) if on_cpu else scores
+        return 4 * (2 * scores + 3 * normalised + 3 * vertices * filtered)
 
     @torch.no_grad()
     def __call__(self, probabilities: np.ndarray, copies: np.ndarray, iterations: int) -> np.ndarray:
@@ -56,8 +62,8 @@ class TorchMeanField:
 
         on_cpu = self._place.type == "cpu"
         groups = math.ceil(labels / LABELS_AT_ONCE) if on_cpu else 1
-        blocks = [slice(at, at + PIXELS_AT_ONCE) for at in range(0, len(scores), PIXELS_AT_ONCE)]
-        blocks = blocks if on_cpu else [slice(0, len(scores))]
+        size = max(1, SCORES_AT_ONCE // labels) if on_cpu else len(scores)
+        blocks = [slice(at, at + size) for at in range(0, len(scores), size)]
         marginals = [torch.zeros(part.shape, device=self._place) for part in scores.tensor_split(groups, 1)]
         for step in range(iterations + 1):
             if step:
@@ -85,5 +91,6 @@ class TorchMeanField:
 def _softmax(scores: torch.Tensor) -> torch.Tensor:
     """Softmax over the labels of N x K scores."""
     if scores.shape[1] <= FEW_LABELS:
-        return scores.t().contiguous().softmax(0).t().contiguous()
+        powers = (scores - scores.amax(1, keepdim=True)).exp_()
+        return powers.div_(powers.sum(1, keepdim=True))
     return scores.softmax(1)

@@ -29,9 +29,9 @@ class Lattice:
 
     `vertices` and `weights` (N (d + 1), int32 and float32) are each point's vertices and what it reads from them.
     `points` and `splat` (the same, by vertex) are each vertex' points and what they add to it; vertex m has those from
-    `starts[m]` (int32 M + 1) on. `neighbours` ((d + 1) x 2 (M + 1), int32) are the next and the previous vertex along
-    each axis, vertex M where there is none. `bags` (int32) holds the starts of the points' vertices, `pairs` those of
-    the neighbours.
+    `starts[m]` to `starts[m + 1]` (int32 M + 2). `neighbours` ((d + 1) x 2 (M + 1), int32) are the next and the
+    previous vertex along each axis, vertex M where there is none. `bags` (int32 N + 1) holds where the points'
+    vertices start and end, `pairs` (int32 M + 2) the same of the neighbours.
     """
 
     dimensions: int
@@ -47,7 +47,12 @@ class Lattice:
     @property
     def size(self) -> int:
         """M, the number of vertices."""
-        return len(self.starts) - 1
+        return len(self.starts) - 2
+
+    @property
+    def count(self) -> int:
+        """N, the number of points."""
+        return len(self.bags) - 1
 
     def at_vertices(self, values: torch.Tensor) -> torch.Tensor:
         """Splat and blur of N x K float32 values: (M + 1) x K, the last row 0."""
@@ -58,9 +63,9 @@ class Lattice:
 
     def at_points(self, values: torch.Tensor, points: slice = slice(None)) -> torch.Tensor:
         """Slice: what points read from values at the vertices ((M + 1) x K)."""
-        first, last, _ = points.indices(len(self.bags))
+        first, last, _ = points.indices(self.count)
         own = slice(first * (self.dimensions + 1), last * (self.dimensions + 1))
-        return weighted_sums(values, self.vertices[own], self.bags[: last - first], self.weights[own])
+        return weighted_sums(values, self.vertices[own], self.bags[: last - first + 1], self.weights[own])
 
     def filtered(self, values: torch.Tensor) -> torch.Tensor:
         """Splat, blur and slice of N x K float32 values: about sum_j exp(-|f_i - f_j|^2 / 2) v_j, up to a constant."""
@@ -68,10 +73,10 @@ class Lattice:
 
     def normalise_(self) -> Lattice:
         """From here on k(i, j) / sqrt(sum_l k(i, l) sum_l k(j, l)) stands for the kernel k."""
-        ones = torch.ones(len(self.bags), 1, device=self.weights.device)
+        ones = torch.ones(self.count, 1, device=self.weights.device)
         norm = (self.filtered(ones) + 1e-20).rsqrt_()
         self.weights.view(len(norm), -1).mul_(norm)
-        self.splat.mul_(norm[:, 0][self.points])
+        self.splat.mul_(norm[:, 0].index_select(0, self.points))
         return self
 
 
@@ -80,9 +85,9 @@ def weighted_sums(
 ) -> torch.Tensor:
     """Row b is the sum of weights[i] values[index[i]] over starts[b] <= i < starts[b + 1]; without atomics.
 
-    Without weights, these are 1.
+    Without weights, these are 1. Torch would copy the starts each time if their end were left out.
     """
-    return embedding_bag(index, values, starts, mode="sum", per_sample_weights=weights)
+    return embedding_bag(index, values, starts, mode="sum", per_sample_weights=weights, include_last_offset=True)
 
 
 def axis_scales(dimensions: int) -> list[float]:
@@ -101,11 +106,14 @@ def lattice_fits(extents: Sequence[float]) -> bool:
     return largest <= MAX_COORDINATE and places * (len(scaled) + 1) <= MAX_VERTICES
 
 
-def build_lattice(features: torch.Tensor, images: int = 1) -> Lattice:
+def build_lattice(features: torch.Tensor, images: int = 1, most: int = MAX_VERTICES) -> Lattice:
     """The lattice of d x N float32 features, each in units of its sigma.
 
     The points must not spread too far; `lattice_fits` tells before. The N points may be those of several images, one
     after the other, as many of each: these share no vertex.
+
+    Raises:
+        MemoryError: there are more vertices than `most`.
     """
     corners = len(features) + 1
     base, ranks, weights = _simplices(features)
@@ -116,20 +124,22 @@ def build_lattice(features: torch.Tensor, images: int = 1) -> Lattice:
     fresh = torch.ones_like(ordered, dtype=torch.bool)
     torch.ne(ordered[1:], ordered[:-1], out=fresh[1:])
     starts = fresh.nonzero().squeeze(1)
+    if len(starts) > most:
+        raise MemoryError
     unique = ordered[starts]
     del ordered
-    vertices = torch.empty(len(fresh), dtype=torch.int32, device=features.device)
-    vertices[entries] = fresh.cumsum(0, dtype=torch.int32).sub_(1)
+    numbers = fresh.cumsum(0, dtype=torch.int32).sub_(1)
+    vertices = torch.empty_like(numbers).scatter_(0, entries, numbers)
     return Lattice(
         dimensions=len(features),
         vertices=vertices,
-        bags=torch.arange(0, len(vertices), corners, dtype=torch.int32, device=features.device),
+        bags=torch.arange(0, len(vertices) + 1, corners, dtype=torch.int32, device=features.device),
         points=entries.int().div_(corners, rounding_mode="floor"),
-        splat=weights[entries],
+        splat=weights.index_select(0, entries),
         weights=weights.mul_(slice_factor(len(features))),
-        starts=torch.cat((starts, starts.new_tensor([len(vertices)]))).int(),
+        starts=torch.cat((starts, starts.new_full((2,), len(vertices)))).int(),
         neighbours=_neighbours(unique, steps),
-        pairs=torch.arange(0, 2 * (len(unique) + 1), 2, dtype=torch.int32, device=features.device),
+        pairs=torch.arange(0, 2 * (len(unique) + 1) + 1, 2, dtype=torch.int32, device=features.device),
     )
 
 
@@ -194,11 +204,11 @@ def _keys(base: torch.Tensor, ranks: torch.Tensor, images: int) -> tuple[torch.T
     origin.view(images, -1).add_(places * torch.arange(images, device=base.device)[:, None])
     steps = torch.zeros(corners, dtype=kind, device=base.device)
     steps[:-1] = strides
-    remainders = torch.arange(corners, dtype=torch.int8, device=base.device)
-    keys = origin.to(kind)[:, None] + remainders
+    remainders = torch.arange(corners, dtype=torch.int8, device=base.device)[:, None]
+    keys = origin.to(kind) + remainders
     for step, rank in zip(steps[:-1], ranks[:-1], strict=True):
-        keys -= step * (rank[:, None] > corners - 1 - remainders)
-    return keys, steps
+        keys -= step * (rank > corners - 1 - remainders)
+    return keys.t().contiguous(), steps
 
 
 def _neighbours(unique: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:

@@ -50,12 +50,18 @@ def random_walk(
     if steps == 0:
         return scores.clone()
     weights = _every_source(affinity.to(torch.float64) ** beta, size, radius)
-    return propagate(weights, radius, scores, chebyshev_coefficients(steps, tolerance))
+    interior = affinity.shape[1:] != weights.shape[1:]
+    return propagate(weights, radius, scores, chebyshev_coefficients(steps, tolerance), interior)
 
 
-def propagate(weights: torch.Tensor, radius: int, scores: torch.Tensor, coefficients: list[float]) -> torch.Tensor:
-    """Scores times sum_k c_k T_k(T), where T has the weights float64 P x H x W, 0 where a pair leaves the map."""
-    twice, root = doubled_walk(weights, radius)
+def propagate(
+    weights: torch.Tensor, radius: int, scores: torch.Tensor, coefficients: list[float], interior: bool = False
+) -> torch.Tensor:
+    """Scores times sum_k c_k T_k(T), where T has the weights float64 P x H x W, 0 where a pair leaves the map.
+
+    With `interior`, sources lie in `pairs.source_rectangle` alone; the weights of others are 0.
+    """
+    twice, root = doubled_walk(weights, radius, interior)
     before = scores.to(torch.float64).flatten(1).t().contiguous() * root
     total = coefficients[0] * before
     now = twice @ before / 2
@@ -80,49 +86,59 @@ def chebyshev_coefficients(steps: int, tolerance: float) -> list[float]:
     return coefficients.tolist()
 
 
-def doubled_walk(weights: torch.Tensor, radius: int) -> tuple[torch.Tensor, torch.Tensor]:
+def doubled_walk(weights: torch.Tensor, radius: int, interior: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """2 S as a sparse CSR matrix (H W squared) and D^1/2 as a column, from the weights of all pairs.
 
     Args:
         weights: float64 P x H x W, 0 where a pair leaves the map.
         radius: of the pairs.
+        interior: sources lie in `pairs.source_rectangle` alone; the weights of others are 0.
     """
     height, width = weights.shape[1:]
     fitting, shifts = _shifts(height, width, radius)
     flat = weights.flatten(1) if len(fitting) == len(weights) else weights[fitting].flatten(1)
-    pairs = len(shifts)
     degrees = 1 + flat.sum(0)
     for plane, shift in zip(flat, shifts, strict=True):
         degrees[shift:] += plane[:-shift]
     inverse = degrees.rsqrt()
-    values = flat.new_zeros(2 * pairs + 1, flat.shape[1])
-    values[pairs] = 2 / degrees
-    for p, (plane, shift) in enumerate(zip(flat, shifts, strict=True)):
-        forward = values[pairs + 1 + p, :-shift]
-        torch.mul(plane[:-shift], inverse[:-shift], out=forward).mul_(inverse[shift:]).mul_(2)
-        values[pairs - 1 - p, shift:] = forward
-    starts, columns = _structure(height, width, radius, weights.device)
+    values = flat.new_empty(len(shifts) + 1, flat.shape[1])
+    torch.mul(flat, 2 * inverse, out=values[:-1])
+    for plane, shift in zip(values, shifts, strict=False):
+        plane[:-shift] *= inverse[shift:]
+    values[-1] = 2 / degrees
+    starts, columns, places = _structure(height, width, radius, interior, weights.device)
+    entries = values.view(-1).index_select(0, places)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         matrix = torch.sparse_csr_tensor(
-            starts, columns, values.t().flatten(), (flat.shape[1], flat.shape[1]), check_invariants=False
+            starts, columns, entries, (flat.shape[1], flat.shape[1]), check_invariants=False
         )
     return matrix, degrees.sqrt_()[:, None]
 
 
 @lru_cache(maxsize=8)
-def _structure(height: int, width: int, radius: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row starts and columns (int32) of the walk on a map of this size: every row has an entry for each pair.
+def _structure(
+    height: int, width: int, radius: int, interior: bool, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Row starts and columns of the walk on a map of this size, and where each entry's weight lies (all int32).
 
-    An entry that would leave the map points anywhere inside; its value is 0.
+    The weights are those of the pairs that fit, by pair and source, and behind them the diagonal.
     """
-    count = height * width
-    shifts = _shifts(height, width, radius)[1]
-    shift = torch.tensor([*(-s for s in reversed(shifts)), 0, *shifts], dtype=torch.int32, device=device)
+    fitting, shifts = _shifts(height, width, radius)
+    pairs, count = len(shifts), height * width
+    sources = source_rectangle((height, width), radius) if interior else (height, width)
+    every = torch.ones(len(pair_offsets(radius)), *sources, dtype=torch.bool, device=device)
+    inside = _every_source(every, (height, width), radius)[fitting].flatten(1)
     own = torch.arange(count, dtype=torch.int32, device=device)
-    columns = (own[:, None] + shift).clamp_(0, count - 1).flatten()
-    starts = torch.arange(count + 1, dtype=torch.int32, device=device) * len(shift)
-    return starts, columns
+    places = own.new_full((2 * pairs + 1, count), -1)
+    places[pairs] = pairs * count + own
+    for p, (here, shift) in enumerate(zip(inside, shifts, strict=True)):
+        places[pairs + 1 + p] = torch.where(here, p * count + own, -1)
+        places[pairs - 1 - p, shift:] = places[pairs + 1 + p, :-shift]
+    ways = own.new_tensor([*(-s for s in reversed(shifts)), 0, *shifts])
+    there = (places >= 0).t()
+    starts = torch.cat((own.new_zeros(1), there.sum(1, dtype=torch.int32).cumsum(0, dtype=torch.int32)))
+    return starts, (own[:, None] + ways)[there], places.t()[there]
 
 
 def _shifts(height: int, width: int, radius: int) -> tuple[list[int], list[int]]:

@@ -14,6 +14,7 @@
 #include <new>
 #include <utility>
 
+#include "build_lattice.h"
 #include "lattice.h"
 #include "softmax.h"
 #include "vectors.h"
@@ -83,11 +84,11 @@ struct Tables {
     V* then = both.data() + size;
 };
 
-// The last step leaves the marginals where the priors were.
-template <class V, int C>
+// The last step leaves the marginals where the priors were. L labels, or as many as the problem has if L = 0.
+template <class V, int C, int L = 0>
 void iterate(const Problem& problem, int count, Wide* priors) {
     constexpr int kBlock = 16, lanes = Row<V, C>::kWidth;
-    const int width = C ? C : count, labels = problem.labels;
+    const int width = C ? C : count, labels = L ? L : problem.labels;
     const Lattice &near = *problem.lattice[0], &alike = *problem.lattice[1];
     const size_t points = near.points;
     const float factors[2] = {problem.weight[0] * near.slice_factor(), problem.weight[1] * alike.slice_factor()};
@@ -108,6 +109,8 @@ void iterate(const Problem& problem, int count, Wide* priors) {
             for (int p = 0; step && p < block; ++p) {
                 V* row = rows + p * width;
                 for (int c = 0; c < width; ++c) row[c] = V{};
+                __builtin_prefetch(near.corners.data() + (start + p + kAhead) * 3);
+                __builtin_prefetch(alike.corners.data() + (start + p + kAhead) * 6);
                 gather<V, C>(near.corners.data() + (start + p) * 3, 3, tables[0].now, width, factors[0], row);
                 gather<V, C>(alike.corners.data() + (start + p) * 6, 6, tables[1].now, width, factors[1], row);
             }
@@ -144,7 +147,10 @@ size_t vectors_of(const Lattice& lattice, int labels) {
 void infer(const Problem& problem) {
     Buffer<Wide> priors(vectors_of(*problem.lattice[0], problem.labels));
     load_planes(problem, priors.data());
-    switch (padded(problem.labels)) {
+    switch (problem.labels < 4 ? problem.labels : padded(problem.labels)) {
+        case 2: iterate<Floats<4>, 1, 2>(problem, 1, priors.data()); break;
+        case 3: iterate<Floats<4>, 1, 3>(problem, 1, priors.data()); break;
+        case 1:
         case 4: iterate<Floats<4>, 1>(problem, 1, priors.data()); break;
         case 8: iterate<Wide, 8 / kWide>(problem, 0, priors.data()); break;
         case 12: iterate<Floats<4>, 3>(problem, 0, priors.data()); break;
