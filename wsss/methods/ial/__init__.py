@@ -41,6 +41,7 @@ REFINE = Stage(
     {
         "demo": _as_affinity("demo")
         | {
+            "labels.alpha_low": 8.0,
             "rounds.backbone": "tiny",
             "rounds.weights": "localize",
             "rounds.freeze_bn": False,
