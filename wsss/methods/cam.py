@@ -40,13 +40,12 @@ LOCALIZE = Stage(
             "train.optimizer": "adamw",
             "train.lr": 2e-4,
             "train.weight_decay": 1e-2,
-            "train.crop": 161,
-            "train.scale_low": 0.6,
-            "train.scale_high": 0.9,
+            "train.crop": 225,
+            "train.scale_low": 0.75,
+            "train.scale_high": 1.0,
             "train.jitter": 0.1,
-            "train.epochs": 13,
-            "train.image_limit": 15400,
-            "infer.scales": (1.0, 1.5),
+            "train.epochs": 6,
+            "train.image_limit": 11600,
         },
         "paper": {},
     },
@@ -61,7 +60,7 @@ REFINE = Stage(
     ),
     {
         "demo": {"background.alpha": 6.0, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 8.0},
-        "small": {"background.alpha": 2.0, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 5.0},
+        "small": {"background.alpha": 1.0, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 5.0},
     },
 )
 
