@@ -18,6 +18,7 @@ from wsss.data.label_maps import LabelMaps, LabelMapWriter
 from wsss.data.score_maps import ScoreMaps
 from wsss.errors import UserError
 from wsss.interface import StepContext
+from wsss.methods.ial import REFINE
 from wsss.methods.ial.refinement import confident_labels, energy, keep_lost_classes, masked_probabilities, refine
 from wsss.methods.ial.rounds import train_branch
 from wsss.methods.ial.settings import RoundsSettings, pairwise_settings, some_ids, thresholds, unary_settings
@@ -307,7 +308,8 @@ def test_a_run_broken_off_in_any_part_goes_on_to_the_same_bytes(
 
 def test_any_refiner_follows_and_the_seeds_are_affinitys(ran: tuple[StepRunner, dict[str, Path]]) -> None:
     runner, folders = ran
-    settings = {k: v for k, v in TINY.items() if "rounds" not in k} | {"refine.name": "affinity"}
+    seeds_as_here = {f"refine.{k}": str(v) for k, v in REFINE.presets["demo"].items() if k.startswith("labels.")}
+    settings = {k: v for k, v in TINY.items() if "rounds" not in k} | seeds_as_here | {"refine.name": "affinity"}
     planned = {p.key: p for p in make_plan("ial", "demo", settings).steps}
     for key in ("localize.train", "localize.infer"):
         assert runner.run(planned[key], Report()).reused
