@@ -21,6 +21,8 @@ export RAY_USAGE_STATS_ENABLED := 0
 export DVC_NO_ANALYTICS := 1
 export GOMP_SPINCOUNT := 10000
 export THP_MEM_ALLOC_ENABLE := 1
+# Where it is set, no library is ever compiled, and every command starts ten seconds later.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## what can be made
