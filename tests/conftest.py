@@ -1,9 +1,10 @@
-"""What the tests share: small datasets, one demo-sized run of a method, and the rule that nothing is skipped in CI."""
+"""What the tests share: small datasets, one demo-sized run, a tracking store, and that nothing is skipped in CI."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from wsss.data import Dataset, open_dataset
 from wsss.data.shapes import make_shapes
+from wsss.tracking.connection import mlflow_client
 
 for name, value in {
     "DVC_NO_ANALYTICS": "1",
@@ -97,3 +99,25 @@ def workspace(tiny_shapes: Dataset, tmp_path_factory: pytest.TempPathFactory) ->
     done = command(root, "run", "--method", "affinity", "--preset", "demo", *settings)
     run_id = next(line.split()[1].rstrip(",") for line in done.stdout.splitlines() if line.startswith("run "))
     return Workspace(root, run_id, done.stdout)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    """A tracking store with its tables, which take seconds to make."""
+    folder = tmp_path_factory.mktemp("template")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        mlflow_client()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store(template, tmp_path, monkeypatch):
+    """A tracking store in the current folder, where MLflow looks for it when it is told nothing."""
+    shutil.copy(template, tmp_path / "mlflow.db")
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("UPDATE experiments SET artifact_location = ?", (f"{tmp_path}/mlruns/0",))
+    monkeypatch.chdir(tmp_path)
+    for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
+        monkeypatch.delenv(variable, raising=False)
+    return mlflow_client()
