@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,18 +15,19 @@ import torch
 from mcis_examples import CPU, PETS, REPORT, TINY, context, make_dataset
 from PIL import Image
 from torch import Tensor
+from torch.nn import BatchNorm2d
 
 from wsss.data import Dataset
 from wsss.data.label_maps import LabelMaps
 from wsss.data.score_maps import ScoreMaps
 from wsss.errors import UserError
-from wsss.methods.mcis import METHOD, network, train
+from wsss.methods.mcis import METHOD, infer, network, train
 from wsss.methods.mcis.infer import McisInferSettings, fuse, infer_maps, raw_maps
 from wsss.methods.mcis.network import CoAttentionNet
 from wsss.methods.mcis.pairs import Pool
 from wsss.methods.mcis.train import mcis_losses
 from wsss.plan import make_plan
-from wsss.stages.outputs import save_model
+from wsss.stages.outputs import load_model, save_model
 from wsss.steps import StepRunner
 
 
@@ -132,6 +134,16 @@ class TestMaps:
         assert torch.allclose(both[:, :1], alone, atol=1e-6)
 
 
+def test_a_frozen_batch_norm_is_the_backbones(pets: Dataset, tmp_path: Path) -> None:
+    train.train_co_attention(context(replace(TINY, freeze_bn=True), pets, tmp_path))
+    net = load_model(tmp_path, CoAttentionNet)
+    norms = {
+        part: [m for m in getattr(net, part).modules() if isinstance(m, BatchNorm2d)] for part in ("backbone", "extra")
+    }
+    assert all((norm.running_mean == 0).all() for norm in norms["backbone"])
+    assert len(norms["extra"]) == 3 and not any((norm.running_mean == 0).all() for norm in norms["extra"])
+
+
 def inferred(dataset: Dataset, folder: Path, settings: McisInferSettings) -> tuple[ScoreMaps, dict[str, float]]:
     """Infer with a random network whose maps are above 0 and whose co-attention compares."""
     torch.manual_seed(3)
@@ -173,6 +185,18 @@ class TestInference:
         settings = replace(self.SETTINGS, references=1)
         first, second = (inferred(pets, tmp_path / name, settings)[0] for name in ("1", "2"))
         assert all(np.array_equal(first.read(i).scores, second.read(i).scores) for i in first.ids)
+
+    def test_interrupted_inference_goes_on_to_the_same_maps(self, pets: Dataset, tmp_path: Path) -> None:
+        whole, metrics = inferred(pets, tmp_path / "whole", self.SETTINGS)
+        with patch.object(REPORT, "progress", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+            inferred(pets, tmp_path / "broken", self.SETTINGS)
+        again = context(self.SETTINGS, pets, tmp_path / "broken" / "infer", {"train": tmp_path / "broken" / "train"})
+        with patch.object(infer, "raw_maps", wraps=raw_maps) as made:
+            infer_maps(again)
+        assert made.call_count == 1  # of e and f, the second batch, f alone has tags
+        found = ScoreMaps(tmp_path / "broken" / "infer" / "cam")
+        assert all(found.read(i).scores == pytest.approx(whole.read(i).scores, abs=2e-3) for i in whole.ids)
+        assert json.loads((tmp_path / "broken" / "infer" / "metrics.json").read_text()) == metrics
 
     def test_a_mirrored_image_gives_mirrored_maps_without_references(self, tmp_path: Path) -> None:
         dataset = make_dataset(tmp_path / "x", ("cat", "dog"), {"a": ["cat"], "b": ["cat", "dog"]})

@@ -57,6 +57,20 @@ class TestCoAttention:
         seen_by_m, seen_by_n = co_attention(m, n, 100 * torch.eye(4))
         assert torch.allclose(seen_by_m, m, atol=1e-6) and torch.allclose(seen_by_n, n, atol=1e-6)
 
+    def test_a_local_start_keeps_places_apart(self) -> None:
+        """A cell of the backbone reaches that cell of the features alone, and W is the identity over d."""
+        torch.manual_seed(0)
+        reached = {}
+        for start in ("random", "local"):
+            net = CoAttentionNet(3, "tiny", "none", 8, 16, start).eval()
+            before = torch.rand(1, net.backbone.channels[-1], 5, 5)
+            after = before.clone()
+            after[:, :, 2, 2] += 1
+            changed = (net.extra(after) - net.extra(before)).abs().sum((0, 1)) > 0
+            reached[start] = [divmod(int(cell), 5) for cell in changed.flatten().nonzero()]
+        assert len(reached["random"]) == 25 and reached["local"] == [(2, 2)]
+        assert torch.equal(net.affinity.weight, torch.eye(16) / 16)
+
     def test_what_is_left_is_what_the_gate_lets_through(self) -> None:
         net = CoAttentionNet(2, "tiny", "none", 8, 2)
         net.gate.weight.data = torch.tensor([1.0, -2.0]).view(1, 2, 1, 1)

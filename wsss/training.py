@@ -104,7 +104,7 @@ def fit(
         loss: from a batch (tensors on the device, "id" a list, "epoch" the number of the pass, from 0) to the loss and
             its parts by name.
         context: the step's; its settings are a `TrainingSettings`, its `out` keeps the checkpoint.
-        frozen_bn: keep batch norm in eval mode.
+        frozen_bn: keep the batch norm of its `backbone` in eval mode.
 
     Returns:
         The last epoch's mean loss ("train/loss"), "images_per_s", and "loader_wait", the share of the time in which
@@ -135,7 +135,7 @@ def fit(
     for epoch in range(done, epochs):
         model.train()
         if frozen_bn:
-            freeze_batch_norm(model)
+            freeze_batch_norm(model.get_submodule("backbone"))
         torch.manual_seed(hash((context.rng, epoch)) & 0x7FFFFFFF)
         losses: list[float] = []
         ready = time.monotonic()

@@ -192,6 +192,10 @@ class ScoreMaps:
         height, width = entry["size"]
         return ScoreMap(scores, np.array(entry["classes"], dtype=np.uint8), (height, width))
 
+    def count_empty(self) -> int:
+        """How many classes' maps are 0 everywhere, over all images."""
+        return sum(int((self.read(id).scores.max((1, 2), initial=0) == 0).sum()) for id in self.ids)
+
 
 def _shard_name(shard: int) -> str:
     return f"scores-{shard:05d}.safetensors"

@@ -224,6 +224,7 @@ WILDCAT = Stage(
         "small": {
             **LOCALIZE.presets["small"],
             "train.freeze_bn": True,
+            "train.epochs": 3,
             **_as_refined("small"),
         },
         "paper": {"infer.scales": (1.0, 1.5, 2.0), "predict.scales": (1.0, 1.5, 2.0)},

@@ -258,7 +258,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "train.scale_low": 0.5,
         "train.scale_high": 1.0,
         "train.batch_size": 16,
-        "train.image_limit": 6000,
+        "train.image_limit": 4000,
         "predict.scales": (0.75, 1.0, 1.25),
         "predict.bilateral_sxy": 34.0,
     },

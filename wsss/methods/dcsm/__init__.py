@@ -94,8 +94,7 @@ def infer_dcsm(context: StepContext) -> None:
                 writer.add(image_id, maps)
             done += len(made)
             context.report.progress(done, len(ids), "images")
-    written = ScoreMaps(context.out / "cam")
-    empty = sum(int((m.max((1, 2), initial=0) == 0).sum()) for m in (written.read(i).scores for i in written.ids))
+    empty = ScoreMaps(context.out / "cam").count_empty()
     write_metrics(context.out, {"cam/empty_maps": empty, **tag_metrics(context, model)})
 
 
@@ -120,8 +119,10 @@ DCSM = Stage(
         "small": {
             **{key: value for key, value in LOCALIZE.presets["small"].items() if key.startswith("train.")},
             "train.head_lr": 3.0,
+            "train.epochs": 3,
             "predict.scales": (0.8, 1.2),
             "predict.side": None,
+            "predict.alpha": 0.05,
             "predict.bilateral_sxy": 40.0,
             "predict.bilateral_srgb": 5.0,
             "infer.scales": (0.8, 1.2),
@@ -140,7 +141,7 @@ DCSM_REFINE = Stage(
     ),
     {
         "demo": {"background.alpha": 0.3, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 8.0},
-        "small": {"crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 5.0},
+        "small": {"background.alpha": 0.05, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 5.0},
         "paper": {},
     },
 )

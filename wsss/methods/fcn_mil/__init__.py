@@ -117,6 +117,7 @@ LOCALIZE = Stage(
             "train.epochs": 13,
             "train.image_limit": 6000,
             "predict.bilateral_sxy": 40.0,
+            "predict.bilateral_srgb": 5.0,
         },
         "paper": {},
     },

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wsss.data import Dataset
 from wsss.data.augmentation import normalise
-from wsss.data.score_maps import ScoreMapWriter
+from wsss.data.score_maps import ScoreMaps, ScoreMapWriter
 from wsss.evaluation import mean_average_precision
 from wsss.interface import StepContext
 from wsss.methods.mcis.network import SCALED_VIEWS, VIEWS, CoAttentionNet, view_side, warp
@@ -123,34 +123,34 @@ def infer_maps(context: StepContext) -> None:
     features = _Features(network, dataset, settings.side, device)
     pool = Pool.of(dataset)
     ids = [*dataset.splits["train"], *dataset.splits["dev"]]
-    counts = dict.fromkeys(("infer/own_references", "infer/maps_skipped", "infer/classes_without_map"), 0.0)
-    done = 0
-    with ScoreMapWriter(context.out / "cam") as writer:
+    own_references = done = 0
+    with ScoreMapWriter(context.out / "cam", resume=True) as writer:
         for chunk in _chunks(ids, device):
-            owns, views = features(chunk), _view_features(features, chunk, settings.views)
-            for number, image_id in enumerate(chunk):
-                tags, size = dataset.tags(image_id), dataset.size(image_id)
-                present = [int(c) for c in np.flatnonzero(tags)]
-                full = torch.zeros(len(tags), *node_grid(*size, settings.stride))
-                if present:
+            tagged = {i: [int(c) for c in np.flatnonzero(dataset.tags(i))] for i in chunk}
+            if "pair" in settings.views:
+                own_references += sum(not pool.with_class(c, i) for i in chunk for c in tagged[i])
+            if not writer.kept.issuperset(chunk):
+                owns, views = features(chunk), _view_features(features, chunk, settings.views)
+                for number, image_id in enumerate(chunk):
                     draw = np.random.default_rng((context.rng, done + number))
                     references = []
-                    for tagged in present if "pair" in settings.views else ():
-                        chosen = pool.references(image_id, tagged, settings.references, draw)
-                        counts["infer/own_references"] += not chosen
+                    for c in tagged[image_id] if "pair" in settings.views else ():
+                        chosen = pool.references(image_id, c, settings.references, draw)
                         references.append(features(chosen or [image_id]))
                     own = owns[number : number + 1]
                     of_views = {view: found[number : number + 1] for view, found in views.items()}
-                    fused, skipped = fuse(raw_maps(network, own, references, of_views, present))
-                    fused = resize(fused[None].cpu(), (full.shape[1], full.shape[2]))[0]
-                    full[present] = fused - fused.amin((1, 2), keepdim=True)
-                    counts["infer/maps_skipped"] += float(skipped.sum())
-                    counts["infer/classes_without_map"] += float((fused.amax((1, 2)) == 0).sum())
-                writer.add(image_id, tagged_score_map(full, tags, size))
+                    size, tags = dataset.size(image_id), dataset.tags(image_id)
+                    maps = torch.zeros(len(tags), *node_grid(*size, settings.stride))
+                    if present := tagged[image_id]:
+                        fused, _ = fuse(raw_maps(network, own, references, of_views, present))
+                        fused = resize(fused[None].cpu(), (maps.shape[1], maps.shape[2]))[0]
+                        maps[present] = fused - fused.amin((1, 2), keepdim=True)
+                    writer.add(image_id, tagged_score_map(maps, tags, size))
             done += len(chunk)
             context.report.progress(done, len(ids), "images")
     ranking = {f"{split}/tags/map": _tag_map(features, split) for split in ("dev", "val")}
-    write_metrics(context.out, counts | ranking)
+    empty = ScoreMaps(context.out / "cam").count_empty()
+    write_metrics(context.out, {"infer/own_references": own_references, "cam/empty_maps": empty, **ranking})
 
 
 class _Features:

@@ -17,6 +17,9 @@ SCALED_VIEWS = {"0.75": 0.75, "2": 2.0}
 VIEWS = ("pair", "flip", *SCALED_VIEWS)
 """What an image m is co-attended with: another image that shares a tag, and m itself mirrored or resized."""
 
+STARTS = ("random", "local")
+"""Random convolutions and W = I / sqrt(d); or the convolutions' middle taps alone and W = I / d, a gentle attention."""
+
 
 def co_attention(first: Tensor, second: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """What each of two images sees of the other: P = F_m^T W F_n, A_n = F_m softmax(P), A_m = F_n softmax(P^T).
@@ -46,22 +49,29 @@ class CoAttentionNet(nn.Module):
         weights: its initial weights.
         output_stride: 8 or 16.
         width: d, the channels of the three convolutions.
+        start: how these and W begin, one of `STARTS`.
     """
 
-    def __init__(self, classes: int, backbone: str, weights: str, output_stride: int, width: int) -> None:
+    def __init__(
+        self, classes: int, backbone: str, weights: str, output_stride: int, width: int, start: str = "random"
+    ) -> None:
         super().__init__()
         self.backbone = build_backbone(backbone, weights, output_stride)
         normalised = any(isinstance(layer, nn.BatchNorm2d) for layer in self.backbone.modules())
         self.extra = nn.Sequential()
         for channels in (self.backbone.channels[-1], width, width):
             conv = nn.Conv2d(channels, width, 3, padding=1)
-            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            if start == "local":
+                nn.init.zeros_(conv.weight)
+                nn.init.kaiming_normal_(conv.weight.data[:, :, 1:2, 1:2], nonlinearity="relu")
+            else:
+                nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
             assert conv.bias is not None
             nn.init.zeros_(conv.bias)
             self.extra.extend([conv, *([nn.BatchNorm2d(width)] if normalised else []), nn.ReLU(inplace=True)])
         self.basic = nn.Conv2d(width, classes, 1)
         self.affinity = nn.Linear(width, width, bias=False)
-        self.affinity.weight.data = torch.eye(width) / math.sqrt(width)
+        self.affinity.weight.data = torch.eye(width) / (width if start == "local" else math.sqrt(width))
         self.shared = nn.Conv2d(width, classes, 1, bias=False)
         self.gate = nn.Conv2d(width, 1, 1, bias=False)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.methods.mcis.extra import add_extra
-from wsss.methods.mcis.network import SCALED_VIEWS, VIEWS, CoAttentionNet, square, view_side
+from wsss.methods.mcis.network import SCALED_VIEWS, STARTS, VIEWS, CoAttentionNet, square, view_side
 from wsss.methods.mcis.pairs import Pool, difference, intersection
 from wsss.nets.backbones import BACKBONES, check_weights
 from wsss.settings import loguniform, setting
@@ -31,6 +31,12 @@ class McisTrainSettings(TrainingSettings):
     output_stride: int = setting(8, "pixels of the image for a cell", source="MCIS code", choices=(8, 16), unit="px")
     freeze_bn: bool = setting(True, "keep the batch norm of the initial weights (VGG16 has none)")
     width: int = setting(512, "channels of the three added convolutions", source="MCIS code", low=8, high=2048)
+    start: str = setting(
+        "random",
+        "how the added convolutions and W begin: random ones and an identity, or local, middle taps and a gentle "
+        "identity, which keep places apart where training is short",
+        choices=STARTS,
+    )
     side: int = setting(257, "side of the square that images are warped to", source="MCIS code: 256", low=17, unit="px")
     jitter: float = setting(0.3, "strength of the colour jitter of the two images", source="MCIS code", low=0, high=0.9)
     views: tuple[str, ...] = setting(
@@ -212,7 +218,7 @@ def train_co_attention(context: StepContext) -> None:
         "output_stride": settings.output_stride,
         "width": settings.width,
     }
-    network = CoAttentionNet(weights=settings.weights, **architecture)
+    network = CoAttentionNet(weights=settings.weights, start=settings.start, **architecture)
 
     def loss(batch: dict[str, Any]) -> tuple[Tensor, dict[str, float]]:
         contrastive = batch["epoch"] >= settings.contrast_from
