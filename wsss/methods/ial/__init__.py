@@ -66,10 +66,11 @@ REFINE = Stage(
         | {
             "rounds.rounds": 2,
             "rounds.backbone": "mobilenet_v2",
+            "rounds.weights": "localize",
             "rounds.output_stride": 16,
             "rounds.rates": (2, 4, 6),
             "rounds.optimizer": "adamw",
-            "rounds.lr": 1e-4,
+            "rounds.lr": 2e-4,
             "rounds.head_lr": 3.0,
             "rounds.pairwise_lr": 2e-4,
             "rounds.weight_decay": 1e-2,

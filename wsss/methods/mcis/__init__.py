@@ -84,7 +84,7 @@ REFINE = Stage(
     ),
     {
         "demo": {"background.alpha": 0.1, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 8.0},
-        "small": {"crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 5.0},
+        "small": {"background.alpha": 1.0, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 5.0},
         "paper": {},
     },
 )
