@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from wsss.errors import UserError, unknown
 from wsss.git import state_of
@@ -72,7 +72,7 @@ def run_benchmark(name: str, as_json: bool) -> int:
         report = {"name": name, "machine": machine(), "commit": state.commit, "dirty": state.dirty}
         print(json.dumps(report | {"rows": [asdict(row) for row in rows]}, indent=2))
         return 0
-    table = Table("key", "what", "ours", "peer", "unit", "ratio", "quartiles", "aim", box=None)
+    table = Table(Column("key", no_wrap=True), "what", "ours", "peer", "unit", "ratio", "quartiles", "aim", box=None)
     for row in rows:
         quartiles = f"{row.spread[0]:.2f} – {row.spread[1]:.2f}" if row.spread else ""
         table.add_row(

@@ -53,7 +53,7 @@ def rows() -> Iterator[Row]:
                 peer_program(kernels),
                 rounds=rounds,
             )
-        yield reuse(pairs, rounds)
+        yield reuse(pairs, 4 * rounds)
         yield folder(pairs, peer)
 
 

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -101,17 +100,16 @@ void embed(const Floats<8>* feature, const float* scale, Simplices<D>& out) {
     out.weight[0] = value(0) + (1.0f - value(D));
 }
 
-// Keys of lattice points: the remainder above the quotients in mixed radix. The extents bound the coordinates.
+// Keys of lattice points: the quotients in mixed radix above the remainder. The extents bound the coordinates.
 template <int D>
 struct Keys {
     int64_t stride[D + 1];  // of the last axis: 0, its coordinate follows from the others
     int64_t origin;         // the key of the point 0
-    int64_t remainder;      // what one more in the remainder adds
     int64_t all;            // what one more in every quotient adds
 
     // False if the points spread too far for the keys.
     bool fit(const float* extent, const float* scale) {
-        double above[D + 1], places = 1;
+        double above[D + 1], places = D + 1;
         above[D] = 0;
         for (int axis = D - 1; axis >= 0; --axis) above[axis] = above[axis + 1] + double{extent[axis]} * scale[axis];
         if (!(above[0] < 32760) || !(D * double{extent[D - 1]} * scale[D - 1] < 32760)) return false;
@@ -123,13 +121,12 @@ struct Keys {
             const int64_t radix = static_cast<int64_t>(above[axis] / (D + 1)) + 5 - low;
             stride[axis] = static_cast<int64_t>(places);
             places *= static_cast<double>(radix);
-            if (places > 4e18 / (D + 1)) return false;
+            if (places > 4e18) return false;
             low_sum += low * stride[axis];
             all += stride[axis];
         }
         stride[D] = 0;
         origin = -low_sum;
-        remainder = static_cast<int64_t>(places);
         return true;
     }
 };
@@ -148,7 +145,7 @@ void insert(Numbers& numbers, const Keys<D>& keys, Known<D>& simplex) {
     for (int i = 0; i <= D; ++i) stride_at[(simplex.ranks >> (3 * i)) & 7] = keys.stride[i];
     int64_t key = simplex.origin;
     for (int remainder = 0; remainder <= D; ++remainder) {
-        if (remainder) key += keys.remainder - stride_at[D + 1 - remainder];
+        if (remainder) key += 1 - stride_at[D + 1 - remainder];
         simplex.vertex[remainder] = numbers.insert(static_cast<uint64_t>(key));
     }
 }
@@ -156,26 +153,35 @@ void insert(Numbers& numbers, const Keys<D>& keys, Known<D>& simplex) {
 struct Vertex {
     int64_t key;
     int32_t number;
+    int32_t place;  // in the order of the keys
 };
 
-// The vertices in the order of their keys.
+// Puts the vertices in the order of one digit of theirs; those with equal digits stay as they are.
+template <class Digit>
+void sort_by(size_t digits, Digit digit, std::vector<Vertex>& vertices, std::vector<Vertex>& spare) {
+    std::vector<size_t> place(digits + 1);
+    for (const Vertex& v : vertices) ++place[digit(v) + 1];
+    for (size_t d = 1; d < digits; ++d) place[d] += place[d - 1];
+    for (const Vertex& v : vertices) spare[place[digit(v)]++] = v;
+    vertices.swap(spare);
+}
+
+// The vertices of each remainder after those of the one below, and these in the order of their keys.
+template <int D>
 std::vector<Vertex> sorted(const std::vector<uint64_t>& keys) {
     constexpr int kBits = 11;
-    std::vector<Vertex> from(keys.size()), to(keys.size());
+    constexpr size_t kDigits = size_t{1} << kBits;
+    std::vector<Vertex> vertices(keys.size()), spare(keys.size());
     uint64_t any = 0;
     for (size_t i = 0; i < keys.size(); ++i) {
-        from[i] = {static_cast<int64_t>(keys[i]), static_cast<int32_t>(i)};
+        vertices[i] = {static_cast<int64_t>(keys[i]), static_cast<int32_t>(i), 0};
         any |= keys[i];
     }
-    for (int shift = 0; shift < 64 && any >> shift; shift += kBits) {
-        const auto digit = [=](const Vertex& v) { return static_cast<size_t>(v.key >> shift) & ((1u << kBits) - 1); };
-        std::array<size_t, (1u << kBits) + 1> place{};
-        for (const Vertex& v : from) ++place[digit(v) + 1];
-        for (size_t d = 1; d < place.size(); ++d) place[d] += place[d - 1];
-        for (const Vertex& v : from) to[place[digit(v)]++] = v;
-        from.swap(to);
-    }
-    return from;
+    for (int shift = 0; shift < 64 && any >> shift; shift += kBits)
+        sort_by(kDigits, [=](const Vertex& v) { return (v.key >> shift) & (kDigits - 1); }, vertices, spare);
+    for (size_t i = 0; i < vertices.size(); ++i) vertices[i].place = static_cast<int32_t>(i);
+    sort_by(D + 1, [](const Vertex& v) { return static_cast<size_t>(v.key % (D + 1)); }, vertices, spare);
+    return vertices;
 }
 
 // The neighbours along one axis. The next vertex has a remainder that is one less, and one more in the axis' quotient;
@@ -188,28 +194,27 @@ void find_neighbours(const std::vector<Vertex>& vertices, const Keys<D>& keys, i
     int32_t group[D + 2] = {};  // where each remainder begins
     for (int r = 1; r <= D + 1; ++r)
         group[r] = static_cast<int32_t>(
-            std::partition_point(vertices.begin(), vertices.end(),
-                                 [&](const Vertex& v) { return v.key < r * keys.remainder; }) - vertices.begin());
+            std::partition_point(vertices.begin(), vertices.end(), [=](const Vertex& v) { return v.key % (D + 1) < r; }) -
+            vertices.begin());
     int32_t own[D + 1], other[D + 1], own_end[D + 1], other_end[D + 1];
     int64_t step[D + 1];
     for (int r = 0; r <= D; ++r) {
         const int below = r ? r - 1 : D;
         own[r] = group[r], own_end[r] = group[r + 1];
         other[r] = group[below], other_end[r] = group[below + 1];
-        step[r] = keys.stride[axis] + (r ? -keys.remainder : D * keys.remainder - keys.all);
+        step[r] = keys.stride[axis] + (r ? -1 : D - keys.all);
     }
     for (bool more = true; more;) {
         more = false;
         for (int r = 0; r <= D; ++r) {
-            const int32_t v = own[r], w = other[r];
-            if (v >= own_end[r] || w >= other_end[r]) continue;
-            const int64_t wanted = vertices[static_cast<size_t>(v)].key + step[r];
-            const int64_t key = vertices[static_cast<size_t>(w)].key;
-            const int32_t met = -static_cast<int32_t>(wanted == key);  // a mask: a branch would be guessed wrong often
-            neighbours[v].next = count + ((w - count) & met);
-            neighbours[w].previous = count + ((v - count) & met);
-            own[r] = v + (wanted <= key);
-            other[r] = w + (key <= wanted);
+            if (own[r] >= own_end[r] || other[r] >= other_end[r]) continue;
+            const Vertex &v = vertices[static_cast<size_t>(own[r])], &w = vertices[static_cast<size_t>(other[r])];
+            const int64_t wanted = v.key + step[r];
+            const int32_t met = -static_cast<int32_t>(wanted == w.key);  // a mask: a branch would be guessed wrong often
+            neighbours[v.place].next = count + ((w.place - count) & met);
+            neighbours[w.place].previous = count + ((v.place - count) & met);
+            own[r] += wanted <= w.key;
+            other[r] += w.key <= wanted;
             more = true;
         }
     }
@@ -248,13 +253,13 @@ std::unique_ptr<Lattice> build(size_t points, size_t most_vertices, const float*
                 insert(numbers, keys, known);
             }
             Corner* corner = lattice->corners.data() + (start + p) * (D + 1);
-            for (int r = 0; r <= D; ++r) corner[r] = {known.vertex[r], simplices.weight[r][p]};
+            for (int r = 0; r <= D; ++r) corner[r] = {2 * static_cast<uint32_t>(known.vertex[r]), simplices.weight[r][p]};
         }
     }
-    const std::vector<Vertex> vertices = sorted(numbers.keys());
+    const std::vector<Vertex> vertices = sorted<D>(numbers.keys());
     lattice->vertices = static_cast<int32_t>(vertices.size());
-    lattice->order.reserve(vertices.size());
-    for (const Vertex& v : vertices) lattice->order.push_back(v.number);
+    lattice->order.resize(vertices.size());
+    for (const Vertex& v : vertices) lattice->order[static_cast<size_t>(v.place)] = v.number;
     lattice->neighbours.emplace(vertices.size() * (D + 1));
     for (int axis = 0; axis <= D; ++axis)
         find_neighbours(vertices, keys, axis, lattice->neighbours->data() + vertices.size() * axis);

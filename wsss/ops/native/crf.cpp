@@ -5,7 +5,8 @@
 //
 // What makes it fast: slice, softmax and splat are one pass over the pixels, in blocks, and the marginals are never
 // stored; vertices are numbered as the pixels meet them, and blurred in the order of their keys, in which a vertex and
-// its neighbours advance together; lattice points are single 64-bit keys.
+// its neighbours lie near each other and advance together; lattice points are single 64-bit keys; messages are in
+// units of log 2, so that a power of two needs no logarithm's remainder.
 
 #include <algorithm>
 #include <cstddef>
@@ -91,7 +92,9 @@ void iterate(const Problem& problem, int count, Wide* priors) {
     const int width = C ? C : count, labels = L ? L : problem.labels;
     const Lattice &near = *problem.lattice[0], &alike = *problem.lattice[1];
     const size_t points = near.points;
-    const float factors[2] = {problem.weight[0] * near.slice_factor(), problem.weight[1] * alike.slice_factor()};
+    constexpr float log2_e = 1.44269504f;
+    const float factors[2] = {log2_e * problem.weight[0] * near.slice_factor(),
+                              log2_e * problem.weight[1] * alike.slice_factor()};
     Tables<V> tables[2] = {{near, width}, {alike, width}};
     float share[Row<V, C>::kStored * lanes];
     for (int k = 0; k < labels; ++k) share[k] = 1.0f / problem.copies[k];

@@ -9,27 +9,23 @@
 
 namespace {
 
-// e^x for x <= 0, to about 1e-7; 0 below -87.
-template <class V>
-inline V exponential(V x) {
-    using Bits = Ints<sizeof(V) / 4>;
-    const V power = (x * 1.44269504f + kToInteger) - kToInteger;
-    const V r = (x - power * 0.693359375f) - power * -2.12194440e-4f;
-    V y = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    y = y * r + 8.3334519073e-3f;
-    y = y * r + 4.1665795894e-2f;
-    y = y * r + 1.6666665459e-1f;
-    y = y * r + 5.0000001201e-1f;
-    y = y * (r * r) + r + 1.0f;
-    const Bits inside = x > -87.0f;
-    const Bits exponent = __builtin_convertvector(power, Bits) & inside;
-    const V value = y * bits<V>((exponent + 127) << 23);
-    return bits<V>(bits<Bits>(value) & inside);
-}
-
 template <class V>
 inline V larger(V a, V b) {
     return a > b ? a : b;
+}
+
+// 2^x for x <= 0, to 2e-7 of it; 2^-126 for x below -126 and where x is not a number.
+template <class V>
+inline V power_of_two(V x) {
+    constexpr float kShift = kToInteger + 127.0f;  // leaves the biased exponent in the lowest bits
+    x = larger(x, V{} - 126.0f);
+    const V shifted = x + kShift, r = x - (shifted - kShift);
+    V y = r * 1.3274558586999774e-3f + 9.671958163380623e-3f;  // minimax over -0.5 .. 0.5
+    y = y * r + 5.5506788194179535e-2f;
+    y = y * r + 2.4022234976291656e-1f;
+    y = y * r + 6.931470632553101e-1f;
+    y = y * r + 1.0f;
+    return y * bits<V>(bits<Ints<sizeof(V) / 4>>(shifted) << 23);
 }
 
 // 4 x 4 values; in vectors of eight, those of each half.
@@ -95,7 +91,7 @@ inline void store_labels(Wide* labels, V* rows, int width) {
     }
 }
 
-// q_k = p_k e^(m_k) / (copies_k sum_j p_j e^(m_j)) of kWide pixels, for the messages m >= 0 in their rows; without
+// q_k = p_k 2^(m_k) / (copies_k sum_j p_j 2^(m_j)) of kWide pixels, for the messages m >= 0 in their rows; without
 // messages, m = 0. q has C vectors' worth of labels; those that are not are 0.
 template <class V, int C, bool kMessages>
 inline void softmax(const V* rows, int width, const Wide* priors, const float* share, int labels, Wide* q) {
@@ -104,14 +100,14 @@ inline void softmax(const V* rows, int width, const Wide* priors, const float* s
     if constexpr (kMessages)
         for (int c = 0; c < width; ++c) {
             load_labels(rows + c, width, q + c * lanes);
-            for (int i = 0; i < lanes; ++i) top = larger(top, q[c * lanes + i]);
+            for (int i = 0; i < lanes; ++i) top = c + i ? larger(top, q[c * lanes + i]) : q[0];
         }
     for (int c = 0; c < width; ++c)
         for (int i = 0; i < lanes; ++i) {
             const int k = c * lanes + i;
             if (k < labels) {
-                q[k] = kMessages ? priors[k] * exponential(q[k] - top) : priors[k];
-                sums[i % 4] += q[k];
+                q[k] = kMessages ? priors[k] * power_of_two(q[k] - top) : priors[k];
+                sums[i % 4] = k < 4 ? q[k] : sums[i % 4] + q[k];
             } else {
                 q[k] = Wide{};
             }
