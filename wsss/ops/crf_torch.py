@@ -13,8 +13,8 @@ from wsss.ops.memory import memory_limit
 
 FEW_LABELS = 15
 """Up to here torch's softmax over the last, short axis is slower than its steps one by one."""
-LABELS_AT_ONCE, SCORES_AT_ONCE = 8, 700_000
-"""Labels that are filtered, and scores that are normalised, at a time on a CPU: more would take more memory."""
+LABELS_AT_ONCE, SCORES_AT_ONCE = 8, 175_000
+"""Labels that are filtered, and scores that are normalised, at a time, of one image on a CPU: to take less memory."""
 BYTES_OF_PIXEL, BYTES_OF_VERTEX = 270, 90
 """What the lattices take while they are built, about."""
 
@@ -40,13 +40,13 @@ class TorchMeanField:
             raise limit.refusal(f"{what} needs more memory for its lattice") from None
         self._kernels = kernels
         self._place = place
+        self._in_parts = place.type == "cpu" and count == 1
 
     def memory(self, labels: int) -> int:
-        """About how many bytes inference over so many labels takes: scores and marginals, and tables of vertices."""
+        """About how many bytes inference over so many labels takes: marginals twice, and tables of vertices."""
         scores, vertices = self._near.count * labels, self._near.size + self._alike.size
-        on_cpu = self._place.type == "cpu"
-        filtered = min(labels, LABELS_AT_ONCE) if on_cpu else labels
-        normalised = min(scores, SCORES_AT_ONCE) if on_cpu else scores
+        filtered = min(labels, LABELS_AT_ONCE) if self._in_parts else labels
+        normalised = min(scores, SCORES_AT_ONCE) if self._in_parts else scores
         return 4 * (2 * scores + 3 * normalised + 3 * vertices * filtered)
 
     @torch.no_grad()
@@ -55,29 +55,29 @@ class TorchMeanField:
         images, labels = probabilities.shape[:2]
         times = torch.from_numpy(copies).to(self._place)
         writable = probabilities if probabilities.flags.writeable else probabilities.copy()
-        given = torch.from_numpy(writable).to(self._place).flatten(2).transpose(1, 2)
-        scores = torch.empty(given.shape, device=self._place)
-        scores.copy_(given).clamp_(min=SMALLEST_PROBABILITY).mul_(times).log_()
-        scores = scores.view(-1, labels)
+        priors = torch.from_numpy(writable).to(self._place).flatten(2).transpose(1, 2)
+        priors = priors.reshape(-1, labels)  # many labels of one image are read where they are
+        if labels <= FEW_LABELS:
+            priors = priors.contiguous()
 
-        on_cpu = self._place.type == "cpu"
-        groups = math.ceil(labels / LABELS_AT_ONCE) if on_cpu else 1
-        size = max(1, SCORES_AT_ONCE // labels) if on_cpu else len(scores)
-        blocks = [slice(at, at + size) for at in range(0, len(scores), size)]
-        marginals = [torch.zeros(part.shape, device=self._place) for part in scores.tensor_split(groups, 1)]
+        groups = math.ceil(labels / LABELS_AT_ONCE) if self._in_parts else 1
+        size = max(1, SCORES_AT_ONCE // labels) if self._in_parts else len(priors)
+        blocks = [slice(at, at + size) for at in range(0, len(priors), size)]
+        result = torch.zeros(images * labels, len(priors) // images, device=self._place)
+        marginals = [part.view(len(priors), -1) for part in result.tensor_split(groups)]
         for step in range(iterations + 1):
             if step:
                 for part in marginals:
                     self._pass_messages(part, blocks)
             for block in blocks:
-                messages = torch.cat([part[block] for part in marginals], 1)
-                normal = _softmax(messages.add_(scores[block])).div_(times)
-                for part, values in zip(marginals, normal.tensor_split(groups, 1), strict=True):
+                powers = _proportional_exp(torch.cat([part[block] for part in marginals], 1))
+                powers.mul_(priors[block].clamp(min=SMALLEST_PROBABILITY))
+                powers.div_((powers @ times)[:, None])
+                for part, values in zip(marginals, powers.tensor_split(groups, 1), strict=True):
                     part[block] = values
-        del scores
-        result = torch.empty(probabilities.shape, device=self._place).flatten(2)
-        for part, place in zip(marginals, result.tensor_split(groups, 1), strict=True):
-            place.copy_(part.view(images, -1, part.shape[1]).transpose(1, 2))
+        for part in marginals:  # where it lay point by point, it lies label by label in the end
+            by_label = part.view(images, -1, part.shape[1]).transpose(1, 2).contiguous()
+            part.copy_(by_label.view_as(part))
         return result.view(probabilities.shape).cpu().numpy()
 
     def _pass_messages(self, marginals: torch.Tensor, blocks: list[slice]) -> None:
@@ -88,9 +88,8 @@ class TorchMeanField:
             marginals[block] = self._near.at_points(near, block).add_(self._alike.at_points(alike, block))
 
 
-def _softmax(scores: torch.Tensor) -> torch.Tensor:
-    """Softmax over the labels of N x K scores."""
-    if scores.shape[1] <= FEW_LABELS:
-        powers = (scores - scores.amax(1, keepdim=True)).exp_()
-        return powers.div_(powers.sum(1, keepdim=True))
-    return scores.softmax(1)
+def _proportional_exp(messages: torch.Tensor) -> torch.Tensor:
+    """N x K messages' exponentials, each row's divided by a number that keeps them finite; may use their memory."""
+    if messages.shape[1] <= FEW_LABELS:
+        return messages.sub_(messages.amax(1, keepdim=True)).exp_()
+    return messages.softmax(1)
