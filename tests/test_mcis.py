@@ -99,16 +99,14 @@ class TestMaps:
         own = torch.tensor([[-9.0, -9.0], [-9.0, 2.0]])  # sigmoid(-6.25) = 0.002
         other = torch.tensor([[4.0, 1.0], [-2.0, 0.0]])
         poor = torch.tensor([[-3.0, -3.0], [-3.0, 0.1]])  # sigmoid(-2.225) = 0.0975
-        fused, skipped = fuse(torch.stack([own, other, poor])[:, None])
-        assert skipped.flatten().tolist() == [False, False, True]
+        fused = fuse(torch.stack([own, other, poor])[:, None])
         assert fused[0].flatten().tolist() == pytest.approx([1 / 3, 0.25 / 3, 0, 1 / 3])
         fair = torch.tensor([[-3.0, -3.0], [-3.0, 0.3]])  # sigmoid(-2.175) = 0.102
-        fused, skipped = fuse(torch.stack([own, other, fair])[:, None])
-        assert not skipped.any() and fused[0].flatten().tolist() == pytest.approx([1 / 3, 0.25 / 3, 0, 2 / 3])
+        fused = fuse(torch.stack([own, other, fair])[:, None])
+        assert fused[0].flatten().tolist() == pytest.approx([1 / 3, 0.25 / 3, 0, 2 / 3])
 
     def test_a_map_that_is_nowhere_above_zero_adds_nothing(self) -> None:
-        fused, _ = fuse(torch.full((2, 1, 2, 2), -1.0))
-        assert not fused.any()
+        assert not fuse(torch.full((2, 1, 2, 2), -1.0)).any()
 
     def test_the_maps_are_own_views_brought_back_and_the_mean_over_the_references(self) -> None:
         torch.manual_seed(0)

@@ -56,21 +56,21 @@ def check_infer(settings: McisInferSettings) -> None:
     check_side(settings.side, 8, "localize.infer.side")
 
 
-def fuse(maps: Tensor) -> tuple[Tensor, Tensor]:
+def fuse(maps: Tensor) -> Tensor:
     """Fuse the maps of one image as the released code does.
 
     Args:
         maps: V x K x h x w, V raw maps of each of K classes, the image's own first.
 
     Returns:
-        K x h x w in [0, 1], the maps above 0 divided by their maximum, added up and divided by V; and bool V x K, the
-        maps that were left out of the sum since sigmoid(mean) <= 0.1. The first is never left out.
+        K x h x w in [0, 1], the maps above 0 divided by their maximum, added up and divided by V. The sum leaves out
+        maps whose sigmoid(mean) is 0.1 or less, but never the first.
     """
     skipped = maps.mean((2, 3)).sigmoid() <= SKIP
     skipped[0] = False
     positive = F.relu(maps)
     positive = positive / positive.amax((2, 3), keepdim=True).clamp(min=1e-12)
-    return positive.masked_fill(skipped[:, :, None, None], 0).mean(0), skipped
+    return positive.masked_fill(skipped[:, :, None, None], 0).mean(0)
 
 
 def raw_maps(
@@ -132,18 +132,18 @@ def infer_maps(context: StepContext) -> None:
             if not writer.kept.issuperset(chunk):
                 owns, views = features(chunk), _view_features(features, chunk, settings.views)
                 for number, image_id in enumerate(chunk):
-                    draw = np.random.default_rng((context.rng, done + number))
-                    references = []
-                    for c in tagged[image_id] if "pair" in settings.views else ():
-                        chosen = pool.references(image_id, c, settings.references, draw)
-                        references.append(features(chosen or [image_id]))
-                    own = owns[number : number + 1]
-                    of_views = {view: found[number : number + 1] for view, found in views.items()}
-                    size, tags = dataset.size(image_id), dataset.tags(image_id)
+                    size, tags, present = dataset.size(image_id), dataset.tags(image_id), tagged[image_id]
                     maps = torch.zeros(len(tags), *node_grid(*size, settings.stride))
-                    if present := tagged[image_id]:
-                        fused, _ = fuse(raw_maps(network, own, references, of_views, present))
-                        fused = resize(fused[None].cpu(), (maps.shape[1], maps.shape[2]))[0]
+                    if present:
+                        references = []
+                        if "pair" in settings.views:
+                            draw = np.random.default_rng((context.rng, done + number))
+                            chosen = (pool.references(image_id, c, settings.references, draw) for c in present)
+                            references = [features(others or [image_id]) for others in chosen]
+                        own = owns[number : number + 1]
+                        of_views = {view: found[number : number + 1] for view, found in views.items()}
+                        fused = fuse(raw_maps(network, own, references, of_views, present))[None].cpu()
+                        fused = resize(fused, (maps.shape[1], maps.shape[2]))[0]
                         maps[present] = fused - fused.amin((1, 2), keepdim=True)
                     writer.add(image_id, tagged_score_map(maps, tags, size))
             done += len(chunk)
