@@ -25,7 +25,7 @@ from wsss.stages.labelling import Labelling
 from wsss.stages.outputs import save_model
 from wsss.stages.refine import BackgroundSettings, CrfSettings, crf_labels, upsampled, with_background
 
-IMAGES, ROUNDS = 48, 2
+IMAGES, ROUNDS = 48, 5
 CPU = torch.device("cpu")
 
 
