@@ -11,8 +11,6 @@ from wsss.ops.lattice import build_lattice, grid_lattice, position_features
 from wsss.ops.mean_field import SMALLEST_PROBABILITY, Kernels
 from wsss.ops.memory import memory_limit
 
-FEW_LABELS = 15
-"""Up to here torch's softmax over the last, short axis is slower than its steps one by one."""
 LABELS_AT_ONCE, SCORES_AT_ONCE = 8, 175_000
 """Labels that are filtered, and scores that are normalised, at a time, of one image on a CPU: to take less memory."""
 BYTES_OF_PIXEL, BYTES_OF_VERTEX = 270, 90
@@ -55,26 +53,27 @@ class TorchMeanField:
         images, labels = probabilities.shape[:2]
         times = torch.from_numpy(copies).to(self._place)
         writable = probabilities if probabilities.flags.writeable else probabilities.copy()
-        priors = torch.from_numpy(writable).to(self._place).flatten(2).transpose(1, 2)
-        priors = priors.reshape(-1, labels)  # many labels of one image are read where they are
-        if labels <= FEW_LABELS:
-            priors = priors.contiguous()
+        priors = torch.from_numpy(writable).to(self._place).transpose(0, 1).reshape(labels, -1)
+        points = priors.shape[1]
 
         groups = math.ceil(labels / LABELS_AT_ONCE) if self._in_parts else 1
-        size = max(1, SCORES_AT_ONCE // labels) if self._in_parts else len(priors)
-        blocks = [slice(at, at + size) for at in range(0, len(priors), size)]
-        result = torch.zeros(images * labels, len(priors) // images, device=self._place)
-        marginals = [part.view(len(priors), -1) for part in result.tensor_split(groups)]
+        size = max(1, SCORES_AT_ONCE // labels) if self._in_parts else points
+        blocks = [slice(at, at + size) for at in range(0, points, size)]
+        result = torch.zeros(images * labels, points // images, device=self._place)
+        marginals = [part.view(points, -1) for part in result.tensor_split(groups)]
         for step in range(iterations + 1):
             if step:
                 for part in marginals:
                     self._pass_messages(part, blocks)
             for block in blocks:
-                powers = _proportional_exp(torch.cat([part[block] for part in marginals], 1))
-                powers.mul_(priors[block].clamp(min=SMALLEST_PROBABILITY))
-                powers.div_((powers @ times)[:, None])
-                for part, values in zip(marginals, powers.tensor_split(groups, 1), strict=True):
-                    part[block] = values
+                given = priors[:, block]
+                powers = torch.empty_like(given, memory_format=torch.contiguous_format)
+                for part, values in zip(marginals, powers.tensor_split(groups), strict=True):
+                    torch.mul(part[block].t(), 1, out=values)  # a copy, but by all threads
+                powers.sub_(powers.amax(0)).exp_().mul_(given.clamp(min=SMALLEST_PROBABILITY))
+                powers.div_(times @ powers)
+                for part, values in zip(marginals, powers.tensor_split(groups), strict=True):
+                    torch.mul(values.t(), 1, out=part[block])
         for part in marginals:  # where it lay point by point, it lies label by label in the end
             by_label = part.view(images, -1, part.shape[1]).transpose(1, 2).contiguous()
             part.copy_(by_label.view_as(part))
@@ -86,10 +85,3 @@ class TorchMeanField:
         alike = self._alike.at_vertices(marginals).mul_(self._kernels.bilateral_weight)
         for block in blocks:
             marginals[block] = self._near.at_points(near, block).add_(self._alike.at_points(alike, block))
-
-
-def _proportional_exp(messages: torch.Tensor) -> torch.Tensor:
-    """N x K messages' exponentials, each row's divided by a number that keeps them finite; may use their memory."""
-    if messages.shape[1] <= FEW_LABELS:
-        return messages.sub_(messages.amax(1, keepdim=True)).exp_()
-    return messages.softmax(1)

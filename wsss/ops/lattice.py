@@ -191,15 +191,17 @@ def _keys(base: torch.Tensor, ranks: torch.Tensor, images: int) -> tuple[torch.T
     further apart than a step leads.
     """
     corners = base.shape[0]
-    quotients = (base[:-1] / corners).round_().long()
-    low = quotients.amin(1) - 2
-    radix = quotients.amax(1) + 2 - low
+    quotients = (base[:-1] / corners).round_()
+    low = quotients.amin(1).long() - 2
+    radix = quotients.amax(1).long() + 2 - low
     strides = torch.ones_like(radix)
     strides[1:] = radix[:-1].cumprod(0)
     strides *= corners
     places = int(strides[-1] * radix[-1])
     kind = torch.int32 if images * places < 2**31 else torch.int64
-    origin = ((quotients - low[:, None]) * strides[:, None]).sum(0)
+    origin = torch.zeros(base.shape[1], dtype=torch.int64, device=base.device)
+    for quotient, least, stride in zip(quotients, low, strides, strict=True):
+        origin += (quotient.long() - least) * stride
     del quotients
     origin.view(images, -1).add_(places * torch.arange(images, device=base.device)[:, None])
     steps = torch.zeros(corners, dtype=kind, device=base.device)
