@@ -1,12 +1,10 @@
 """What a dense CRF is given: arrays of any layout work, nonsense and too much are refused in one sentence."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from crf_references import KERNELS, beliefs, photograph, scene
 
-from benchmarks.memory import megabytes
+from benchmarks.memory import FORGET, megabytes
 from wsss.errors import UserError
 from wsss.ops.crf import DenseCrf, choose_backend, crf_labels, installed_backends
 
@@ -137,7 +135,7 @@ def test_a_limit_that_is_no_size_is_named(setting, monkeypatch):
         DenseCrf(scene(20, 30))
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the highest memory so far can't be forgotten")
+@pytest.mark.skipif(not FORGET.exists(), reason="the highest memory so far can't be forgotten")
 @pytest.mark.parametrize("backend", OURS)
 @pytest.mark.parametrize("name", ["coffee", "astronaut"])
 def test_21_labels_take_less_than_100_mb_above_the_arrays(name, backend):
