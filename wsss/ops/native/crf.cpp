@@ -6,7 +6,7 @@
 // What makes it fast: slice, softmax and splat are one pass over the pixels, in blocks, and the marginals are never
 // stored; vertices are numbered as the pixels meet them, and blurred in the order of their keys, in which a vertex and
 // its neighbours lie near each other and advance together; lattice points are single 64-bit keys; messages are in
-// units of log 2, so that a power of two needs no logarithm's remainder.
+// units of log 2, so that the softmax takes powers of two.
 
 #include <algorithm>
 #include <cstddef>
