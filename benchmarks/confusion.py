@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks.common import Row, compare, threads
-from wsss.evaluation import confusion
+from wsss.scores import confusion
 
 CLASSES = 20
 

@@ -14,13 +14,13 @@ from benchmarks.common import Row, beliefs, photographs, row_of, timed
 from benchmarks.crf import KERNELS
 from benchmarks.labels import Silent, classifier, photograph_dataset
 from benchmarks.walk import LABELS, RADIUS, STEPS, dense_matrix, smooth
-from wsss.labels import make_labels
+from wsss.labels.stream import make_labels
 from wsss.ops.crf import DenseCrf, installed_backends
 from wsss.ops.lattice import build_lattice, position_features, weighted_sums
 from wsss.ops.pairs import pair_affinity
 from wsss.ops.walk import random_walk
-from wsss.stages.classify import CamSettings
 from wsss.stages.labelling import Labelling
+from wsss.stages.localize import CamSettings
 from wsss.stages.refine import BackgroundSettings, CrfSettings
 
 CLASSES, IMAGES, STREAM, ROUNDS, MAP = 21, 8, 480, 5, (94, 125)

@@ -18,10 +18,10 @@ from wsss.classes import VOC
 from wsss.data import Dataset
 from wsss.data.folder import add_folder
 from wsss.data.label_maps import LabelMapWriter, encode_label_map
-from wsss.labels import make_labels
+from wsss.labels.stream import make_labels
 from wsss.nets.folding import folded
-from wsss.stages.classify import CamSettings, Classifier, image_maps, inference_dtype, load_classifier, tagged_score_map
 from wsss.stages.labelling import Labelling
+from wsss.stages.localize import CamSettings, Classifier, image_maps, inference_dtype, load_classifier, tagged_score_map
 from wsss.stages.outputs import save_model
 from wsss.stages.refine import BackgroundSettings, CrfSettings, crf_labels, upsampled, with_background
 

@@ -19,7 +19,7 @@ from benchmarks.labels import Silent, photograph_dataset
 from wsss.data import Dataset
 from wsss.data.augmentation import Augmentation
 from wsss.interface import StepContext
-from wsss.stages.classify import Classifier
+from wsss.stages.localize import Classifier
 from wsss.training import Sample, TrainingSettings, fit, parameter_groups
 
 IMAGES, ROUNDS = 192, 3

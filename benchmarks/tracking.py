@@ -1,4 +1,4 @@
-"""What tracking costs: its seconds beside a training loop's, and writing an evaluation at once or figure by figure."""
+"""What tracking costs: its seconds beside a training loop's, and writing an evaluation at once or metric by metric."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from benchmarks.common import Row, row_of
 from wsss.classes import VOC
 from wsss.git import GitState
 from wsss.interface import Reporter, StepContext
-from wsss.stages.classify import Classifier
+from wsss.scores import Evaluation
+from wsss.stages.localize import Classifier
 from wsss.tracking.connection import mlflow_client
-from wsss.tracking.evaluations import figures
 from wsss.tracking.info import DatasetInfo, RunInfo
 from wsss.tracking.runs import MethodRun, StageRun, method_run
 from wsss.training import TrainingSettings, fit, parameter_groups
@@ -71,7 +71,7 @@ def rows() -> Iterator[Row]:
         (float(low), float(high)),
         0.98,
     )
-    what = "write an evaluation of 21 classes: one batch; log_metric for each figure"
+    what = "write an evaluation of 21 classes: one batch; log_metric for each metric"
     yield row_of("evaluation-write", what, 5.0, list(ours), list(single))
 
 
@@ -91,9 +91,9 @@ def _overhead(stage: StageRun, folder: Path) -> tuple[float, float]:
 
 
 def _evaluation(run: MethodRun, step: int) -> tuple[float, float]:
-    """Seconds to write the figures of an evaluation over 20 classes in one batch, and figure by figure."""
+    """Seconds to write the metrics of an evaluation over 20 classes in one batch, and one by one."""
     matrices = np.random.default_rng(step).integers(1, 1000, (1, 21, 21))
-    values = figures("val", "pred", ("background", *VOC), matrices)
+    values = Evaluation("val", "pred", ("image",), ("background", *VOC), matrices).metrics
     started = time.perf_counter()
     run.metrics(values, step)
     run.flush()

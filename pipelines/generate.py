@@ -18,11 +18,11 @@ import yaml
 
 from pipelines import sources
 from wsss import methods, storage
-from wsss.catalogue import FILE, describe
 from wsss.errors import UserError, unknown
 from wsss.interface import Method
-from wsss.plan import PRESETS, all_settings, make_plan, stands_alone
+from wsss.run.plan import PRESETS, all_settings, make_plan, stands_alone
 from wsss.settings import Setting
+from wsss.tables.catalogue import FILE, entry
 
 HEADER = "# Written by `make generate` from wsss/methods; change those instead.\n"
 PARAMS_HEADER = """\
@@ -61,7 +61,7 @@ def derived(root: Path) -> Iterator[tuple[Path, str]]:
     sources_file = root / sources.FILE
     record = json.loads(sources_file.read_text()) if sources_file.exists() else {}
     yield sources_file, sources.text(sources.updated(record))
-    described = {name: describe(name) for name in methods.names()}
+    described = {name: entry(name) for name in methods.names()}
     yield root / CATALOGUE, json.dumps(described, indent=1, ensure_ascii=False) + "\n"
     for page in [*root.glob("README.md"), *sorted((root / "docs").rglob("*.md"))]:
         text = page.read_text()

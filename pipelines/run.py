@@ -20,12 +20,15 @@ def main(arguments: list[str] | None = None) -> int:
     options, more = parser.parse_known_args(arguments)
 
     from wsss.cli.runs import parse_settings
-    from wsss.report import print_outcome
-    from wsss.run import run_method
+    from wsss.registry.models import publish
+    from wsss.run.method import run_method
+    from wsss.tables.report import print_outcome
 
     try:
         settings = parse_settings([*shlex.split(options.set), *_given_singly(more)])
-        outcome = run_method(options.method, options.preset, options.data, rng=options.rng, overrides=settings)
+        outcome = run_method(
+            options.method, options.preset, options.data, rng=options.rng, overrides=settings, publish=publish
+        )
     except UserError as error:
         print(f"wsss: {error}", file=sys.stderr)
         return 2

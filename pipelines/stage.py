@@ -38,13 +38,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_stage(stage: str, method: str) -> None:
     """Run `stage` of `method` with what params.yaml says, and write the files that dvc.yaml names."""
-    from wsss.labels import label_path
-    from wsss.run import label_folder, run_method
+    from wsss.labels.exchange import label_path
+    from wsss.registry.models import publish
+    from wsss.run.method import label_folder, run_method
 
     params = yaml.safe_load(Path(PARAMS).read_text())
     data, preset, rng, overrides = params["dataset"], params["preset"], int(params["rng"]), params["set"][method]
     evaluate = stage == "evaluate"
-    outcome = run_method(method, preset, data, rng=rng, overrides=overrides, until=stage, track=evaluate)
+    outcome = run_method(
+        method, preset, data, rng=rng, overrides=overrides, until=stage, track=evaluate, publish=publish
+    )
     content: dict[str, Any]
     if evaluate:
         content = {key: value for key, value in sorted(outcome.metrics.items()) if key.endswith(("/miou", "/map"))}

@@ -12,7 +12,7 @@ from PIL import Image
 from wsss.classes import Classes
 from wsss.data import Dataset, layout
 from wsss.interface import StepContext
-from wsss.methods.mcis.train import McisTrainSettings
+from wsss.methods.mcis.settings import McisTrainSettings
 from wsss.progress import ConsoleReporter
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def make_dataset(
         Image.fromarray(pixels).save(root / layout.IMAGES / f"{image_id}.png")
     lists = {"train": [i for i in tags if i not in val], "dev": [], "val": val}
     description = layout.Description(root.name, "folder", Classes(tuple(names)), "csv")
-    layout.describe(root, description, {i: tuple(row) for i, row in tags.items()}, lists)
+    layout.finish(root, description, {i: tuple(row) for i, row in tags.items()}, lists)
     return Dataset.open(root)
 
 

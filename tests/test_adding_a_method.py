@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from pipelines import generate, sources
-from wsss import catalogue, methods
-from wsss.compare import published
+from wsss import methods
 from wsss.data import Dataset
 from wsss.data.score_maps import ScoreMaps
-from wsss.plan import PRESETS, make_plan, stands_alone
 from wsss.progress import ConsoleReporter
-from wsss.steps import StepRunner
+from wsss.run.plan import PRESETS, make_plan, stands_alone
+from wsss.run.steps import StepRunner
+from wsss.tables import catalogue
+from wsss.tables.published import published
 
 PROJECT = Path(generate.__file__).parents[1]
 METHOD_FILE, TEST_FILE = re.findall(
@@ -49,7 +50,7 @@ def test_the_example_is_a_method_like_any_other(example: Path) -> None:
         assert make_plan(NAME, preset).supervision == frozenset()
     assert make_plan(NAME, "demo", {"refine.name": "affinity", "localize.train.cells": "8"})
     assert stands_alone(NAME)
-    assert methods.filling("localize", NAME).name == NAME
+    assert methods.implementation("localize", NAME).name == NAME
     assert any(row["method"] == NAME for row in catalogue.catalogue())
     assert f"localize.{NAME}.train" in sources.current()
     assert f"{NAME}-refine" in generate.stages(NAME)
@@ -77,7 +78,7 @@ def test_the_examples_own_tests_pass(example: Path) -> None:
 
 def test_the_list_of_methods_needs_no_network_library() -> None:
     program = (
-        "import sys; from wsss.catalogue import catalogue; catalogue(); "
+        "import sys; from wsss.tables.catalogue import catalogue; catalogue(); "
         "print(*sorted({'torch', 'mlflow', 'ray', 'dvc', 'scipy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PROJECT)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from wsss.classes import BACKGROUND, VOC
-from wsss.compare import Figure, published, render_json, render_markdown, render_text, table
+from wsss.tables.compare import Figure, published, render_json, render_markdown, render_text, table
 from wsss.tracking import names
 from wsss.tracking.query import RunRecord
 

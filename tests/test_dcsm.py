@@ -16,9 +16,9 @@ from wsss.data.score_maps import ScoreMaps
 from wsss.errors import UserError
 from wsss.methods.dcsm import METHOD, network
 from wsss.methods.dcsm.network import DcsmSettings
-from wsss.plan import make_plan
 from wsss.progress import ConsoleReporter
-from wsss.steps import StepRunner
+from wsss.run.plan import make_plan
+from wsss.run.steps import StepRunner
 
 CPU = torch.device("cpu")
 REPORT = ConsoleReporter("test")
@@ -41,7 +41,7 @@ def test_settings_that_contradict_each_other() -> None:
 def test_any_refiner_can_follow() -> None:
     plan = make_plan("dcsm", "demo", {"refine.name": "affinity"})
     walk = next(p for p in plan.steps if p.key == "refine.walk")
-    assert walk.needs["localize"] == "localize.infer" and METHOD.stages["localize"].steps[-1].name == "infer"
+    assert walk.inputs["localize"] == "localize.infer" and METHOD.stages["localize"].steps[-1].name == "infer"
 
 
 def test_its_own_steps_from_images_to_labels(tiny_shapes: Dataset, tmp_path: Path) -> None:

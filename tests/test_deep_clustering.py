@@ -23,8 +23,8 @@ from wsss.methods.deep_clustering.learning import RoundsSettings, check_rounds, 
 from wsss.methods.deep_clustering.network import RegionClassifier
 from wsss.methods.deep_clustering.regions import Regions, candidates, write_regions
 from wsss.methods.deep_clustering.rounds import play_round, run_rounds
-from wsss.plan import make_plan
-from wsss.steps import StepRunner
+from wsss.run.plan import make_plan
+from wsss.run.steps import StepRunner
 
 
 class Silence:

@@ -14,7 +14,7 @@ from wsss.methods.deep_clustering.network import (
     candidate_probabilities,
     center_loss,
     class_weights,
-    confident_labels,
+    confident_regions,
     region_cross_entropy,
     update_centers,
 )
@@ -91,8 +91,8 @@ def test_absent_classes_are_impossible_and_leave_the_others_unchanged() -> None:
 def test_a_region_keeps_a_label_that_is_sure_and_that_the_crf_agrees_to() -> None:
     own = np.array([[0.7, 0.55, 0.1, 0.2], [0.3, 0.45, 0.9, 0.8]], np.float32)
     smoothed = np.array([[0.9, 0.99, 0.3, 0.6], [0.1, 0.01, 0.7, 0.4]], np.float32)
-    assert confident_labels(own, smoothed, np.array([0, 6], np.uint8), 0.6).tolist() == [0, 255, 6, 255]
-    assert confident_labels(own, smoothed, np.array([0, 6], np.uint8), 0.55).tolist() == [0, 0, 6, 255]
+    assert confident_regions(own, smoothed, np.array([0, 6], np.uint8), 0.6).tolist() == [0, 255, 6, 255]
+    assert confident_regions(own, smoothed, np.array([0, 6], np.uint8), 0.55).tolist() == [0, 0, 6, 255]
 
 
 def test_a_regions_scores_are_the_mean_of_the_score_maps_over_it() -> None:

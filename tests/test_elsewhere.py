@@ -23,17 +23,17 @@ from wsss.data import Dataset
 from wsss.data.label_folder import LabelFolder
 from wsss.data.label_maps import LabelMaps, LabelMapWriter, decode_palette_png, read_palette_png, write_palette_png
 from wsss.errors import UserError
-from wsss.evaluation import Masks
 from wsss.interface import Reporter
-from wsss.labels import export_labels
-from wsss.plan import make_plan, stands_alone
+from wsss.labels.exchange import export_labels
 from wsss.progress import ConsoleReporter
-from wsss.run import run_method
+from wsss.run.method import run_method
+from wsss.run.plan import make_plan, stands_alone
+from wsss.run.steps import StepRunner
+from wsss.scores import Masks
 from wsss.serving.package import Segmenter
 from wsss.serving.voc_test import write_voc_test
-from wsss.stages.evaluate import read_matrices
-from wsss.steps import StepRunner
-from wsss.tracking.query import find
+from wsss.stages.evaluate import read_evaluations
+from wsss.tracking.query import find_run
 
 Command = Callable[..., tuple[int, str]]
 
@@ -68,9 +68,9 @@ def test_imported_labels_are_those_of_the_folder_and_are_scored(
     maps = LabelMaps(runner.results["refine.read"].folder / "labels_crf")
     assert set(maps.ids) == {*tiny_shapes.splits["train"], *tiny_shapes.splits["dev"]}
     assert all((maps.read(i) == read_palette_png(elsewhere / f"{i}.png")).all() for i in maps.ids)
-    scores = read_matrices(runner.results["evaluate.labels_crf"].folder)
+    scores = read_evaluations(runner.results["evaluate.labels_crf"].folder)
     assert set(scores) == {"train", "dev"}
-    assert all(matrix.sum() == np.trace(matrix) for _, matrices in scores.values() for matrix in matrices)
+    assert all(matrix.sum() == np.trace(matrix) for evaluation in scores.values() for matrix in evaluation.matrices)
 
 
 def test_a_segmenter_learns_from_imported_labels(tiny_shapes: Dataset, elsewhere: Path, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_labels_of_train_alone_are_enough(tiny_shapes: Dataset, elsewhere: Path,
     for image_id in tiny_shapes.splits["dev"]:
         (elsewhere / f"{image_id}.png").unlink()
     runner = refine(tiny_shapes, elsewhere, tmp_path / "work")
-    assert set(read_matrices(runner.results["evaluate.labels_crf"].folder)) == {"train"}
+    assert set(read_evaluations(runner.results["evaluate.labels_crf"].folder)) == {"train"}
 
 
 def test_the_same_labels_in_shards_are_imported_alike(tiny_shapes: Dataset, elsewhere: Path, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_labels_are_exported_and_imported_again(workspace: Workspace, wsss: Comm
     run_id = next(line.split()[1].rstrip(",") for line in text.splitlines() if line.startswith("run "))
     export_labels(run_id, tmp_path / "again")
     assert all((tmp_path / "again" / path.name).read_bytes() == path.read_bytes() for path in files)
-    assert find(run_id).supervision == {"labels from ours"}
+    assert find_run(run_id).supervision == {"labels from ours"}
 
 
 def test_an_export_never_writes_into_a_folder_that_exists(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wsss.errors import UserError
-from wsss.evaluation import Masks, Scores, ThresholdSweep, bootstrap, confusion, mean_average_precision
+from wsss.scores import Masks, Scores, ThresholdSweep, bootstrap, confusion, mean_average_precision
 
 
 def slow_confusion(mask: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:

@@ -21,12 +21,12 @@ from wsss.errors import UserError
 from wsss.methods.fcn_mil import chosen_score_map, network
 from wsss.methods.fcn_mil.network import FcnMil, best_cells, hand_over, inside, mil_loss, transplant_rows
 from wsss.methods.fcn_mil.synsets import SYNSETS
-from wsss.plan import make_plan
 from wsss.progress import ConsoleReporter
-from wsss.stages.classify import CamSettings, Classifier, image_maps
+from wsss.run.plan import make_plan
+from wsss.run.steps import StepRunner
+from wsss.stages.localize import CamSettings, Classifier, image_maps
 from wsss.stages.outputs import load_model
 from wsss.stages.refine import argmax_labels, foreground_maps
-from wsss.steps import StepRunner
 
 REPORT = ConsoleReporter("test")
 EVERYWHERE = torch.ones(2, 4, 5, dtype=torch.bool)

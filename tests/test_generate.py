@@ -11,7 +11,7 @@ import yaml
 from pipelines import generate
 from wsss import methods
 from wsss.errors import UserError
-from wsss.plan import all_settings, make_plan, stands_alone
+from wsss.run.plan import all_settings, make_plan, stands_alone
 
 PROJECT = Path(generate.__file__).parents[1]
 

@@ -18,11 +18,11 @@ from wsss.data.score_maps import ScoreMaps
 from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.methods.ial import REFINE
-from wsss.methods.ial.refinement import confident_labels, keep_lost_classes
+from wsss.methods.ial.refinement import agreed_labels, keep_lost_classes
 from wsss.methods.ial.rounds import train_branch
 from wsss.methods.ial.settings import RoundsSettings, pairwise_settings, some_ids, thresholds, unary_settings
-from wsss.plan import make_plan
-from wsss.steps import StepRunner
+from wsss.run.plan import make_plan
+from wsss.run.steps import StepRunner
 
 TINY = {
     "localize.train.epochs": "1",
@@ -42,7 +42,7 @@ def test_confident_labels_pixel_by_pixel() -> None:
     classes = np.array([0, 3, 7], np.uint8)
     unary = draw.dirichlet(np.full(3, 0.2), (9, 8)).transpose(2, 0, 1)
     refined = np.where(draw.random((9, 8)) < 0.7, unary, draw.dirichlet(np.full(3, 0.2), (9, 8)).transpose(2, 0, 1))
-    found = confident_labels(unary, refined, classes, 0.8, 0.9)
+    found = agreed_labels(unary, refined, classes, 0.8, 0.9)
     for y in range(9):
         for x in range(8):
             u, r = unary[:, y, x], refined[:, y, x]
@@ -207,7 +207,7 @@ def test_any_refiner_follows_and_the_seeds_are_affinitys(ran: tuple[StepRunner, 
 def context_of(runner: StepRunner, folders: dict[str, Path], out: Path, **settings: object) -> StepContext:
     """The context of the step `rounds` of a finished run, with an empty folder to write to."""
     planned = next(p for p in make_plan("ial", "demo", TINY).steps if p.key == "refine.rounds")
-    inputs = {need: folders[key] for need, key in planned.needs.items()}
+    inputs = {need: folders[key] for need, key in planned.inputs.items()}
     return StepContext(replace(planned.settings, **settings), runner.dataset, 0, runner.device, out, inputs, Report())
 
 

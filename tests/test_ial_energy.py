@@ -10,7 +10,7 @@ import torch
 from wsss.errors import UserError
 from wsss.methods.ial.refinement import energy, masked_probabilities, refine
 from wsss.ops.pairs import inside_map, pair_offsets
-from wsss.plan import make_plan
+from wsss.run.plan import make_plan
 
 RADIUS = 3
 SIZE = (6, 7)

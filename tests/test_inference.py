@@ -15,7 +15,6 @@ from torch import nn
 from wsss.data import Dataset
 from wsss.nets.backbones import BACKBONES, build_backbone
 from wsss.nets.folding import folded
-from wsss.stages.classify import Classifier, tagged_score_map
 from wsss.stages.inference import (
     PIXELS,
     batches_by_size,
@@ -26,6 +25,7 @@ from wsss.stages.inference import (
     resize,
     stream_images,
 )
+from wsss.stages.localize import Classifier, tagged_score_map
 
 CPU = torch.device("cpu")
 

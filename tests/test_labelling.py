@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from wsss import labels
 from wsss.data import Dataset
 from wsss.data.label_maps import LabelMaps
 from wsss.errors import UserError
 from wsss.interface import StepContext
-from wsss.labels import make_labels
+from wsss.labels import stream as labels
+from wsss.labels.stream import make_labels
 from wsss.methods.cam import METHOD
-from wsss.stages.classify import CamSettings, Classifier
 from wsss.stages.labelling import Labelling
+from wsss.stages.localize import CamSettings, Classifier
 from wsss.stages.outputs import save_model
 from wsss.stages.refine import BackgroundSettings, CrfSettings
 

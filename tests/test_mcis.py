@@ -26,9 +26,9 @@ from wsss.methods.mcis.infer import McisInferSettings, fuse, infer_maps, raw_map
 from wsss.methods.mcis.network import CoAttentionNet
 from wsss.methods.mcis.pairs import Pool
 from wsss.methods.mcis.train import mcis_losses
-from wsss.plan import make_plan
+from wsss.run.plan import make_plan
+from wsss.run.steps import StepRunner
 from wsss.stages.outputs import load_model, save_model
-from wsss.steps import StepRunner
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from wsss.data import Dataset
 from wsss.errors import UserError
 from wsss.methods.mcis import extra, refine, train
 from wsss.methods.mcis.pairs import Pool
-from wsss.plan import make_plan
+from wsss.run.plan import make_plan
 
 
 @pytest.fixture

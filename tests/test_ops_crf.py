@@ -9,7 +9,7 @@ import torch
 from crf_references import FILE, KERNELS, PHOTOGRAPHS, beliefs, photograph, pictures, probabilities, scene
 from PIL import Image
 
-from wsss.ops.crf import DenseCrf, crf_labels, installed_backends
+from wsss.ops.crf import DenseCrf, installed_backends, refine_label_map
 
 BACKENDS = installed_backends()
 
@@ -194,7 +194,7 @@ def test_labels_get_the_hard_unary():
     labels = np.array(classes, np.uint8)[beliefs(image, 3).argmax(0)]
     crf = DenseCrf(image, **KERNELS["irn"])
     unary = np.where(labels[None] == np.array(classes)[:, None, None], 0.7, 0.15).astype(np.float32)
-    assert np.array_equal(crf_labels(crf, labels, classes), np.array(classes, np.uint8)[crf(unary).argmax(0)])
+    assert np.array_equal(refine_label_map(crf, labels, classes), np.array(classes, np.uint8)[crf(unary).argmax(0)])
 
 
 def test_labels_equal_those_of_the_peer():
@@ -203,9 +203,9 @@ def test_labels_equal_those_of_the_peer():
     labels = beliefs(image, 3).argmax(0)
     energies = utils.unary_from_labels(labels, 3, gt_prob=0.7, zero_unsure=False).reshape(3, 30, 40)
     crf = DenseCrf(image, **KERNELS["irn"])
-    assert np.array_equal(crf_labels(crf, labels.astype(np.uint8), [0, 1, 2]), crf(np.exp(-energies)).argmax(0))
+    assert np.array_equal(refine_label_map(crf, labels.astype(np.uint8), [0, 1, 2]), crf(np.exp(-energies)).argmax(0))
 
 
 def test_labels_of_one_class_stay():
     labels = np.full((20, 30), 3, np.uint8)
-    assert np.array_equal(crf_labels(DenseCrf(scene(20, 30)), labels, [3]), labels)
+    assert np.array_equal(refine_label_map(DenseCrf(scene(20, 30)), labels, [3]), labels)

@@ -6,7 +6,7 @@ from crf_references import KERNELS, beliefs, photograph, scene
 
 from benchmarks.memory import FORGET, megabytes
 from wsss.errors import UserError
-from wsss.ops.crf import DenseCrf, choose_backend, crf_labels, installed_backends
+from wsss.ops.crf import DenseCrf, choose_backend, installed_backends, refine_label_map
 
 BACKENDS = installed_backends()
 OURS = [name for name in BACKENDS if name != "pydensecrf"]
@@ -160,8 +160,8 @@ def test_bad_labels_are_named():
     crf, labels = DenseCrf(scene(20, 30)), np.zeros((20, 30), np.uint8)
     labels[3, 4] = 255
     with pytest.raises(UserError, match=r"holds \[255\], but its classes are \[0, 1\]"):
-        crf_labels(crf, labels, [0, 1])
+        refine_label_map(crf, labels, [0, 1])
     with pytest.raises(UserError, match="uint8 and shape 20 x 30"):
-        crf_labels(crf, labels.T, [0, 255])
+        refine_label_map(crf, labels.T, [0, 255])
     with pytest.raises(UserError, match="gt_prob must lie between 0 and 1, not 1"):
-        crf_labels(crf, labels, [0, 255], gt_prob=1)
+        refine_label_map(crf, labels, [0, 255], gt_prob=1)

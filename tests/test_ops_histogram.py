@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsss.errors import UserError
-from wsss.evaluation import confusion
 from wsss.ops.histogram import pair_histogram
 from wsss.ops.native import library
+from wsss.scores import confusion
 
 
 @pytest.fixture(params=["native", "numpy"])

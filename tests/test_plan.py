@@ -6,7 +6,7 @@ import pytest
 
 from wsss import methods
 from wsss.errors import UserError
-from wsss.plan import PRESETS, all_settings, make_plan
+from wsss.run.plan import PRESETS, all_settings, make_plan
 
 
 @pytest.mark.parametrize("method", methods.names())
@@ -41,7 +41,7 @@ def test_a_refiner_can_be_exchanged() -> None:
     [
         (("afinity", "demo"), "unknown method 'afinity'; choose from affinity, bound, cam, "),
         (("affinity", "tiny"), "unknown preset 'tiny'; choose from demo, paper, small"),
-        (("affinity", "demo", {"refine.name": "magic"}), "unknown refine filling 'magic'; choose from"),
+        (("affinity", "demo", {"refine.name": "magic"}), "unknown refine implementation 'magic'; choose from"),
         (("bound", "demo", {"refine.name": "cam"}), "method bound has no stage refine; its stages are segment"),
         (("affinity", "demo", {"refine.wlak.beta": 8}), "'refine.wlak'; choose from .*refine.walk"),
         (("affinity", "demo", {"refine.walk.betta": 8}), "'betta'; choose from .*beta"),

@@ -9,9 +9,9 @@ from wsss.cli import models as commands
 from wsss.data import open_dataset
 from wsss.data.shapes import make_shapes
 from wsss.errors import UserError
-from wsss.evaluation import Masks, Scores
 from wsss.nets.deeplab import DeepLab
 from wsss.registry import gate, ledger, models
+from wsss.scores import Masks, Scores
 from wsss.serving.package import load_package, log_model
 from wsss.stages.outputs import save_model
 from wsss.tracking import names
@@ -113,13 +113,13 @@ def test_worse_candidate_is_refused_then_forced(dataset, looks):
     assert models.with_alias(NAME, models.PREVIOUS).number == "2"
 
     kept = ledger.history(NAME)
-    assert [(look.candidate, look.champion, look.promoted, look.forced) for look in kept] == [
+    assert [(record.candidate, record.champion, record.promoted, record.forced) for record in kept] == [
         ("1", "2", True, "the customer asked"),
         ("1", "2", False, ""),
         ("2", "1", True, ""),
         ("1", "", True, ""),
     ]
-    assert all(look.masks == Masks(dataset).digest("val") for look in kept)
+    assert all(record.masks == Masks(dataset).digest("val") for record in kept)
 
 
 def test_registering_again_gives_the_same_version(dataset, runs):
@@ -137,8 +137,8 @@ def test_without_masks_only_force_promotes(workspace, runs):
     with pytest.raises(UserError, match="no masks for its split val.* --force WHY"):
         gate.promote(runs[0], "wsss-unmasked", dataset)
     assert ledger.history("wsss-unmasked") == []
-    look = gate.promote(runs[0], "wsss-unmasked", dataset, force="nothing to measure with")
-    assert look.promoted and look.candidate_miou is None and look.masks == ""
+    record = gate.promote(runs[0], "wsss-unmasked", dataset, force="nothing to measure with")
+    assert record.promoted and record.candidate_miou is None and record.masks == ""
     assert ledger.history("wsss-unmasked")[0].forced == "nothing to measure with"
 
 

@@ -11,10 +11,10 @@ from conftest import SMALL, Workspace
 from wsss import methods
 from wsss.data import Dataset, open_dataset
 from wsss.errors import UserError
-from wsss.plan import make_plan
-from wsss.results import _percent, entries, measure, results_page
-from wsss.run import group_of
-from wsss.tracking.query import find
+from wsss.run.method import group_of
+from wsss.run.plan import make_plan
+from wsss.tables.results import _percent, entries, measure, results_page
+from wsss.tracking.query import find_run
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def inside(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 def test_a_method_has_one_row_with_an_interval_for_every_figure(inside: Workspace) -> None:
     dataset = open_dataset("shapes")
     page = results_page(dataset, "demo", ["background", dataset.classes.names[0]])
-    run = find(inside.run_id)
+    run = find_run(inside.run_id)
     rows = [line for line in page.splitlines() if line.startswith("| affinity ")]
     for figure in ("train/cam", "train/labels_crf", "val/pred_crf"):
         assert f"| {100 * run.metrics[f'{figure}/miou']:.1f} [" in rows[0]

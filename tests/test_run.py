@@ -23,14 +23,16 @@ from wsss.data.folder import add_folder
 from wsss.data.label_maps import LabelMaps
 from wsss.data.voc import add_voc
 from wsss.errors import UserError
-from wsss.labels import pull_labels
-from wsss.plan import make_plan
-from wsss.run import run_method
+from wsss.labels.exchange import pull_labels
+from wsss.registry.models import publish
+from wsss.run.method import run_method
+from wsss.run.plan import make_plan
+from wsss.run.steps import StepRunner
+from wsss.scores import metric_names
 from wsss.serving.package import load_package
-from wsss.stages.evaluate import read_matrices
-from wsss.steps import StepRunner
+from wsss.stages.evaluate import read_evaluations
 from wsss.tracking import names
-from wsss.tracking.query import find
+from wsss.tracking.query import find_run
 
 SHORT = SMALL | {"localize.train.epochs": "1", "refine.train.epochs": "1", "segment.train.epochs": "1"}
 
@@ -59,7 +61,7 @@ def test_a_run_ends_with_its_table_and_what_to_try_next(workspace: Workspace) ->
 
 
 def test_a_run_says_what_it_was(inside: Workspace) -> None:
-    run = find(inside.run_id)
+    run = find_run(inside.run_id)
     assert (run.method, run.preset, run.dataset, run.rng, run.status) == ("affinity", "demo", "shapes", 0, "FINISHED")
     assert run.supervision == frozenset()
     assert run.params["refine.walk.beta"]
@@ -71,17 +73,20 @@ def test_a_run_says_what_it_was(inside: Workspace) -> None:
         ("val", "pred"),
         ("val", "pred_crf"),
     ):
-        assert 0 < run.metrics[names.metric(split, what, names.MIOU)] < 1
-        low, high = (run.metrics[names.metric(split, what, end)] for end in (names.MIOU_LOW, names.MIOU_HIGH))
-        assert low <= run.metrics[names.metric(split, what, names.MIOU)] <= high
+        assert 0 < run.metrics[metric_names.metric(split, what, metric_names.MIOU)] < 1
+        low, high = (
+            run.metrics[metric_names.metric(split, what, end)]
+            for end in (metric_names.MIOU_LOW, metric_names.MIOU_HIGH)
+        )
+        assert low <= run.metrics[metric_names.metric(split, what, metric_names.MIOU)] <= high
     assert run.metrics["val/tags/map"] > 0
-    assert run.metrics[names.step_time("refine.walk")] > 0
+    assert run.metrics[metric_names.step_time("refine.walk")] > 0
 
 
 def test_the_logged_matrices_give_the_logged_figures(inside: Workspace) -> None:
     import mlflow
 
-    from wsss.evaluation import Scores
+    from wsss.scores import Scores
     from wsss.tracking.connection import mlflow_client
 
     mlflow_client()
@@ -91,12 +96,12 @@ def test_the_logged_matrices_give_the_logged_figures(inside: Workspace) -> None:
     with np.load(path, allow_pickle=False) as content:
         scores = Scores.of(content["matrices"].sum(0))
         assert len(content["ids"]) == len(open_dataset("shapes").splits["val"])
-    assert scores.miou == pytest.approx(find(inside.run_id).metrics["val/pred_crf/miou"])
+    assert scores.miou == pytest.approx(find_run(inside.run_id).metrics["val/pred_crf/miou"])
 
 
 def test_the_labels_of_a_run_can_be_fetched_though_nobody_committed_them(inside: Workspace, tmp_path: Path) -> None:
     folder, md5 = pull_labels(inside.run_id, tmp_path / "labels")
-    assert md5 == find(inside.run_id).tags[names.LABELS_MD5]
+    assert md5 == find_run(inside.run_id).tags[names.LABELS_MD5]
     assert set(open_dataset("shapes").splits["train"]) <= set(LabelMaps(folder).ids)
     with pytest.raises(UserError, match="there is no run 0123"):
         pull_labels("0123")
@@ -111,9 +116,9 @@ def test_the_registered_model_labels_images(inside: Workspace) -> None:
 
 
 def test_the_same_command_again_computes_nothing(inside: Workspace) -> None:
-    outcome = run_method("affinity", "demo", "shapes", overrides=SMALL)
+    outcome = run_method("affinity", "demo", "shapes", overrides=SMALL, publish=publish)
     assert all(step.reused for step in outcome.steps.values())
-    first = find(inside.run_id).metrics
+    first = find_run(inside.run_id).metrics
     assert all(first[key] == pytest.approx(value) for key, value in outcome.metrics.items() if key.endswith("miou"))
 
 
@@ -147,7 +152,7 @@ def test_killed_in_each_step_it_goes_on_and_the_numbers_are_those_of_an_undistur
     tiny_shapes: Dataset, tmp_path: Path
 ) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["wsss.steps", "wsss.methods.affinity"])
+    context.set_forkserver_preload(["wsss.run.steps", "wsss.methods.affinity"])
 
     def attempt(work: Path, step: str | None) -> int | None:
         process = context.Process(target=run_until_killed, args=(tiny_shapes.root, work, step))
@@ -215,7 +220,7 @@ def test_without_any_mask_all_but_the_figures_is_there(empty: Path) -> None:
     text = (photos / "tags.csv").read_text().replace("red fox, owl", "red fox;owl")
     (photos / "tags.csv").write_text(text.replace('"', ""))
     add_folder(photos, "zoo", tags=photos / "tags.csv", class_list=photos / "names.txt")
-    outcome = run_method("affinity", "demo", "zoo", overrides=SHORT)
+    outcome = run_method("affinity", "demo", "zoo", overrides=SHORT, publish=publish)
     assert outcome.model == "models:/wsss-zoo/1"
     assert "val/tags/map" in outcome.metrics
     assert not [name for name in outcome.metrics if "miou" in name]
@@ -277,6 +282,6 @@ def test_real_photographs(empty: Path, real_data: Path) -> None:
 
 def test_evaluations_cover_the_official_masks_of_train(inside: Workspace) -> None:
     outcome = run_method("affinity", "demo", "shapes", overrides=SMALL, until="localize", keep_version=False)
-    ids, matrices = read_matrices(outcome.steps["evaluate.cam"].folder)["train"]
-    assert set(ids) == set(open_dataset("shapes").splits["train"])
-    assert matrices.shape[1:] == (4, 4)
+    evaluation = read_evaluations(outcome.steps["evaluate.cam"].folder)["train"]
+    assert set(evaluation.ids) == set(open_dataset("shapes").splits["train"])
+    assert evaluation.matrices.shape[1:] == (4, 4)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from wsss.nets.deeplab import DeepLab
-from wsss.plan import make_plan
+from wsss.run.plan import make_plan
 from wsss.stages.refine import crf_labels, dense_crf, probabilities
 from wsss.stages.segment import PredictSettings, balanced_cross_entropy, plain_cross_entropy, with_rare_together
 

@@ -21,9 +21,9 @@ from wsss.data.augmentation import normalise
 from wsss.data.label_maps import LabelMapWriter, read_palette_png, write_palette_png
 from wsss.data.shapes import make_shapes
 from wsss.errors import UserError
-from wsss.evaluation import Masks, Scores, confusion
 from wsss.nets.deeplab import DeepLab
-from wsss.plan import make_plan
+from wsss.run.plan import make_plan
+from wsss.scores import Masks, Scores, confusion
 from wsss.serving import server
 from wsss.serving.card import model_card
 from wsss.serving.evaluate import evaluate

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from wsss.errors import UserError
-from wsss.settings import choice, describe, flatten, parse, setting
+from wsss.settings import choice, flatten, parse, setting, settings_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def test_bad_values_say_what_is_allowed(name: str, value: object, sentence: str)
 
 
 def test_a_description_says_all_there_is() -> None:
-    first = describe(Example, "stage.step.")[0]
+    first = settings_of(Example, "stage.step.")[0]
     assert (first.key, first.default, first.meaning, first.allowed, first.unit) == (
         "stage.step.size",
         4,

@@ -111,7 +111,7 @@ def test_a_change_of_anything_that_is_used_is_a_change_of_the_source(hashed: Has
 
 def test_real_steps_reach_the_rooms_they_work_with() -> None:
     from wsss.methods.affinity.walk import walk
-    from wsss.stages.classify import train_classifier
+    from wsss.stages.localize import train_classifier
 
     for function, used in ((train_classifier, "wsss.training.fit"), (walk, "wsss.ops.walk.random_walk")):
         module, _, name = used.rpartition(".")

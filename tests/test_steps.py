@@ -14,10 +14,10 @@ from filelock import FileLock
 from wsss.data import Dataset
 from wsss.errors import UserError
 from wsss.interface import Step, StepContext
-from wsss.plan import PlannedStep
 from wsss.progress import ConsoleReporter
+from wsss.run.plan import PlannedStep
+from wsss.run.steps import StepRunner, choose_device
 from wsss.settings import setting
-from wsss.steps import StepRunner, choose_device
 
 REPORT = ConsoleReporter("test")
 
@@ -40,7 +40,7 @@ def add_up(context: StepContext) -> None:
 
 
 def planned(run=write_number, name: str = "first", needs: dict | None = None, **settings: object) -> PlannedStep:
-    step = Step(name, 1, Number, run, needs=tuple(needs or {}))
+    step = Step(name, 1, Number, run, inputs=tuple(needs or {}))
     return PlannedStep("refine", "test", step, Number(**settings), needs or {})  # type: ignore[arg-type]
 
 

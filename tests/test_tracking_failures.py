@@ -19,6 +19,7 @@ from tracking_examples import CLASSES, INFO, artifact, step
 
 from wsss.errors import UserError
 from wsss.git import GitState
+from wsss.scores import Evaluation
 from wsss.tracking import connection, liveness, names, outbox, query
 from wsss.tracking.connection import mlflow_client
 from wsss.tracking.liveness import find_interrupted, mark_dead_runs, process_gone, process_tags
@@ -236,7 +237,7 @@ def test_a_server_that_goes_away_costs_nothing(server, template, tmp_path, monke
         with run.stage("refine") as stage:
             stage.metrics({"train/loss": 0.5}, 0)
             stage.step_done(step("refine.walk"))
-        run.scores("train", "cam", CLASSES, np.ones((1, 3, 3), np.int32), ["a"])
+        run.evaluation(Evaluation("train", "cam", ("a",), CLASSES, np.ones((1, 3, 3), np.int32)))
     assert [record.levelname for record in caplog.records if "does not answer" in record.message] == ["WARNING"] * 2
     assert (spool / run.id / "writes.jsonl").exists()
 

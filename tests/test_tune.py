@@ -13,7 +13,7 @@ from tune.space import default_objective, domain, last_stage, search_space
 from wsss.cli.runs import parse_settings
 from wsss.data.shapes import make_shapes
 from wsss.errors import UserError
-from wsss.plan import make_plan
+from wsss.run.plan import make_plan
 from wsss.settings import Search, choice, loguniform, uniform
 from wsss.tracking import names
 from wsss.tracking.query import runs

@@ -15,12 +15,12 @@ from wsss.data.score_maps import ScoreMaps
 from wsss.errors import UserError
 from wsss.methods.wildcat import Wildcat, direct_score_map
 from wsss.ops.pooling import class_wise_pool, instances, spatial_pool
-from wsss.plan import make_plan
 from wsss.progress import ConsoleReporter
-from wsss.stages.classify import CamSettings, image_maps, tagged_score_map
+from wsss.run.plan import make_plan
+from wsss.run.steps import StepResult, StepRunner
+from wsss.stages.localize import CamSettings, image_maps, tagged_score_map
 from wsss.stages.outputs import load_model
 from wsss.stages.refine import BackgroundSettings, argmax_labels
-from wsss.steps import StepResult, StepRunner
 
 REPORT = ConsoleReporter("test")
 BY_HAND = torch.tensor([[5.0, 1.0, 9.0], [3.0, 7.0, 2.0], [8.0, 4.0, 6.0]])

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from wsss.git import GitState
-from wsss.steps import StepResult
+from wsss.run.steps import StepResult
 from wsss.tracking import names
 from wsss.tracking.info import DatasetInfo, RunInfo
-from wsss.versions import Version
+from wsss.versions import DataVersion
 
-DATA = Version("1" * 32 + ".dir", 48, 1000)
+DATA = DataVersion("1" * 32 + ".dir", 48, 1000)
 INFO = RunInfo(
     method="affinity",
     preset="demo",

@@ -26,8 +26,8 @@ from tune.search import SearchPlan, command
 from tune.space import domain, search_space
 from wsss.data import open_dataset
 from wsss.errors import UserError
-from wsss.plan import make_plan
-from wsss.run import WORK, run_method
+from wsss.run.method import WORK, run_method
+from wsss.run.plan import make_plan
 from wsss.storage import write_bytes
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client, tracking_uri

@@ -12,7 +12,7 @@ from typing import Any
 
 from tune.space import check_masks, default_objective, last_stage, search_space
 from wsss.data import open_dataset
-from wsss.plan import make_plan
+from wsss.run.plan import make_plan
 
 
 @dataclass(frozen=True)

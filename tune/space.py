@@ -9,12 +9,11 @@ from ray import tune
 
 from wsss.data import Dataset
 from wsss.errors import UserError, unknown
-from wsss.evaluation import Masks
 from wsss.interface import STAGES
-from wsss.plan import Plan
-from wsss.settings import Search, describe
+from wsss.run.plan import Plan
+from wsss.scores import Masks, metric_names
+from wsss.settings import Search, settings_of
 from wsss.stages.evaluate import EVALUATIONS
-from wsss.tracking import names
 
 SPLIT = "dev"
 
@@ -31,7 +30,7 @@ def domain(search: Search) -> Any:
 def default_objective(plan: Plan) -> str:
     """The mean IoU on dev of the labels after the CRF, or of the last maps that the plan gives."""
     given = [planned.step.name for planned in plan.steps if planned.stage == "evaluate"]
-    return names.metric(SPLIT, "labels_crf" if "labels_crf" in given else given[-1], names.MIOU)
+    return metric_names.metric(SPLIT, "labels_crf" if "labels_crf" in given else given[-1], metric_names.MIOU)
 
 
 def last_stage(plan: Plan, objective: str) -> str:
@@ -48,7 +47,7 @@ def last_stage(plan: Plan, objective: str) -> str:
         raise UserError(
             f"the objective {objective} looks at the masks of {split}; a search may look at those of dev alone"
         )
-    giving = {p.step.name: p.needs["maps"].partition(".")[0] for p in plan.steps if p.stage == "evaluate"}
+    giving = {p.step.name: p.inputs["maps"].partition(".")[0] for p in plan.steps if p.stage == "evaluate"}
     if what not in giving:
         raise unknown("maps in the objective:", what, giving)
     return giving[what]
@@ -87,7 +86,7 @@ def search_space(
         setting.key: setting.search
         for planned in plan.steps
         if planned.stage in stages
-        for setting in describe(planned.step.settings, f"{planned.key}.")
+        for setting in settings_of(planned.step.settings, f"{planned.key}.")
         if setting.search is not None and setting.key not in fixed
     }
     chosen: dict[str, Search] = {}

@@ -1,4 +1,4 @@
-"""Step, Stage, Method: the interface every method fills, and what a running step is handed."""
+"""Step, Stage, Method: the interface of every method, and what a running step is handed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from wsss.data import Dataset
-    from wsss.evaluation import Masks
+    from wsss.scores import Masks
 
 STAGES = ("localize", "refine", "segment", "evaluate")
 
@@ -36,7 +36,7 @@ class StepContext:
         rng: the seed of this step's random numbers, derived from the run's rng and the step's key.
         device: where tensors live.
         out: an empty folder, or one holding what an interrupted run of the same step left; becomes the output.
-        inputs: the finished output folder of every step in `Step.needs`, by the name used there.
+        inputs: the finished output folder of every step in `Step.inputs`, by the name used there.
         report: what listens.
         masks: the ground truth; None unless the step declares the supervision "masks".
     """
@@ -52,6 +52,24 @@ class StepContext:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """What of a step's output is drawn in the panels of a run, besides what is scored.
+
+    Attributes:
+        name: under which it stands in panels.
+        folder: of the step's output, with score maps or label maps.
+        index: draw the score map of this class alone (0 is the background), not the largest.
+    """
+
+    name: str
+    folder: str
+    index: int | None = None
+
+
+BACKGROUND_SCORES = Picture("background", "scores", 0)
+
+
+@dataclass(frozen=True)
 class Step:
     """A piece of work that is done once for equal inputs.
 
@@ -60,11 +78,13 @@ class Step:
         version: raised whenever the outputs change for the same settings; part of the fingerprint.
         settings: the settings class.
         run: does the work, writes into `context.out`.
-        needs: the steps whose outputs are read: the name of an earlier step of the same stage, or an earlier stage's
+        inputs: the steps whose outputs are read: the name of an earlier step of the same stage, or an earlier stage's
             name for the output of its last step ("localize" for the score maps, "refine" for the label maps).
-        gives: what of the output can be scored against masks, in `out/<name>/`: names out of "cam", "labels",
-            "labels_crf", "rounds" (label maps in `rounds/1/`, `rounds/2/`, ...), "pred", "pred_crf", and "direct",
-            "direct_crf" of a localizer that predicts without tags.
+        outputs: what of the output is scored against masks and drawn in panels, in `out/<name>/`: names out of
+            `wsss.scores.scored.SCORED`, and "rounds" (label maps in `rounds/1/`, `rounds/2/`, ...).
+        pictures: what else is drawn.
+        metrics: the final metrics that it writes (`write_metrics`) and a search may ask for.
+        model: its output is the network that is registered and served.
         supervision: what the step sees beyond tags, such as "masks".
         declares: the same, of what depends on its settings, such as an extra dataset.
         check: refuses settings that contradict each other (raises UserError); called before any step runs.
@@ -74,8 +94,11 @@ class Step:
     version: int
     settings: type
     run: Callable[[StepContext], None]
-    needs: tuple[str, ...] = ()
-    gives: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    metrics: tuple[str, ...] = ()
+    model: bool = False
     supervision: frozenset[str] = frozenset()
     declares: Callable[[Any], frozenset[str]] = lambda settings: frozenset()
     check: Callable[[Any], None] = lambda settings: None
@@ -83,7 +106,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Stage:
-    """One filling of one of the four stages.
+    """One implementation of one of the four stages.
 
     Attributes:
         kind: one of `STAGES`.
@@ -100,16 +123,18 @@ class Stage:
 
 @dataclass(frozen=True)
 class Method:
-    """A named filling of the stages.
+    """A named choice of an implementation for each stage.
 
     Attributes:
         name: equals the file's name.
         title: how people call it.
         year: of publication.
         citation: authors, title, venue.
-        stages: stage kind to the filling; a missing kind is skipped.
+        stages: stage kind to the implementation; a missing kind is skipped.
         presets: preset name to {"<stage>.<step>.<setting>": value}, on top of the stages' own presets.
         summary: what it does, in a sentence or two.
+        role: "floor" is what all others are compared with, "bound" what they can reach at most; tables begin and end
+            with them.
     """
 
     name: str
@@ -119,6 +144,7 @@ class Method:
     stages: Mapping[str, Stage]
     summary: str
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    role: str = ""
 
     @property
     def supervision(self) -> frozenset[str]:

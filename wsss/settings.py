@@ -122,7 +122,7 @@ class Setting:
         return {bool: "true or false", str: "text"}.get(self.type, "any")
 
 
-def describe(cls: type, prefix: str = "") -> list[Setting]:
+def settings_of(cls: type, prefix: str = "") -> list[Setting]:
     """The settings of a settings class, in order; `prefix` is put before each key."""
     hints = typing.get_type_hints(cls)
     return [
@@ -142,7 +142,7 @@ def parse(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
     Raises:
         UserError: an unknown name, text that is not of the type, a value out of its range.
     """
-    known = {s.key: s for s in describe(cls)}
+    known = {s.key: s for s in settings_of(cls)}
     for name in values:
         if name not in known:
             raise unknown(f"setting in {prefix.rstrip('.') or cls.__name__}:", name, known)

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.nets.backbones import freeze_batch_norm
+from wsss.scores import metric_names
 from wsss.settings import setting
 from wsss.storage import write_bytes
 from wsss.stream import ordered_map
@@ -161,8 +162,8 @@ def fit(
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 if iteration % max(1, total // 200) == 0:
-                    scalars = {f"train/{name}": part_value for name, part_value in parts.items()}
-                    context.report.metrics({"train/loss": losses[-1], **scalars}, iteration)
+                    scalars = {metric_names.TRAIN + name: part_value for name, part_value in parts.items()}
+                    context.report.metrics({metric_names.TRAIN_LOSS: losses[-1], **scalars}, iteration)
             images += len(batch["id"])
             context.report.progress(
                 epoch * len(ids) + min((number + 1) * settings.batch_size, len(ids)),
@@ -177,8 +178,12 @@ def fit(
     seconds = max(time.monotonic() - started, 1e-9)
     if math.isnan(mean):
         mean = torch.load(checkpoint, weights_only=True)["loss"]
-        return {"train/loss": mean}
-    return {"train/loss": mean, "images_per_s": images / seconds, "loader_wait": waited / seconds}
+        return {metric_names.TRAIN_LOSS: mean}
+    return {
+        metric_names.TRAIN_LOSS: mean,
+        metric_names.IMAGES_PER_S: images / seconds,
+        metric_names.LOADER_WAIT: waited / seconds,
+    }
 
 
 def to_device(model: Module, device: torch.device) -> Module:

@@ -36,7 +36,7 @@ _LINKS = ["reflink", "hardlink", "copy"]
 
 
 @dataclass(frozen=True)
-class Version:
+class DataVersion:
     """The content of a folder.
 
     Attributes:
@@ -50,7 +50,7 @@ class Version:
     size: int
 
 
-def add(folder: str | Path) -> Version:
+def add(folder: str | Path) -> DataVersion:
     """Put a folder of the workspace under DVC (`dvc add`): its `.dvc` file is for git, the folder itself is ignored.
 
     The content goes into the cache once and the folder is linked to it; where links are not possible it is copied.
@@ -66,7 +66,7 @@ def add(folder: str | Path) -> Version:
         return _version(out.hash_info.value, out.meta)
 
 
-def version_of(folder: str | Path) -> Version | None:
+def version_of(folder: str | Path) -> DataVersion | None:
     """The version of a folder that DVC tracks, None for one that it does not.
 
     The content is what counts, so that a file changed since `dvc add` gives another version; only files whose time,
@@ -91,7 +91,7 @@ def version_of(folder: str | Path) -> Version | None:
         return _version(tree.oid, meta)
 
 
-def store(folder: str | Path) -> Version:
+def store(folder: str | Path) -> DataVersion:
     """Keep a copy of any folder in DVC's cache; its version equals what `dvc add` of the same content would give.
 
     Raises:
@@ -132,7 +132,7 @@ def push(md5: str, remote: str | None = None) -> None:
             raise UserError(f"{len(failed)} of {len(ids)} files of version {md5} could not be copied to the remote")
 
 
-def fetch(md5: str, manifest: Sequence[dict[str, str]] | None = None, remote: str | None = None) -> Version:
+def fetch(md5: str, manifest: Sequence[dict[str, str]] | None = None, remote: str | None = None) -> DataVersion:
     """Bring a version into the cache; a version that is there already needs no remote.
 
     Args:
@@ -164,7 +164,7 @@ def fetch(md5: str, manifest: Sequence[dict[str, str]] | None = None, remote: st
                 f"{len(missing)} of {len(tree)} files of version {md5} are neither here nor in the remote; "
                 "push them from where the version was made"
             )
-        return Version(md5, len(tree), sum(os.path.getsize(cache.oid_to_path(i.value)) for _, _, i in tree))
+        return DataVersion(md5, len(tree), sum(os.path.getsize(cache.oid_to_path(i.value)) for _, _, i in tree))
 
 
 def checkout(md5: str, folder: str | Path) -> None:
@@ -281,5 +281,5 @@ def _missing(repo: Any, tree: Tree) -> set[str]:
     return wanted - set(repo.cache.local.oids_exist(wanted))
 
 
-def _version(md5: str, meta: Any) -> Version:
-    return Version(md5, meta.nfiles, meta.size)
+def _version(md5: str, meta: Any) -> DataVersion:
+    return DataVersion(md5, meta.nfiles, meta.size)

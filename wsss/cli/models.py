@@ -28,13 +28,13 @@ def promote(
         if candidate.isdecimal():
             if name is None:
                 raise UserError(f"version {candidate} of which model? give --name, or --data for wsss-DATASET")
-            data = models.dataset_of_run(models.find(candidate, name).run)
+            data = models.dataset_of_run(models.find_version(candidate, name).run)
         else:
             data = models.dataset_of_run(candidate)
     dataset = open_dataset(data)
-    look = gate.promote(candidate, name or models.default_name(dataset.name), dataset, force)
-    typer.echo(gate.sentence(look))
-    if not look.promoted:
+    record = gate.promote(candidate, name or models.default_name(dataset.name), dataset, force)
+    typer.echo(gate.sentence(record))
+    if not record.promoted:
         raise typer.Exit(1)
 
 
@@ -57,7 +57,7 @@ def compare(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
 ) -> None:
     """A table of the finished runs: mean and deviation over rngs, and the published number beside it."""
-    from wsss import compare as comparison
+    from wsss.tables import compare as comparison
     from wsss.tracking.query import runs
 
     rows = comparison.table(runs(data, method))
@@ -85,8 +85,8 @@ def results(
 ) -> None:
     """A results page in Markdown: a row for each method on a dataset, with bootstrap intervals over images."""
     from wsss.data import open_dataset
-    from wsss.results import entries, measure, results_page
     from wsss.storage import write_bytes
+    from wsss.tables.results import entries, measure, results_page
 
     dataset = open_dataset(data)
     if run or also:
@@ -119,10 +119,11 @@ def evaluate(
     from rich.console import Console
 
     from wsss.data import open_dataset
-    from wsss.serving.evaluate import evaluate as evaluated
+    from wsss.serving import evaluate as comparison
 
-    result = evaluated(path, open_dataset(data), split)
+    dataset = open_dataset(data)
+    evaluation = comparison.evaluate(path, dataset, split)
     if as_json:
-        typer.echo(json.dumps(result.as_json(), indent=1))
+        typer.echo(json.dumps(comparison.as_json(evaluation, dataset), indent=1))
     else:
-        Console().print(result.as_table())
+        Console().print(comparison.as_table(evaluation, dataset))

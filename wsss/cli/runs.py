@@ -41,11 +41,13 @@ def run(
     until: Annotated[str | None, typer.Option(help="The last stage: localize, refine or segment.")] = None,
 ) -> None:
     """Run a method over a dataset, from tags to a registered model; the same command continues an interrupted run."""
-    from wsss.report import print_outcome
-    from wsss.run import run_method
+    from wsss.registry.models import publish
+    from wsss.run.method import run_method
+    from wsss.tables.report import print_outcome
 
+    overrides = parse_settings(settings or [])
     outcome = run_method(
-        method, preset, data, rng=rng, overrides=parse_settings(settings or []), device=device, until=until
+        method, preset, data, rng=rng, overrides=overrides, device=device, until=until, publish=publish
     )
     print_outcome(outcome, method=method, preset=preset, data=data, rng=rng)
 
@@ -55,7 +57,7 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="For programs."
     from rich.console import Console
     from rich.table import Table
 
-    from wsss.catalogue import catalogue
+    from wsss.tables.catalogue import catalogue
 
     described = catalogue()
     if as_json:
@@ -87,7 +89,7 @@ def make(
     ray_address: Annotated[str | None, typer.Option(help="A Ray cluster; by default this machine.")] = None,
 ) -> None:
     """Make method CAM's label maps in one stream from the images, nothing in between on disk; continues too."""
-    from wsss.labels import make_cam_labels
+    from wsss.labels.stream import make_cam_labels
 
     overrides = parse_settings(settings or [])
     maps = make_cam_labels(preset, data, to, rng=rng, overrides=overrides, device=device, ray_address=ray_address)
@@ -100,7 +102,7 @@ def pull(
     to: Annotated[Path | None, typer.Option(help="The folder they go to.")] = None,
 ) -> None:
     """Fetch the label maps that a run made, also those of a run that was never committed."""
-    from wsss.labels import pull_labels
+    from wsss.labels.exchange import pull_labels
 
     folder, version = pull_labels(run, to)
     typer.echo(f"{folder}: {version}")
@@ -109,7 +111,7 @@ def pull(
 @labels_app.command()
 def push(run: Annotated[str, typer.Option(help="The MLflow run whose labels others shall fetch.")]) -> None:
     """Copy the label maps of a run to DVC's default remote."""
-    from wsss.labels import push_labels
+    from wsss.labels.exchange import push_labels
 
     typer.echo(f"pushed {push_labels(run)}")
 
@@ -126,8 +128,8 @@ def import_labels(
     """Bring in label maps made elsewhere: checked, scored where there are masks, versioned; then train on them."""
     from wsss.data import open_dataset
     from wsss.data.label_folder import LabelFolder
-    from wsss.report import print_outcome
-    from wsss.run import run_method
+    from wsss.run.method import run_method
+    from wsss.tables.report import print_outcome
 
     settings = {"refine.read.folder": str(folder), "refine.read.name": name or folder.resolve().name}
     LabelFolder(folder).check(open_dataset(data))
@@ -144,14 +146,14 @@ def export(
     to: Annotated[Path, typer.Option(help="The folder they go to; it must not exist yet.")],
 ) -> None:
     """Write the label maps that a run made as a plain folder of palette PNGs, for other people's code."""
-    from wsss.labels import export_labels
+    from wsss.labels.exchange import export_labels
 
     typer.echo(f"{to}: {export_labels(run, to):,} label maps")
 
 
 def doctor() -> None:
     """Say what is installed, what can be reached, and how to mend what can't."""
-    from wsss.doctor import examine
+    from wsss.cli.doctor import examine
 
     raise typer.Exit(examine())
 

@@ -75,7 +75,7 @@ def assemble(description: layout.Description, parts: Parts, dev_list: Path | Non
         _put_masks({id: parts.official[id] for id in ids if id in parts.official}, root / layout.MASKS)
         extra = {id: parts.extra[id] for id in ids if id in parts.extra and id not in parts.official}
         _put_masks(extra, root / layout.MASKS_AUG)
-        layout.describe(root, description, tags, lists)
+        layout.finish(root, description, tags, lists)
         Dataset.open(root).check(thorough=True)
     return Dataset.open(target)
 

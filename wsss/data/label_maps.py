@@ -22,14 +22,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from wsss.classes import palette
-from wsss.data.spool import Spool
+from wsss.data.record_file import RecordFile
 from wsss.errors import UserError
 from wsss.storage import write_bytes
 
 SHARDS = 16
 INDEX = "index.json"
-_FORMAT = "label-maps-1"
-_SPOOL = ".records"
+FORMAT = "label-maps-1"
+_RECORDS = ".records"
 
 
 def encode_palette_png(labels: np.ndarray) -> bytes:
@@ -110,7 +110,7 @@ def encode_label_map(labels: np.ndarray) -> EncodedLabelMap:
     Raises:
         ValueError: another type or number of axes, or no pixels.
     """
-    return EncodedLabelMap(encode_palette_png(labels), (labels.shape[0], labels.shape[1]), _digest(labels))
+    return EncodedLabelMap(encode_palette_png(labels), (labels.shape[0], labels.shape[1]), label_digest(labels))
 
 
 class LabelMapWriter:
@@ -138,8 +138,8 @@ class LabelMapWriter:
         (self.folder / INDEX).unlink(missing_ok=True)
         for shard in range(SHARDS):
             (self.folder / _shard_name(shard)).unlink(missing_ok=True)
-        self._spool = Spool(self.folder / _SPOOL, self._resume)
-        self.kept = frozenset(self._spool.facts)
+        self._records = RecordFile(self.folder / _RECORDS, self._resume)
+        self.kept = frozenset(self._records.facts)
         return self
 
     def add(self, id: str, labels: np.ndarray | EncodedLabelMap) -> None:
@@ -154,16 +154,16 @@ class LabelMapWriter:
         """
         if id not in self.kept:
             encoded = encode_label_map(labels) if isinstance(labels, np.ndarray) else labels
-            self._spool.add(id, encoded.png, shape=list(encoded.shape), sha256=encoded.sha256)
+            self._records.add(id, encoded.png, shape=list(encoded.shape), sha256=encoded.sha256)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            self._spool.close() if self._resume else self._spool.remove()
+            self._records.close() if self._resume else self._records.remove()
             return
         entries = {id: entry for shard in range(SHARDS) for id, entry in self._assemble(shard)}
-        index = {"format": _FORMAT, "maps": dict(sorted(entries.items()))}
+        index = {"format": FORMAT, "maps": dict(sorted(entries.items()))}
         write_bytes(self.folder / INDEX, (json.dumps(index, indent=1) + "\n").encode())
-        self._spool.remove()
+        self._records.remove()
 
     def _assemble(self, shard: int) -> list[tuple[str, dict[str, object]]]:
         """Write a shard; the index entries of its maps."""
@@ -171,13 +171,13 @@ class LabelMapWriter:
         name = _shard_name(shard)
         unfinished = self.folder / f".{name}"
         with tarfile.open(unfinished, "w", format=tarfile.PAX_FORMAT) as tar:
-            for id in sorted(id for id in self._spool.facts if _shard_of(id) == shard):
-                png = self._spool.read(id)
+            for id in sorted(id for id in self._records.facts if _shard_of(id) == shard):
+                png = self._records.read(id)
                 member = tarfile.TarInfo(id + ".png")
                 member.size = len(png)
                 start = tar.offset + len(member.tobuf(tar.format, tar.encoding, tar.errors))
                 tar.addfile(member, io.BytesIO(png))
-                entries.append((id, {**self._spool.facts[id], "shard": shard, "offset": start, "size": len(png)}))
+                entries.append((id, {**self._records.facts[id], "shard": shard, "offset": start, "size": len(png)}))
         os.replace(unfinished, self.folder / name)
         return entries
 
@@ -196,7 +196,7 @@ class LabelMaps:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self._maps = read_index(self.folder, _FORMAT, "label maps")
+        self._maps = read_index(self.folder, FORMAT, "label maps")
         self.ids: tuple[str, ...] = tuple(sorted(self._maps))
         lines = "".join(f"{id}\n{self._maps[id]['sha256']}\n" for id in self.ids)
         self.digest = hashlib.sha256(lines.encode()).hexdigest()
@@ -213,7 +213,7 @@ class LabelMaps:
         Raises:
             UserError: there is no such map, or its bytes are not those that were written.
         """
-        entry = find(self._maps, id, self.folder, "label map")
+        entry = find_entry(self._maps, id, self.folder, "label map")
         shard = self.folder / _shard_name(entry["shard"])
         try:
             with shard.open("rb") as file:
@@ -222,7 +222,7 @@ class LabelMaps:
         except OSError as error:
             raise UserError(f"label map {id!r} can't be read from {shard}: {error.strerror}") from error
         labels = decode_palette_png(data, f"label map {id!r} in {shard}")
-        if _digest(labels) != entry["sha256"]:
+        if label_digest(labels) != entry["sha256"]:
             raise UserError(f"label map {id!r} in {shard} is damaged: its hash is not that of {INDEX}; make it anew")
         return labels
 
@@ -245,7 +245,13 @@ def read_index(folder: Path, format: str, what: str) -> dict[str, dict]:
     return index["maps"]
 
 
-def find(maps: dict[str, dict], id: str, folder: Path, what: str) -> dict:
+def index_format(folder: Path) -> str:
+    """What the complete set of maps in a folder is, such as `FORMAT`; empty where there is none."""
+    path = folder / INDEX
+    return str(json.loads(path.read_text()).get("format", "")) if path.is_file() else ""
+
+
+def find_entry(maps: dict[str, dict], id: str, folder: Path, what: str) -> dict:
     """The entry of an id.
 
     Raises:
@@ -263,7 +269,7 @@ def _check(labels: np.ndarray) -> None:
         raise ValueError(f"a label map is uint8 H x W with H, W > 0, this is {labels.dtype} {labels.shape}")
 
 
-def _digest(labels: np.ndarray) -> str:
+def label_digest(labels: np.ndarray) -> str:
     """The sha256 of the line "H W" and the labels row by row."""
     header = "{} {}\n".format(*labels.shape).encode()
     return hashlib.sha256(header + labels.tobytes()).hexdigest()

@@ -189,7 +189,7 @@ def rename(root: Path, name: str) -> None:
     refresh_manifest(root, [DESCRIPTION])
 
 
-def describe(
+def finish(
     root: Path,
     description: Description,
     tags: Mapping[str, tuple[str, ...]],

@@ -37,7 +37,7 @@ class Benchmark:
 
     @classmethod
     def find(cls, path: Path) -> Benchmark:
-        """Look at benchmark_RELEASE, the folder that holds it, or its `dataset` folder.
+        """PromotionRecord at benchmark_RELEASE, the folder that holds it, or its `dataset` folder.
 
         Raises:
             UserError: it is none of these, or a list is missing.

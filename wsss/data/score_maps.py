@@ -20,14 +20,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from wsss.data.label_maps import INDEX, find, read_index
-from wsss.data.spool import Spool
+from wsss.data.label_maps import INDEX, find_entry, read_index
+from wsss.data.record_file import RecordFile
 from wsss.errors import UserError
 from wsss.storage import write_bytes
 
 SHARD_BYTES = 64 * 2**20
-_FORMAT = "score-maps-1"
-_SPOOL = ".records"
+FORMAT = "score-maps-1"
+_RECORDS = ".records"
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ class ScoreMapWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / INDEX).unlink(missing_ok=True)
         self._remove_shards()
-        self._spool = Spool(self.folder / _SPOOL, self._resume)
-        self.kept = frozenset(self._spool.facts)
+        self._records = RecordFile(self.folder / _RECORDS, self._resume)
+        self.kept = frozenset(self._records.facts)
         return self
 
     def add(self, id: str, score_map: ScoreMap) -> None:
@@ -101,7 +101,7 @@ class ScoreMapWriter:
             ValueError: the id was added before.
         """
         if id not in self.kept:
-            self._spool.add(
+            self._records.add(
                 id,
                 score_map.scores.tobytes(),
                 shape=score_map.scores.shape,
@@ -111,7 +111,7 @@ class ScoreMapWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            self._spool.close() if self._resume else self._spool.remove()
+            self._records.close() if self._resume else self._records.remove()
             return
         index: dict[str, dict[str, Any]] = {}
         for number, shard in enumerate(self._shards()):
@@ -120,18 +120,18 @@ class ScoreMapWriter:
             save_file(shard, unfinished)
             os.replace(unfinished, path)
             for id in shard:
-                facts = self._spool.facts[id]
+                facts = self._records.facts[id]
                 index[id] = {"shard": number, "classes": facts["classes"], "size": facts["size"]}
-        content = {"format": _FORMAT, "maps": dict(sorted(index.items()))}
+        content = {"format": FORMAT, "maps": dict(sorted(index.items()))}
         write_bytes(self.folder / INDEX, (json.dumps(content, indent=1) + "\n").encode())
-        self._spool.remove()
+        self._records.remove()
 
     def _shards(self) -> Iterator[dict[str, np.ndarray]]:
         """The scores by id, shard by shard."""
         shard: dict[str, np.ndarray] = {}
         held = 0
-        for id, facts in self._spool.facts.items():
-            scores = np.frombuffer(self._spool.read(id), np.float16).reshape(facts["shape"])
+        for id, facts in self._records.facts.items():
+            scores = np.frombuffer(self._records.read(id), np.float16).reshape(facts["shape"])
             if shard and held + scores.nbytes > self._shard_bytes:
                 yield shard
                 shard, held = {}, 0
@@ -159,7 +159,7 @@ class ScoreMaps:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self._maps = read_index(self.folder, _FORMAT, "score maps")
+        self._maps = read_index(self.folder, FORMAT, "score maps")
         self.ids: tuple[str, ...] = tuple(sorted(self._maps))
         self._shards: dict[int, Any] = {}
         self._lock = threading.Lock()
@@ -180,7 +180,7 @@ class ScoreMaps:
         Raises:
             UserError: there is no such map, or its shard can't be read.
         """
-        entry = find(self._maps, id, self.folder, "score map")
+        entry = find_entry(self._maps, id, self.folder, "score map")
         path = self.folder / _shard_name(entry["shard"])
         try:
             with self._lock:

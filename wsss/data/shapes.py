@@ -89,7 +89,7 @@ def make_shapes(
     tags |= _wrong_tags(train, tags, names, tag_noise, [rng, 0]) | _wrong_tags(val, tags, names, tag_noise, [rng, 1])
     dev = splits.choose(train, {id: tags[id] for id in train})
     held_out = set(dev)
-    layout.describe(
+    layout.finish(
         root,
         layout.Description(
             name=name,

@@ -29,13 +29,13 @@ def load(name: str) -> Method:
     return method
 
 
-def filling(kind: str, name: str) -> Stage:
-    """The filling `name` of the stage `kind`, from whichever method carries it.
+def implementation(kind: str, name: str) -> Stage:
+    """The implementation `name` of the stage `kind`, from whichever method carries it.
 
     Raises:
         UserError: no method has one of that name (names the known ones).
     """
     known = {method.stages[kind].name: method.stages[kind] for method in map(load, names()) if kind in method.stages}
     if kind not in STAGES or name not in known:
-        raise unknown(f"{kind} filling", name, known)
+        raise unknown(f"{kind} implementation", name, known)
     return known[name]

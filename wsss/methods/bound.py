@@ -12,4 +12,5 @@ METHOD = Method(
     citation="Chen, Papandreou, Kokkinos, Murphy, Yuille: DeepLab, TPAMI 2018",
     summary="What the segmentation network reaches when it is trained on masks; the ceiling of every table.",
     stages={"segment": SUPERVISED},
+    role="bound",
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from wsss.interface import Method, Stage, Step
-from wsss.stages.classify import CamSettings, ClassifierSettings, check_training, infer_cam, train_classifier
+from wsss.interface import BACKGROUND_SCORES, Method, Stage, Step
+from wsss.stages.localize import CamSettings, ClassifierSettings, check_training, infer_cam, train_classifier
 from wsss.stages.refine import BackgroundSettings, CrfSettings, add_background, crf_step
 from wsss.stages.segment import DEEPLAB
 
@@ -12,7 +12,7 @@ LOCALIZE = Stage(
     "cam",
     (
         Step("train", 2, ClassifierSettings, train_classifier, check=check_training),
-        Step("infer", 2, CamSettings, infer_cam, needs=("train",), gives=("cam",)),
+        Step("infer", 2, CamSettings, infer_cam, inputs=("train",), outputs=("cam",)),
     ),
     {
         "demo": {
@@ -55,8 +55,16 @@ REFINE = Stage(
     "refine",
     "cam",
     (
-        Step("background", 1, BackgroundSettings, add_background, needs=("localize",), gives=("labels",)),
-        Step("crf", 1, CrfSettings, crf_step("background"), needs=("background",), gives=("labels_crf",)),
+        Step(
+            "background",
+            1,
+            BackgroundSettings,
+            add_background,
+            inputs=("localize",),
+            outputs=("labels",),
+            pictures=(BACKGROUND_SCORES,),
+        ),
+        Step("crf", 1, CrfSettings, crf_step("background"), inputs=("background",), outputs=("labels_crf",)),
     ),
     {
         "demo": {"background.alpha": 6.0, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 8.0},
@@ -72,4 +80,5 @@ METHOD = Method(
     "CVPR 2016",
     summary="A classifier's own activation maps, thresholded against the background and sharpened by a dense CRF.",
     stages={"localize": LOCALIZE, "refine": REFINE, "segment": DEEPLAB},
+    role="floor",
 )

@@ -21,7 +21,8 @@ from wsss.methods.cam import LOCALIZE, REFINE
 from wsss.nets.backbones import BACKBONES, build_backbone
 from wsss.ops.pooling import class_wise_pool, spatial_pool
 from wsss.settings import choice, loguniform, setting, uniform
-from wsss.stages.classify import (
+from wsss.stages.direct import predict_directly
+from wsss.stages.localize import (
     CamSettings,
     ClassifierSettings,
     check_training,
@@ -33,7 +34,6 @@ from wsss.stages.classify import (
     tagged_score_map,
     write_score_maps,
 )
-from wsss.stages.direct import predict_directly
 from wsss.stages.outputs import load_model, save_model, write_metrics
 from wsss.stages.refine import BackgroundSettings, CrfSettings, with_background
 from wsss.stages.segment import DEEPLAB
@@ -210,8 +210,8 @@ WILDCAT = Stage(
     "wildcat",
     (
         Step("train", 1, WildcatSettings, train_wildcat, check=check_wildcat),
-        Step("predict", 1, DirectSettings, predict_wildcat, needs=("train",), gives=("direct", "direct_crf")),
-        Step("infer", 1, CamSettings, infer_wildcat, needs=("train",), gives=("cam",)),
+        Step("predict", 1, DirectSettings, predict_wildcat, inputs=("train",), outputs=("direct", "direct_crf")),
+        Step("infer", 1, CamSettings, infer_wildcat, inputs=("train",), outputs=("cam",)),
     ),
     {
         "demo": {

@@ -122,7 +122,7 @@ class DenseCrf:
         return marginals.reshape(shape)
 
 
-def crf_labels(
+def refine_label_map(
     crf: DenseCrf, labels: np.ndarray, classes: Sequence[int], gt_prob: float = 0.7, iterations: int = 10
 ) -> np.ndarray:
     """A label map refined by a CRF that holds each label for right with probability `gt_prob` (IRNet, CVPR 2019).

@@ -6,16 +6,16 @@ from datetime import UTC, datetime
 
 from wsss.data import Dataset
 from wsss.errors import UserError
-from wsss.evaluation import Masks
-from wsss.registry.ledger import Look, entry
-from wsss.registry.models import CHAMPION, PREVIOUS, Version, find, set_alias, with_alias
-from wsss.serving.evaluate import Evaluation, evaluate_model
+from wsss.registry.ledger import PromotionRecord, entry
+from wsss.registry.models import CHAMPION, PREVIOUS, ModelVersion, find_version, set_alias, with_alias
+from wsss.scores import Evaluation, Masks
+from wsss.serving.evaluate import evaluate_model
 from wsss.serving.package import load_package
 
 SPLIT = "val"
 
 
-def promote(candidate: str, name: str, dataset: Dataset, force: str | None = None) -> Look:
+def promote(candidate: str, name: str, dataset: Dataset, force: str | None = None) -> PromotionRecord:
     """Compare a candidate with the champion; move the aliases if it is better, if there is no champion, or by force.
 
     The served models of both are run over the frozen val split, so that neither is judged by figures of another day,
@@ -39,7 +39,7 @@ def promote(candidate: str, name: str, dataset: Dataset, force: str | None = Non
             f"dataset {dataset.name} has no masks for its split {SPLIT}, so no figure can say that the candidate is "
             "better; to promote it all the same give a reason: --force WHY"
         )
-    version = find(candidate, name)
+    version = find_version(candidate, name)
     champion = with_alias(name, CHAMPION)
     if champion == version:
         raise UserError(f"{version} is the champion already")
@@ -48,9 +48,9 @@ def promote(candidate: str, name: str, dataset: Dataset, force: str | None = Non
     if masked:
         contenders = {"candidate": version, "champion": champion}
         evaluations = {who: _evaluate(held, dataset) for who, held in contenders.items() if held}
-    figures = {who: evaluation.scores.miou for who, evaluation in evaluations.items()}
-    better = masked and (champion is None or figures["candidate"] > figures["champion"])
-    look = Look(
+    mious = {who: evaluation.scores.miou for who, evaluation in evaluations.items()}
+    better = masked and (champion is None or mious["candidate"] > mious["champion"])
+    record = PromotionRecord(
         model=name,
         candidate=version.number,
         champion=champion.number if champion else "",
@@ -59,30 +59,30 @@ def promote(candidate: str, name: str, dataset: Dataset, force: str | None = Non
         dataset=dataset.name,
         split=SPLIT,
         masks=evaluations["candidate"].masks if masked else "",
-        candidate_miou=figures.get("candidate"),
-        champion_miou=figures.get("champion"),
+        candidate_miou=mious.get("candidate"),
+        champion_miou=mious.get("champion"),
         time=datetime.now(UTC),
     )
-    with entry(look, evaluations):
-        if look.promoted:
+    with entry(record, evaluations):
+        if record.promoted:
             if champion:
                 set_alias(champion, PREVIOUS)
             set_alias(version, CHAMPION)
-    return look
+    return record
 
 
-def sentence(look: Look) -> str:
-    """What came of a look."""
-    own = "not measured" if look.candidate_miou is None else f"{look.candidate_miou:.2%}"
-    other = "not measured" if look.champion_miou is None else f"{look.champion_miou:.2%}"
-    held = f"version {look.champion} has {other}" if look.champion else "there was none"
-    figures = f"its mIoU on {look.dataset}/{look.split} is {own}; of the champion until now: {held}"
-    if look.forced:
-        return f"{look.model} version {look.candidate} is champion, by force ({look.forced}); {figures}"
-    if look.promoted:
-        return f"{look.model} version {look.candidate} is champion; {figures}"
-    return f"{look.model} version {look.candidate} is not promoted, it is not better; {figures}"
+def sentence(record: PromotionRecord) -> str:
+    """What came of a record."""
+    own = "not measured" if record.candidate_miou is None else f"{record.candidate_miou:.2%}"
+    other = "not measured" if record.champion_miou is None else f"{record.champion_miou:.2%}"
+    held = f"version {record.champion} has {other}" if record.champion else "there was none"
+    figures = f"its mIoU on {record.dataset}/{record.split} is {own}; of the champion until now: {held}"
+    if record.forced:
+        return f"{record.model} version {record.candidate} is champion, by force ({record.forced}); {figures}"
+    if record.promoted:
+        return f"{record.model} version {record.candidate} is champion; {figures}"
+    return f"{record.model} version {record.candidate} is not promoted, it is not better; {figures}"
 
 
-def _evaluate(version: Version, dataset: Dataset) -> Evaluation:
+def _evaluate(version: ModelVersion, dataset: Dataset) -> Evaluation:
     return evaluate_model(load_package(version.address), dataset, SPLIT)

@@ -8,7 +8,6 @@ is never changed again: one that is still RUNNING is a promotion that was cut sh
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsss.serving.evaluate import Evaluation
+from wsss.scores.evaluation import Evaluation, encode
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
-from wsss.tracking.evaluations import confusion_npz
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,7 +32,7 @@ CANDIDATE_MIOU, CHAMPION_MIOU = "candidate/miou", "champion/miou"
 
 
 @dataclass(frozen=True)
-class Look:
+class PromotionRecord:
     """One entry.
 
     Attributes:
@@ -62,7 +60,7 @@ class Look:
     time: datetime
 
     @classmethod
-    def of(cls, run: Run) -> Look:
+    def of(cls, run: Run) -> PromotionRecord:
         tags, metrics = run.data.tags, run.data.metrics
         return cls(
             tags[MODEL],
@@ -80,11 +78,11 @@ class Look:
 
 
 @contextmanager
-def entry(look: Look, evaluations: dict[str, Evaluation]) -> Iterator[None]:
+def entry(record: PromotionRecord, evaluations: dict[str, Evaluation]) -> Iterator[None]:
     """Write an entry; the block is where the alias moves.
 
     Args:
-        look: what is written.
+        record: what is written.
         evaluations: of "candidate" and "champion", as far as there are masks to evaluate them with.
     """
     from mlflow.entities import Metric
@@ -92,36 +90,34 @@ def entry(look: Look, evaluations: dict[str, Evaluation]) -> Iterator[None]:
     client = mlflow_client()
     tags = {
         names.KIND: PROMOTION,
-        MODEL: look.model,
-        CANDIDATE: look.candidate,
-        CHAMPION: look.champion,
-        PROMOTED: "true" if look.promoted else "false",
-        FORCED: look.forced,
-        names.DATASET: look.dataset,
-        SPLIT: look.split,
-        MASKS: look.masks,
+        MODEL: record.model,
+        CANDIDATE: record.candidate,
+        CHAMPION: record.champion,
+        PROMOTED: "true" if record.promoted else "false",
+        FORCED: record.forced,
+        names.DATASET: record.dataset,
+        SPLIT: record.split,
+        MASKS: record.masks,
     }
-    start = int(look.time.timestamp() * 1000)
-    name = f"{look.model} version {look.candidate}"
+    start = int(record.time.timestamp() * 1000)
+    name = f"{record.model} version {record.candidate}"
     run_id = client.create_run(_experiment(client), start_time=start, tags=tags, run_name=name).info.run_id
-    figures = {CANDIDATE_MIOU: look.candidate_miou, CHAMPION_MIOU: look.champion_miou}
-    client.log_batch(run_id, [Metric(key, value, start, 0) for key, value in figures.items() if value is not None])
+    mious = {CANDIDATE_MIOU: record.candidate_miou, CHAMPION_MIOU: record.champion_miou}
+    client.log_batch(run_id, [Metric(key, value, start, 0) for key, value in mious.items() if value is not None])
     with tempfile.TemporaryDirectory() as scratch:
         for who, evaluation in evaluations.items():
-            matrices = confusion_npz(look.split, who, evaluation.classes, evaluation.matrices, evaluation.ids)
-            Path(scratch, f"{who}.npz").write_bytes(matrices)
-            Path(scratch, f"{who}.json").write_text(json.dumps(evaluation.as_json(), indent=1))
+            Path(scratch, f"{who}.npz").write_bytes(encode(evaluation))
         client.log_artifacts(run_id, scratch)
     yield
     client.set_terminated(run_id)
 
 
-def history(model: str) -> list[Look]:
+def history(model: str) -> list[PromotionRecord]:
     """The entries of a registered model, newest first."""
     client = mlflow_client()
     condition = f"tags.`{names.KIND}` = '{PROMOTION}' and tags.`{MODEL}` = '{model}'"
     found = client.search_runs([_experiment(client)], condition, order_by=["attributes.start_time DESC"])
-    return [Look.of(run) for run in found]
+    return [PromotionRecord.of(run) for run in found]
 
 
 def _experiment(client: MlflowClient) -> str:

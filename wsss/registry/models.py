@@ -7,19 +7,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from wsss.data import Dataset
 from wsss.errors import UserError
+from wsss.run.method import Outcome
+from wsss.run.plan import Plan
+from wsss.run.steps import StepResult
+from wsss.serving.card import model_card
+from wsss.serving.package import log_model
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities import model_registry
 
 CHAMPION, PREVIOUS = "champion", "previous"
 
 
 @dataclass(frozen=True)
-class Version:
+class ModelVersion:
     """A version of a registered model.
 
     Attributes:
@@ -45,7 +51,7 @@ def default_name(dataset: str) -> str:
     return f"wsss-{dataset}"
 
 
-def register(model_uri: str, name: str) -> Version:
+def register(model_uri: str, name: str) -> ModelVersion:
     """Make a logged model (`models:/m-...`) a version of a registered model; one that is a version stays that version.
 
     Raises:
@@ -64,7 +70,14 @@ def register(model_uri: str, name: str) -> Version:
         raise UserError(f"{model_uri} can't be registered as {name}: {' '.join(str(error).split())}") from None
 
 
-def find(candidate: str, name: str) -> Version:
+def publish(plan: Plan, dataset: Dataset, trained: StepResult, outcome: Outcome) -> str:
+    """Package a run's trained network, log it with the run and register it; the address of the version."""
+    card = model_card(plan, dataset, outcome.run_id, outcome.metrics)
+    address = log_model(outcome.run_id, trained.folder, dataset.classes, card)
+    return register(address, default_name(dataset.name)).address
+
+
+def find_version(candidate: str, name: str) -> ModelVersion:
     """A candidate as a version of a registered model; a run's model is registered if it was not.
 
     Args:
@@ -103,7 +116,7 @@ def dataset_of_run(run_id: str) -> str:
     return str(tags[names.DATASET])
 
 
-def with_alias(name: str, alias: str) -> Version | None:
+def with_alias(name: str, alias: str) -> ModelVersion | None:
     """The version an alias points to; None if the model or the alias does not exist."""
     client = mlflow_client()
     found = client.search_registered_models(f"name = '{name}'")
@@ -111,13 +124,13 @@ def with_alias(name: str, alias: str) -> Version | None:
     return _version(client.get_model_version(name, str(number))) if number else None
 
 
-def set_alias(version: Version, alias: str) -> None:
+def set_alias(version: ModelVersion, alias: str) -> None:
     """Point an alias to a version."""
     mlflow_client().set_registered_model_alias(version.name, alias, version.number)
 
 
-def _version(found: ModelVersion) -> Version:
-    return Version(found.name, str(found.version), found.run_id or "")
+def _version(found: model_registry.ModelVersion) -> ModelVersion:
+    return ModelVersion(found.name, str(found.version), found.run_id or "")
 
 
 def _model_of(client: MlflowClient, run_id: str) -> str:

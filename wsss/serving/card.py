@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from wsss.data import Dataset
-from wsss.plan import Plan
+from wsss.run.plan import Plan
 
 
 def model_card(plan: Plan, dataset: Dataset, run_id: str, metrics: Mapping[str, float]) -> str:
@@ -15,7 +15,7 @@ def model_card(plan: Plan, dataset: Dataset, run_id: str, metrics: Mapping[str, 
         plan: how the model was made.
         dataset: what it was made from.
         run_id: of the MLflow run that made it, which has its settings.
-        metrics: figures by name; every "<split>/<what>/miou" becomes a row.
+        metrics: metrics by name; every "<split>/<what>/miou" becomes a row.
     """
     sizes = ", ".join(f"{len(ids)} in {split}" for split, ids in dataset.splits.items())
     means = {key.removesuffix("/miou"): value for key, value in metrics.items() if key.endswith("/miou")}
@@ -28,7 +28,7 @@ def model_card(plan: Plan, dataset: Dataset, run_id: str, metrics: Mapping[str, 
         classes=", ".join(dataset.classes.names),
         sizes=sizes,
         supervision=", ".join(["image-level tags", *sorted(plan.supervision)]),
-        figures=f"| split/label maps | mIoU, % |\n| --- | ---: |\n{rows}"
+        metrics=f"| split/label maps | mIoU, % |\n| --- | ---: |\n{rows}"
         if rows
         else "None: the dataset has no masks.",
     )
@@ -51,7 +51,7 @@ Mean IoU over the classes, background included. `cam` to `labels_crf` are label 
 network was trained; `pred` is the network's prediction at several scales, `pred_crf` that with a CRF. The packaged
 model predicts at one scale and without a CRF, which is usually a little below `pred`.
 
-{figures}
+{metrics}
 
 ## Use and limits
 

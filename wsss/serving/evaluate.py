@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,79 +11,50 @@ import numpy as np
 from rich.table import Table
 
 from wsss.data import Dataset
-from wsss.data.label_maps import INDEX, LabelMaps, read_palette_png
+from wsss.data.label_maps import INDEX, LabelMaps, label_digest, read_palette_png
 from wsss.data.parallel import each, some
 from wsss.errors import UserError, unknown
-from wsss.evaluation import Masks, Scores, bootstrap, confusion
+from wsss.scores import Evaluation, Masks, confusion
 from wsss.serving.package import Segmenter, load_package, load_step
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The figures of label maps on a split.
+def as_json(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
+    """Everything but the matrices, JSON-ready: shares in [0, 1], None for a class that does not occur."""
+    scores = evaluation.scores
+    columns = zip(evaluation.classes, _plain(scores.iou), _plain(scores.fp), _plain(scores.fn), strict=True)
+    return {
+        "what": evaluation.what,
+        "dataset": dataset.name,
+        "split": evaluation.split,
+        "masks": evaluation.masks,
+        "labels": evaluation.labels,
+        "images": len(evaluation.ids),
+        "miou": scores.miou,
+        "interval": list(evaluation.interval),
+        "fp": scores.mean_fp,
+        "fn": scores.mean_fn,
+        "pixel_accuracy": scores.pixel_accuracy,
+        "classes": {name: {"iou": iou, "fp": fp, "fn": fn} for name, iou, fp, fn in columns},
+    }
 
-    Attributes:
-        what: whose label maps.
-        dataset: its name.
-        split: its name.
-        masks: sha256 over the ids and the masks that were compared with.
-        ids: the images, those of the split that have a mask.
-        classes: the C + 1 names.
-        matrices: a confusion matrix for each image, int32 N x (C + 1) x (C + 1), row the truth.
-    """
 
-    what: str
-    dataset: str
-    split: str
-    masks: str
-    ids: tuple[str, ...]
-    classes: tuple[str, ...]
-    matrices: np.ndarray
-
-    @property
-    def scores(self) -> Scores:
-        return Scores.of(self.matrices.sum(0, dtype=np.int64))
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % bootstrap interval of the mean IoU over images."""
-        return bootstrap(self.matrices)
-
-    def as_json(self) -> dict[str, Any]:
-        """Everything but the matrices, JSON-ready: shares in [0, 1], None for a class that does not occur."""
-        scores = self.scores
-        columns = zip(self.classes, _plain(scores.iou), _plain(scores.fp), _plain(scores.fn), strict=True)
-        return {
-            "what": self.what,
-            "dataset": self.dataset,
-            "split": self.split,
-            "masks": self.masks,
-            "images": len(self.ids),
-            "miou": scores.miou,
-            "interval": list(self.interval),
-            "fp": scores.mean_fp,
-            "fn": scores.mean_fn,
-            "pixel_accuracy": scores.pixel_accuracy,
-            "classes": {name: {"iou": iou, "fp": fp, "fn": fn} for name, iou, fp, fn in columns},
-        }
-
-    def as_table(self) -> Table:
-        """A row for each class and the mean, in percent."""
-        low, high = self.interval
-        scores = self.scores
-        table = Table(
-            title=f"{self.what} on {self.dataset}/{self.split}, {len(self.ids)} images",
-            caption=f"mIoU {scores.miou:.1%}, 95 % interval over images {low:.1%} to {high:.1%}; "
-            "FP and FN as shares of the union",
-        )
-        table.add_column("class")
-        for name in ("IoU", "FP", "FN"):
-            table.add_column(name, justify="right")
-        for row in zip(self.classes, scores.iou, scores.fp, scores.fn, strict=True):
-            table.add_row(row[0], *map(_percent, row[1:]))
-        table.add_section()
-        table.add_row("mean", *map(_percent, (scores.miou, scores.mean_fp, scores.mean_fn)))
-        return table
+def as_table(evaluation: Evaluation, dataset: Dataset) -> Table:
+    """A row for each class and the mean, in percent."""
+    low, high = evaluation.interval
+    scores = evaluation.scores
+    table = Table(
+        title=f"{evaluation.what} on {dataset.name}/{evaluation.split}, {len(evaluation.ids)} images",
+        caption=f"mIoU {scores.miou:.1%}, 95 % interval over images {low:.1%} to {high:.1%}; "
+        "FP and FN as shares of the union",
+    )
+    table.add_column("class")
+    for name in ("IoU", "FP", "FN"):
+        table.add_column(name, justify="right")
+    for row in zip(evaluation.classes, scores.iou, scores.fp, scores.fn, strict=True):
+        table.add_row(row[0], *map(_percent, row[1:]))
+    table.add_section()
+    table.add_row("mean", *map(_percent, (scores.miou, scores.mean_fp, scores.mean_fn)))
+    return table
 
 
 def evaluate(path: str, dataset: Dataset, split: str) -> Evaluation:
@@ -122,18 +93,21 @@ def _compare(
 ) -> Evaluation:
     masks = Masks(dataset)
 
-    def matrix(image_id: str) -> np.ndarray | str:
+    def compare(image_id: str) -> tuple[np.ndarray, str] | str:
         try:
-            return confusion(masks.read(image_id), labels(image_id), len(dataset.classes))
+            found = labels(image_id)
+            matrix = confusion(masks.read(image_id), found, len(dataset.classes))
+            return matrix, f"{image_id} {label_digest(found)}\n"
         except UserError as error:
             return f"{image_id}: {error}"
 
-    found = each(matrix, ids, "evaluating")
-    if problems := [problem for problem in found if isinstance(problem, str)]:
+    compared = each(compare, ids, "evaluating")
+    if problems := [problem for problem in compared if isinstance(problem, str)]:
         raise UserError(f"{what} can't be evaluated on {dataset.name}/{split}: {some(problems)}")
-    return Evaluation(
-        what, dataset.name, split, masks.digest(split), ids, dataset.classes.with_background, np.array(found, np.int32)
-    )
+    matrices, digests = zip(*(pair for pair in compared if not isinstance(pair, str)), strict=True)
+    scored = hashlib.sha256("".join(digests).encode()).hexdigest()
+    names = dataset.classes.with_background
+    return Evaluation(split, what, ids, names, np.array(matrices, np.int32), masks.digest_of(ids), scored)
 
 
 def _labels(path: str, dataset: Dataset) -> Callable[[str], np.ndarray]:

@@ -13,8 +13,8 @@ from torch import Tensor
 from wsss.data import Dataset
 from wsss.data.label_maps import EncodedLabelMap, encode_label_map
 from wsss.nets.folding import folded
-from wsss.stages.classify import CamSettings, image_maps, inference_dtype, load_classifier, tagged_score_map
 from wsss.stages.inference import stream_images
+from wsss.stages.localize import CamSettings, image_maps, inference_dtype, load_classifier, tagged_score_map
 from wsss.stages.refine import BackgroundSettings, CrfSettings, crf_labels, upsampled, with_background
 from wsss.training import to_device
 
@@ -25,7 +25,7 @@ class Labelling:
 
     Attributes:
         dataset: its folder.
-        classifier: the folder of a trained `wsss.stages.classify.Classifier`.
+        classifier: the folder of a trained `wsss.stages.localize.Classifier`.
         cam, background, crf: the settings of the three steps.
     """
 

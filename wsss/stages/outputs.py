@@ -1,4 +1,4 @@
-"""What a step leaves beside its maps: the trained network, and its final figures."""
+"""What a step leaves beside its maps: the trained network, and its final metrics."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def backbone_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def write_metrics(folder: Path, metrics: dict[str, float]) -> None:
-    """Keep a step's final figures with its output, so that a reused step has them too."""
+    """Keep a step's final metrics with its output, so that a reused step has them too."""
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))

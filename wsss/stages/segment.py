@@ -24,8 +24,8 @@ from wsss.nets.backbones import BACKBONES
 from wsss.nets.deeplab import DeepLab
 from wsss.nets.folding import folded
 from wsss.settings import loguniform, setting
-from wsss.stages.classify import check_training
 from wsss.stages.inference import multi_scale, node_grid, resize, stream_images
+from wsss.stages.localize import check_training
 from wsss.stages.outputs import save_model, write_metrics
 from wsss.stages.refine import CrfSettings, crf_labels, probabilities
 from wsss.training import TrainingSettings, fit, parameter_groups, to_device
@@ -225,7 +225,7 @@ def with_rare_together(unary: np.ndarray, weight: float) -> tuple[np.ndarray, np
     return np.stack([channels[label] for label in classes]), np.array(classes, np.uint8)
 
 
-_PREDICT = Step("predict", 3, PredictSettings, predict, needs=("train",), gives=("pred", "pred_crf"))
+_PREDICT = Step("predict", 3, PredictSettings, predict, inputs=("train",), outputs=("pred", "pred_crf"))
 
 PRESETS: dict[str, dict[str, object]] = {
     "demo": {
@@ -269,7 +269,10 @@ PRESETS: dict[str, dict[str, object]] = {
 DEEPLAB = Stage(
     "segment",
     "deeplab",
-    (Step("train", 2, SegmenterSettings, train_on_labels, needs=("refine",), check=check_training), _PREDICT),
+    (
+        Step("train", 2, SegmenterSettings, train_on_labels, inputs=("refine",), check=check_training, model=True),
+        _PREDICT,
+    ),
     PRESETS,
 )
 
@@ -277,7 +280,15 @@ SUPERVISED = Stage(
     "segment",
     "supervised",
     (
-        Step("train", 2, SegmenterSettings, train_on_masks, supervision=frozenset({"masks"}), check=check_training),
+        Step(
+            "train",
+            2,
+            SegmenterSettings,
+            train_on_masks,
+            supervision=frozenset({"masks"}),
+            check=check_training,
+            model=True,
+        ),
         _PREDICT,
     ),
     PRESETS,

@@ -15,7 +15,7 @@ from wsss.tracking import names
 
 if TYPE_CHECKING:
     from wsss.git import GitState
-    from wsss.versions import Version
+    from wsss.versions import DataVersion
 
 _DIGEST_LENGTH = 36
 
@@ -36,7 +36,7 @@ class DatasetInfo:
     source: str
     digest: str
     splits: Mapping[str, int]
-    version: Version | None = None
+    version: DataVersion | None = None
 
     @property
     def inputs(self) -> list[dict[str, Any]]:
@@ -110,7 +110,12 @@ class RunInfo:
 
 
 def dataset_input(
-    name: str, context: str, source: str, digest: str, version: Version | None, tags: Mapping[str, str] | None = None
+    name: str,
+    context: str,
+    source: str,
+    digest: str,
+    version: DataVersion | None,
+    tags: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """A dataset input, JSON-ready; its digest is DVC's where there is a version, else the beginning of `digest`."""
     tags = {**(tags or {}), names.MLFLOW_INPUT_CONTEXT: context}

@@ -1,8 +1,6 @@
-"""Every name under which something is kept in MLflow: tags, metrics, artifacts. Writers and readers use these alone."""
+"""The names under which runs keep things in MLflow, but for metrics: tags and artifacts. Nobody spells one by hand."""
 
 from __future__ import annotations
-
-import re
 
 # Tags of a run.
 KIND = "wsss.kind"
@@ -43,69 +41,12 @@ MLFLOW_SOURCE_COMMIT = "mlflow.source.git.commit"
 MLFLOW_INPUT_CONTEXT = "mlflow.data.context"
 MLFLOW_TABLES = "mlflow.loggedArtifacts"
 
-# Metrics.
-MIOU = "miou"
-MIOU_LOW, MIOU_HIGH = "miou_low", "miou_high"
-IOU = "iou"
-FALSE_POSITIVES = "fp"
-FALSE_NEGATIVES = "fn"
-PIXEL_ACCURACY = "pixel_accuracy"
-TAGS_MAP = "tags/map"
-IMAGES_PER_S = "images_per_s"
-TIME, MEMORY = "time/", "memory/"
-OF_THE_METHOD = (TIME, MEMORY, "tags/")
-"""What these begin with is one figure for the whole method, so it is kept with the method's run too."""
-
-# The split of the published figures on train: dev is a part of it.
-TRAIN_AND_DEV = "train_and_dev"
-
 # Artifacts of a method run.
 SETTINGS = "settings.json"
 ENVIRONMENT = "environment.txt"
 PANELS = "panels"
 MAPS = "maps"
 DVC_MANIFESTS = "dvc"
-
-_REFUSED = re.compile(r"[^\w\- .]")
-_ESCAPED = re.compile(r":([0-9a-f]+):")
-
-
-def metric(split: str, what: str, name: str, class_name: str = "") -> str:
-    """The key of a figure of an evaluation: `metric("val", "pred_crf", "iou", "cat")` is "val/pred_crf/iou/cat".
-
-    Args:
-        split: such as "train", "dev" or "val".
-        what: what is scored: "cam", "labels", "labels_crf", "pred", "pred_crf".
-        name: "miou", "iou", "fp", "fn", "pixel_accuracy", ...
-        class_name: for a figure of one class.
-    """
-    return "/".join((split, what, name, *([class_in_key(class_name)] if class_name else [])))
-
-
-def class_in_key(name: str) -> str:
-    """A class name as part of a metric key.
-
-    MLflow allows letters, digits and "_-. :/" in a key, and "/" separates its parts. Every other character, "/", ":"
-    itself, and the dots of a name made of dots, becomes its code point in hexadecimal between colons: "cat/dog*" is
-    "cat:2f:dog:2a:".
-    """
-    refused = re.compile(r".") if set(name) == {"."} else _REFUSED
-    return refused.sub(lambda found: f":{ord(found.group()):x}:", name)
-
-
-def class_of_key(part: str) -> str:
-    """The class name that `class_in_key` made a key's part of."""
-    return _ESCAPED.sub(lambda found: chr(int(found.group(1), 16)), part)
-
-
-def step_time(key: str) -> str:
-    """The metric of a step's seconds: `step_time("refine.walk")` is "time/refine.walk_s"."""
-    return f"{TIME}{key}_s"
-
-
-def step_memory(key: str) -> str:
-    """The metric of the most memory a step used, in MB: `step_memory("refine.walk")` is "memory/refine.walk_mb"."""
-    return f"{MEMORY}{key}_mb"
 
 
 def step_fingerprint(key: str) -> str:
@@ -119,7 +60,7 @@ def step_reused(key: str) -> str:
 
 
 def confusion_file(split: str, what: str) -> str:
-    """The artifact with the confusion matrices of an evaluation (npz: ids, classes, matrices, summed)."""
+    """The artifact with the record of an evaluation, see `wsss.scores.evaluation`."""
     return f"confusion/{split}/{what}.npz"
 
 

@@ -84,7 +84,7 @@ def runs(dataset: str | None = None, method: str | None = None, finished: bool =
     return [RunRecord.of(run) for run in search(mlflow_client(), " and ".join(conditions))]
 
 
-def find(run_id: str) -> RunRecord:
+def find_run(run_id: str) -> RunRecord:
     """The method's run of an id.
 
     Raises:

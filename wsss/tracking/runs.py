@@ -14,10 +14,11 @@ from filelock import FileLock
 
 from wsss.interface import Reporter
 from wsss.progress import ConsoleReporter
+from wsss.scores import metric_names
+from wsss.scores.evaluation import Evaluation, encode
 from wsss.storage import disk_errors
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
-from wsss.tracking.evaluations import confusion_npz, figures, per_image_table
 from wsss.tracking.info import RunInfo, dataset_input, environment, user
 from wsss.tracking.liveness import Heartbeat, mark_dead_runs
 from wsss.tracking.opening import open_run
@@ -27,8 +28,8 @@ from wsss.tracking.writes import Write, batch
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from wsss.steps import StepResult
-    from wsss.versions import Version
+    from wsss.run.steps import StepResult
+    from wsss.versions import DataVersion
 
 Console = Callable[[str], Reporter]
 
@@ -137,29 +138,17 @@ class MethodRun(_Tracked):
         with stage._ending():
             yield stage
 
-    def scores(
-        self,
-        split: str,
-        what: str,
-        classes: Sequence[str],
-        matrices: np.ndarray,
-        ids: Sequence[str],
-        interval: tuple[float, float] | None = None,
-    ) -> None:
-        """An evaluation: its figures in one write, its confusion matrices and the mIoU of each image as artifacts.
-
-        Args:
-            split: such as "val".
-            what: what is scored, such as "labels_crf".
-            classes: the C + 1 names, background first.
-            matrices: int32 N x (C + 1) x (C + 1), row the truth, column the prediction.
-            ids: the N images.
-            interval: lower and upper end of the mean IoU's confidence interval.
-        """
-        self.metrics(figures(split, what, classes, matrices, interval))
-        table = names.per_image_file(split, what)
-        confusion = confusion_npz(split, what, classes, matrices, ids)
-        self.artifacts({names.confusion_file(split, what): confusion, table: per_image_table(matrices, ids)})
+    def evaluation(self, evaluation: Evaluation) -> None:
+        """An evaluation: its metrics in one write, its record and the mIoU of each image as artifacts."""
+        self.metrics(evaluation.metrics)
+        where = evaluation.split, evaluation.what
+        table = names.per_image_file(*where)
+        rows = [
+            [id, None if np.isnan(miou) else round(miou, 6)]
+            for id, miou in zip(evaluation.ids, evaluation.per_image, strict=True)
+        ]
+        content = json.dumps({"columns": ["image", "miou"], "data": rows}).encode()
+        self.artifacts({names.confusion_file(*where): encode(evaluation), table: content})
         entry = {"path": table, "type": "table"}
         if entry not in self._tables:
             self._tables.append(entry)
@@ -170,7 +159,7 @@ class MethodRun(_Tracked):
         files: dict[str, bytes | Path] = {names.panel_file(image_id): panel}
         self.artifacts(files | {names.map_file(what, image_id): png for what, png in maps.items()})
 
-    def labels(self, version: Version, source: str, manifest: Sequence[Mapping[str, str]]) -> None:
+    def labels(self, version: DataVersion, source: str, manifest: Sequence[Mapping[str, str]]) -> None:
         """The version of the labels that the run made and used, with the list of its files."""
         self.tags({names.LABELS_MD5: version.md5})
         labels = dataset_input("labels", "labels", source, version.md5, version)
@@ -190,16 +179,18 @@ class StageRun(_Tracked):
         return _StepReporter(self, self._console(step))
 
     def step_done(self, result: StepResult) -> None:
-        """Write a step's fingerprint, seconds, memory and figures; wait until all is sent, or on disk."""
+        """Write a step's fingerprint, seconds, memory and metrics; wait until all is sent, or on disk."""
         reused = str(result.reused).lower()
         self.tags({names.step_fingerprint(result.key): result.fingerprint, names.step_reused(result.key): reused})
         found = {
-            names.step_time(result.key): result.seconds,
-            names.step_memory(result.key): result.peak_memory_mb,
+            metric_names.step_time(result.key): result.seconds,
+            metric_names.step_memory(result.key): result.peak_memory_mb,
             **result.metrics,
         }
         self.metrics(found)
-        self._method.metrics({name: value for name, value in found.items() if name.startswith(names.OF_THE_METHOD)})
+        self._method.metrics(
+            {name: value for name, value in found.items() if name.startswith(metric_names.OF_THE_METHOD)}
+        )
         self.flush()
 
 

@@ -6,7 +6,7 @@ behaviour is the default and the docs say so.
 
 from __future__ import annotations
 
-from wsss.interface import Method, Stage, Step
+from wsss.interface import BACKGROUND_SCORES, Method, Stage, Step
 from wsss.methods.affinity.labels import AffinityLabelSettings, check_labels, make_affinity_labels
 from wsss.methods.affinity.network import AffinityTrainSettings, check_train, train_affinity
 from wsss.methods.affinity.walk import WalkSettings, walk
@@ -18,10 +18,18 @@ REFINE = Stage(
     "refine",
     "affinity",
     (
-        Step("labels", 1, AffinityLabelSettings, make_affinity_labels, needs=("localize",), check=check_labels),
-        Step("train", 2, AffinityTrainSettings, train_affinity, needs=("labels", "localize.train"), check=check_train),
-        Step("walk", 2, WalkSettings, walk, needs=("localize", "train"), gives=("labels",)),
-        Step("crf", 1, CrfSettings, crf_step("walk"), needs=("walk",), gives=("labels_crf",)),
+        Step("labels", 1, AffinityLabelSettings, make_affinity_labels, inputs=("localize",), check=check_labels),
+        Step("train", 2, AffinityTrainSettings, train_affinity, inputs=("labels", "localize.train"), check=check_train),
+        Step(
+            "walk",
+            2,
+            WalkSettings,
+            walk,
+            inputs=("localize", "train"),
+            outputs=("labels",),
+            pictures=(BACKGROUND_SCORES,),
+        ),
+        Step("crf", 1, CrfSettings, crf_step("walk"), inputs=("walk",), outputs=("labels_crf",)),
     ),
     {
         "demo": {

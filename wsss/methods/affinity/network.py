@@ -22,8 +22,8 @@ from wsss.interface import StepContext
 from wsss.nets.backbones import BACKBONES, build_backbone
 from wsss.ops.pairs import affinity_loss, pair_affinity, pair_labels
 from wsss.settings import loguniform, setting
-from wsss.stages.classify import check_training
 from wsss.stages.inference import resize
+from wsss.stages.localize import check_training
 from wsss.stages.outputs import backbone_weights, save_model, write_metrics
 from wsss.training import TrainingSettings, fit, parameter_groups
 
@@ -165,7 +165,7 @@ def train_affinity_net(
     """Train on the pairs of confident cells; the loss is 1/4 bg + 1/4 fg + 1/2 negative pairs (paper, eq. 7).
 
     Args:
-        context: the step's; its settings are `AffinityTrainSettings`. The network and its figures go to its `out`.
+        context: the step's; its settings are `AffinityTrainSettings`. The network and its metrics go to its `out`.
         ids: the training images.
         labels: from an id to its confident labels, uint8 H x W, 255 where there is none.
         begin: loads initial weights into the network, in place of those of the settings.

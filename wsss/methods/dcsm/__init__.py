@@ -13,14 +13,14 @@ import numpy as np
 from torch import Tensor
 
 from wsss.data.score_maps import ScoreMap, ScoreMaps, ScoreMapWriter
-from wsss.interface import Method, Stage, Step, StepContext
+from wsss.interface import BACKGROUND_SCORES, Method, Stage, Step, StepContext
 from wsss.methods.cam import LOCALIZE
 from wsss.methods.dcsm.network import DcsmNet, DcsmSettings, check_dcsm, train_dcsm
 from wsss.methods.dcsm.saliency import SaliencySettings, saliency_maps
 from wsss.settings import loguniform, setting
-from wsss.stages.classify import tag_metrics
 from wsss.stages.direct import predict_directly
 from wsss.stages.inference import id_batches
+from wsss.stages.localize import tag_metrics
 from wsss.stages.outputs import load_model, write_metrics
 from wsss.stages.refine import BackgroundSettings, CrfSettings, add_background, crf_step, with_background
 from wsss.stages.segment import DEEPLAB
@@ -103,8 +103,8 @@ DCSM = Stage(
     "dcsm",
     (
         Step("train", 1, DcsmSettings, train_dcsm, check=check_dcsm),
-        Step("predict", 1, DirectSettings, predict_dcsm, needs=("train",), gives=("direct", "direct_crf")),
-        Step("infer", 1, SaliencySettings, infer_dcsm, needs=("train",), gives=("cam",)),
+        Step("predict", 1, DirectSettings, predict_dcsm, inputs=("train",), outputs=("direct", "direct_crf")),
+        Step("infer", 1, SaliencySettings, infer_dcsm, inputs=("train",), outputs=("cam",)),
     ),
     {
         "demo": {
@@ -136,8 +136,16 @@ DCSM_REFINE = Stage(
     "refine",
     "dcsm",
     (
-        Step("background", 1, DcsmBackgroundSettings, add_background, needs=("localize",), gives=("labels",)),
-        Step("crf", 1, CrfSettings, crf_step("background"), needs=("background",), gives=("labels_crf",)),
+        Step(
+            "background",
+            1,
+            DcsmBackgroundSettings,
+            add_background,
+            inputs=("localize",),
+            outputs=("labels",),
+            pictures=(BACKGROUND_SCORES,),
+        ),
+        Step("crf", 1, CrfSettings, crf_step("background"), inputs=("background",), outputs=("labels_crf",)),
     ),
     {
         "demo": {"background.alpha": 0.3, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 8.0},

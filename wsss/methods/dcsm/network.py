@@ -13,7 +13,7 @@ from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.nets.backbones import BACKBONES, build_backbone, read_weights
 from wsss.settings import loguniform, setting
-from wsss.stages.classify import ClassifierSettings, check_training, classifier_architecture, fit_to_tags
+from wsss.stages.localize import ClassifierSettings, check_training, classifier_architecture, fit_to_tags
 from wsss.stages.outputs import save_model, write_metrics
 
 BLOCKS = 3

@@ -20,17 +20,17 @@ REFINE = Stage(
     "deep_clustering",
     (
         Step("superpixels", 1, SuperpixelSettings, make_superpixels),
-        Step("labels", 1, AffinityLabelSettings, make_affinity_labels, needs=("localize",), check=check_labels),
+        Step("labels", 1, AffinityLabelSettings, make_affinity_labels, inputs=("localize",), check=check_labels),
         Step(
             "rounds",
             1,
             RoundsSettings,
             run_rounds,
-            needs=("superpixels", "labels", "localize.train"),
-            gives=("rounds", "labels"),
+            inputs=("superpixels", "labels", "localize.train"),
+            outputs=("rounds", "labels"),
             check=check_rounds,
         ),
-        Step("crf", 1, CrfSettings, crf_on_regions, needs=("superpixels", "rounds"), gives=("labels_crf",)),
+        Step("crf", 1, CrfSettings, crf_on_regions, inputs=("superpixels", "rounds"), outputs=("labels_crf",)),
     ),
     {
         "demo": {

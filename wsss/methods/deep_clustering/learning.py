@@ -28,9 +28,10 @@ from wsss.nets.backbones import BACKBONES
 from wsss.nets.folding import folded
 from wsss.ops.region_crf import region_kernel, region_mean_field, region_statistics
 from wsss.ops.superpixels import masked_average, region_weights
+from wsss.scores import metric_names
 from wsss.settings import choice, loguniform, setting, uniform
-from wsss.stages.classify import check_training
 from wsss.stages.inference import multi_scale, node_grid, stream_images
+from wsss.stages.localize import check_training
 from wsss.stages.outputs import backbone_weights, save_model
 from wsss.training import TrainingSettings, fit, parameter_groups, to_device
 
@@ -158,7 +159,7 @@ def train_regions(
     groups = parameter_groups(model.backbone if pretrained else None, heads if pretrained else [model], settings)
     found = fit(model, groups, dataset.splits["train"], sample, loss, context, frozen_bn=settings.freeze_bn)
     save_model(context.out, model, architecture)
-    return model, found["train/loss"]
+    return model, found[metric_names.TRAIN_LOSS]
 
 
 def predict_regions(context: StepContext, model: RegionClassifier, regions: Regions) -> dict[str, np.ndarray]:

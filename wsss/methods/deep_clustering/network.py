@@ -116,7 +116,7 @@ def candidate_probabilities(scores: Tensor, classes: np.ndarray) -> Tensor:
     return scores[torch.from_numpy(classes).long()].softmax(0)
 
 
-def confident_labels(own: np.ndarray, smoothed: np.ndarray, classes: np.ndarray, confidence: float) -> np.ndarray:
+def confident_regions(own: np.ndarray, smoothed: np.ndarray, classes: np.ndarray, confidence: float) -> np.ndarray:
     """The label of each region that the classifier is sure of and the CRF agrees to, uint8 R; 255 elsewhere.
 
     Args:

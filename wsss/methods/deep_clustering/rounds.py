@@ -17,12 +17,13 @@ from wsss.classes import IGNORE
 from wsss.data.label_maps import LabelMaps, LabelMapWriter
 from wsss.interface import Reporter, StepContext
 from wsss.methods.deep_clustering.learning import RegionLabels, RoundsSettings, predict_regions, train_regions
-from wsss.methods.deep_clustering.network import confident_labels
+from wsss.methods.deep_clustering.network import confident_regions
 from wsss.methods.deep_clustering.regions import PROBABILITIES, Regions, candidates
 from wsss.ops.superpixels import region_votes
+from wsss.scores import metric_names
 from wsss.stages.outputs import write_metrics
 
-FIGURES = "figures.json"
+METRICS = "figures.json"
 
 
 def run_rounds(context: StepContext) -> None:
@@ -39,27 +40,27 @@ def run_rounds(context: StepContext) -> None:
         for i in regions.ids
     }
     previous: Path | None = None
-    figures: dict[str, float] = {
+    metrics: dict[str, float] = {
         "images_without_tags": sum(not dataset.tags(i).any() for i in dataset.splits["train"]),
     }
     for number in range(1, settings.rounds + 1):
         folder = work / str(number)
-        if not (folder / FIGURES).exists():
+        if not (folder / METRICS).exists():
             folder.mkdir(parents=True, exist_ok=True)
             current = replace(context, out=folder, rng=_round_rng(context.rng, number), report=_Round(context, number))
             found = play_round(current, regions, labels, scores, previous)
             paint(context, regions, load_file(folder / PROBABILITIES), context.out / "rounds" / str(number))
             write_metrics(folder, found)
-            os.replace(folder / "metrics.json", folder / FIGURES)
+            os.replace(folder / "metrics.json", folder / METRICS)
         scores = load_file(folder / PROBABILITIES)
         labels = region_labels(context, scores)
-        figures |= {f"round_{number}/{key}": value for key, value in json.loads((folder / FIGURES).read_text()).items()}
+        metrics |= {f"round_{number}/{key}": value for key, value in json.loads((folder / METRICS).read_text()).items()}
         if (folder / "model.safetensors").exists():
             previous = folder
     shutil.rmtree(context.out / "labels", ignore_errors=True)
     shutil.copytree(context.out / "rounds" / str(settings.rounds), context.out / "labels")
     save_file(dict(scores), context.out / PROBABILITIES)
-    write_metrics(context.out, figures)
+    write_metrics(context.out, metrics)
     shutil.rmtree(work)
 
 
@@ -76,7 +77,7 @@ def first_labels(context: StepContext, regions: Regions) -> dict[str, np.ndarray
 def region_labels(context: StepContext, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The confident labels of each image's regions, from their two distributions (float16 2 x K x R)."""
     tags, confidence = context.dataset.tags, context.settings.confidence
-    return {i: confident_labels(both[0], both[1], candidates(tags(i)), confidence) for i, both in scores.items()}
+    return {i: confident_regions(both[0], both[1], candidates(tags(i)), confidence) for i, both in scores.items()}
 
 
 def play_round(
@@ -99,19 +100,19 @@ def play_round(
         previous: the folder with the network of an earlier round.
 
     Returns:
-        The round's figures.
+        The round's metrics.
     """
     train = context.dataset.splits["train"]
     counts = _label_counts([labels[i] for i in train], len(context.dataset.classes))
     learns = counts[0] > 0 and counts[1:].any()
-    figures: dict[str, float] = {
+    metrics: dict[str, float] = {
         "regions_learnt": int(counts.sum()),
         "classes_without_region": int((counts[1:] == 0).sum()),
         "idle": int(not learns),
     }
     if learns:
         model, loss = train_regions(context, regions, labels, torch.from_numpy(counts), previous)
-        figures["loss"] = loss
+        metrics["loss"] = loss
         scores = predict_regions(context, model, regions)
     unfinished = context.out / ("." + PROBABILITIES)
     save_file(dict(scores), unfinished)
@@ -121,7 +122,7 @@ def play_round(
     counts = _label_counts([after[i] for i in train], len(context.dataset.classes))
     total = sum(len(after[i]) for i in train)
     tagged = [(after[i], number + 1) for i in train for number in np.flatnonzero(context.dataset.tags(i))]
-    return figures | {
+    return metrics | {
         "confident": int(counts.sum()) / total,
         "foreground": int(counts[1:].sum()) / total,
         "changed": sum(int((after[i] != labels[i]).sum()) for i in train) / total,
@@ -155,8 +156,8 @@ class _Round:
         self._number, self._rounds = number, context.settings.rounds
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        name = f"train/round_{self._number}/"
-        self._all.metrics({name + key.removeprefix("train/"): value for key, value in values.items()}, step)
+        name = f"{metric_names.TRAIN}round_{self._number}/"
+        self._all.metrics({name + key.removeprefix(metric_names.TRAIN): value for key, value in values.items()}, step)
 
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
         text = f"round {self._number} of {self._rounds}, {note}"

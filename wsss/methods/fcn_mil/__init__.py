@@ -17,8 +17,8 @@ from wsss.interface import Method, Stage, Step, StepContext
 from wsss.methods.cam import REFINE
 from wsss.methods.fcn_mil.network import FcnMil, FcnMilSettings, check_mil, train_mil
 from wsss.settings import setting
-from wsss.stages.classify import CamSettings, image_maps, tag_metrics, write_score_maps
 from wsss.stages.direct import predict_directly
+from wsss.stages.localize import CamSettings, image_maps, tag_metrics, write_score_maps
 from wsss.stages.outputs import load_model, write_metrics
 from wsss.stages.refine import CrfSettings
 from wsss.stages.segment import DEEPLAB
@@ -75,8 +75,8 @@ LOCALIZE = Stage(
     "fcn_mil",
     (
         Step("train", 1, FcnMilSettings, train_mil, check=check_mil),
-        Step("predict", 1, DirectSettings, predict_mil, needs=("train",), gives=("direct", "direct_crf")),
-        Step("infer", 1, MapSettings, infer_mil, needs=("train",), gives=("cam",)),
+        Step("predict", 1, DirectSettings, predict_mil, inputs=("train",), outputs=("direct", "direct_crf")),
+        Step("infer", 1, MapSettings, infer_mil, inputs=("train",), outputs=("cam",)),
     ),
     {
         "demo": {

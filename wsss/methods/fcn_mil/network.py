@@ -14,8 +14,9 @@ from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.methods.fcn_mil.synsets import SYNSETS
 from wsss.nets.backbones import BACKBONES, build_backbone, read_weights
+from wsss.scores import metric_names
 from wsss.settings import choice, loguniform, setting
-from wsss.stages.classify import Classifier, ClassifierSettings, check_training, classifier_architecture, fit_to_tags
+from wsss.stages.localize import Classifier, ClassifierSettings, check_training, classifier_architecture, fit_to_tags
 from wsss.stages.outputs import save_model, write_metrics
 
 
@@ -202,7 +203,7 @@ def train_mil(context: StepContext) -> None:
         trained = fit_to_tags(
             replace(context, out=pretraining, settings=first), classifier, F.multilabel_soft_margin_loss
         )
-        metrics["pretrain/loss"] = trained["train/loss"]
+        metrics["pretrain/loss"] = trained[metric_names.TRAIN_LOSS]
         hand_over(classifier, model)
     metrics |= fit_to_tags(context, model, mil_loss, ("backbone", "fully_connected"))
     shutil.rmtree(pretraining, ignore_errors=True)

@@ -26,17 +26,17 @@ REFINE = Stage(
     "refine",
     "ial",
     (
-        Step("labels", 1, AffinityLabelSettings, make_affinity_labels, needs=("localize",), check=check_labels),
+        Step("labels", 1, AffinityLabelSettings, make_affinity_labels, inputs=("localize",), check=check_labels),
         Step(
             "rounds",
             1,
             RoundsSettings,
             iterate,
-            needs=("labels", "localize.train"),
-            gives=("rounds", "labels"),
+            inputs=("labels", "localize.train"),
+            outputs=("rounds", "labels"),
             check=check_rounds,
         ),
-        Step("crf", 1, CrfSettings, crf_step("rounds"), needs=("rounds",), gives=("labels_crf",)),
+        Step("crf", 1, CrfSettings, crf_step("rounds"), inputs=("rounds",), outputs=("labels_crf",)),
     ),
     {
         "demo": _as_affinity("demo")

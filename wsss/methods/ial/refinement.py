@@ -75,7 +75,7 @@ def energy(
     return float(unary / total), float(pairwise / total)
 
 
-def confident_labels(
+def agreed_labels(
     unary: np.ndarray, refined: np.ndarray, classes: np.ndarray, foreground: float, background: float
 ) -> np.ndarray:
     """The labels that both maps agree on and both are sure of.

@@ -29,10 +29,11 @@ from wsss.data.label_maps import EncodedLabelMap, LabelMaps, LabelMapWriter, enc
 from wsss.data.score_maps import ScoreMap, ScoreMapWriter
 from wsss.interface import Reporter, StepContext
 from wsss.methods.affinity.network import begin_localized, load_affinity_net, train_affinity_net
-from wsss.methods.ial.refinement import confident_labels, energy, keep_lost_classes, masked_probabilities, refine
+from wsss.methods.ial.refinement import agreed_labels, energy, keep_lost_classes, masked_probabilities, refine
 from wsss.methods.ial.settings import RoundsSettings, pairwise_settings, some_ids, thresholds, unary_settings
 from wsss.nets.folding import folded
 from wsss.ops.pairs import pair_affinity
+from wsss.scores import metric_names
 from wsss.stages.inference import multi_scale, node_size, resize, stream_images
 from wsss.stages.outputs import write_metrics
 from wsss.stages.refine import argmax_labels, upsampled
@@ -52,24 +53,24 @@ def iterate(context: StepContext) -> None:
     finished = context.out / "finished"
     if not finished.exists():
         train = context.dataset.splits["train"]
-        figures = {"images_without_tags": float(sum(not context.dataset.tags(i).any() for i in train))}
+        metrics = {"images_without_tags": float(sum(not context.dataset.tags(i).any() for i in train))}
         for number in range(1, context.settings.rounds + 1):
-            figures |= one_round(context, number)
+            metrics |= one_round(context, number)
         shutil.copytree(context.out / "rounds" / str(number), context.out / "labels", dirs_exist_ok=True)
         shutil.copytree(_folder(context, number, "refined") / "scores", context.out / "scores", dirs_exist_ok=True)
-        write_metrics(context.out, figures)
+        write_metrics(context.out, metrics)
         os.replace(context.out / "work", finished)
     shutil.rmtree(finished)
 
 
 def one_round(context: StepContext, number: int) -> dict[str, float]:
-    """Train both networks on confident labels, refine and mine; the figures of round `number` (from 1)."""
+    """Train both networks on confident labels, refine and mine; the metrics of round `number` (from 1)."""
     parts = {branch: partial(train_branch, context, number, branch) for branch in BRANCHES}
     parts["refined"] = partial(refine_and_mine, context, number)
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for name, part in parts.items():
-        figures |= _once(_folder(context, number, name), part)
-    return {f"round_{number}/{name}": value for name, value in figures.items()}
+        metrics |= _once(_folder(context, number, name), part)
+    return {f"round_{number}/{name}": value for name, value in metrics.items()}
 
 
 def train_branch(context: StepContext, number: int, branch: str, out: Path) -> dict[str, float]:
@@ -91,7 +92,7 @@ def train_branch(context: StepContext, number: int, branch: str, out: Path) -> d
         replace(context, settings=own, rng=rng, out=out, report=report), some_ids(ids, count, rng), labels.read, begin
     )
     (out / "checkpoint.pt").unlink()
-    return {f"{branch}/loss": json.loads((out / "metrics.json").read_text())["train/loss"]}
+    return {f"{branch}/loss": json.loads((out / "metrics.json").read_text())[metric_names.TRAIN_LOSS]}
 
 
 def refine_and_mine(context: StepContext, number: int, out: Path) -> dict[str, float]:
@@ -144,10 +145,10 @@ def refine_and_mine(context: StepContext, number: int, out: Path) -> dict[str, f
         if image_id not in before:
             return _Mined(refined, labels)
         old = before.read(image_id)
-        mined = confident_labels(upsampled(own), upsampled(refined), classes, *limits)
+        mined = agreed_labels(upsampled(own), upsampled(refined), classes, *limits)
         kept, lost = keep_lost_classes(mined, old, classes)
         pairs = np.where(kept == IGNORE, pairs_before.read(image_id), kept)
-        figures = {
+        metrics = {
             "energy_before": sum(energy(p, p, *walk)),
             "energy": sum(energy(y, p, *walk)),
             "confident": float((old != IGNORE).mean()),
@@ -155,7 +156,7 @@ def refine_and_mine(context: StepContext, number: int, out: Path) -> dict[str, f
             "unsure_images": float((mined == IGNORE).all()),
             "kept_regions": float(lost),
         }
-        return _Mined(refined, labels, (encode_label_map(kept), encode_label_map(pairs)), figures)
+        return _Mined(refined, labels, (encode_label_map(kept), encode_label_map(pairs)), metrics)
 
     ids = [*dataset.splits["train"], *dataset.splits["dev"]]
     totals: Counter[str] = Counter()
@@ -170,7 +171,7 @@ def refine_and_mine(context: StepContext, number: int, out: Path) -> dict[str, f
             labels.add(image_id, found.labels)
             for writer, confident in zip((next_unary, next_pairwise), found.confident, strict=False):
                 writer.add(image_id, confident)
-            totals.update(found.figures)
+            totals.update(found.metrics)
             context.report.progress(done, len(ids), "images", f"round_{number}/refine")
     counts = ("unlabelled_images", "unsure_images", "kept_regions")
     return {name: total if name in counts else total / len(before) for name, total in totals.items()}
@@ -178,16 +179,16 @@ def refine_and_mine(context: StepContext, number: int, out: Path) -> dict[str, f
 
 @dataclass(frozen=True)
 class _Mined:
-    """What a round makes of an image; without `confident` (the unary's, the pairwise's) and `figures` outside train."""
+    """What a round makes of an image; without `confident` (the unary's, the pairwise's) and `metrics` outside train."""
 
     refined: ScoreMap
     labels: EncodedLabelMap
     confident: tuple[EncodedLabelMap, ...] = ()
-    figures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 class _PartReporter:
-    """Reports for a part of a step: its figures and its progress carry its name."""
+    """Reports for a part of a step: its metrics and its progress carry its name."""
 
     def __init__(self, report: Reporter, name: str) -> None:
         self._report, self._name = report, name
@@ -211,10 +212,10 @@ def _labels(context: StepContext, number: int, branch: str) -> LabelMaps:
 
 
 def _once(folder: Path, make: Callable[[Path], Mapping[str, float]]) -> dict[str, float]:
-    """The figures of `make(folder)`, which is not done again when it has ended before."""
-    figures = folder / "figures.json"
-    if not figures.exists():
+    """The metrics of `make(folder)`, which is not done again when it has ended before."""
+    metrics = folder / "figures.json"
+    if not metrics.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(figures, json.dumps(make(folder)).encode())
-    found: dict[str, float] = json.loads(figures.read_text())
+        write_bytes(metrics, json.dumps(make(folder)).encode())
+    found: dict[str, float] = json.loads(metrics.read_text())
     return found

@@ -10,7 +10,7 @@ import numpy as np
 from wsss.errors import UserError
 from wsss.methods.affinity.network import AffinityTrainSettings
 from wsss.settings import choice, loguniform, setting, uniform
-from wsss.stages.classify import check_training
+from wsss.stages.localize import check_training
 from wsss.stages.segment import SegmenterSettings
 from wsss.training import TrainingSettings
 

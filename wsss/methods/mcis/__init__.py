@@ -6,10 +6,11 @@ not part of the release: what is done with them here is a reconstruction.
 
 from __future__ import annotations
 
-from wsss.interface import Method, Stage, Step
+from wsss.interface import BACKGROUND_SCORES, Method, Stage, Step
 from wsss.methods.mcis import refine
 from wsss.methods.mcis.infer import McisInferSettings, check_infer, infer_maps
-from wsss.methods.mcis.train import McisTrainSettings, check_train, declared, train_co_attention
+from wsss.methods.mcis.settings import McisTrainSettings, check_train, declared
+from wsss.methods.mcis.train import train_co_attention
 from wsss.stages.refine import CrfSettings
 from wsss.stages.segment import DEEPLAB
 
@@ -18,7 +19,7 @@ LOCALIZE = Stage(
     "mcis",
     (
         Step("train", 1, McisTrainSettings, train_co_attention, declares=declared, check=check_train),
-        Step("infer", 1, McisInferSettings, infer_maps, needs=("train",), gives=("cam",), check=check_infer),
+        Step("infer", 1, McisInferSettings, infer_maps, inputs=("train",), outputs=("cam",), check=check_infer),
     ),
     {
         "demo": {
@@ -75,12 +76,13 @@ REFINE = Stage(
             1,
             refine.McisBackgroundSettings,
             refine.add_labels,
-            needs=("localize",),
-            gives=("labels",),
+            inputs=("localize",),
+            outputs=("labels",),
+            pictures=(BACKGROUND_SCORES,),
             declares=refine.declared,
             check=refine.check_background,
         ),
-        Step("crf", 1, CrfSettings, refine.refine_labels, needs=("background",), gives=("labels_crf",)),
+        Step("crf", 1, CrfSettings, refine.refine_labels, inputs=("background",), outputs=("labels_crf",)),
     ),
     {
         "demo": {"background.alpha": 0.1, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 8.0},

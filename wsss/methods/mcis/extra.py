@@ -6,7 +6,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +21,10 @@ from wsss.errors import UserError
 from wsss.interface import Reporter, StepContext
 from wsss.methods.mcis.network import square, warp
 from wsss.methods.mcis.pairs import Pool
-from wsss.stages.classify import Classifier
+from wsss.methods.mcis.settings import McisTrainSettings
+from wsss.stages.localize import Classifier
 from wsss.storage import write_bytes
 from wsss.training import fit, parameter_groups
-
-if TYPE_CHECKING:
-    from wsss.methods.mcis.train import McisTrainSettings
 
 KEY = "extra/"
 """What the keys of extra images begin with; an id holds no slash."""
@@ -159,7 +157,7 @@ def _round_zero(context: StepContext, pool: Pool) -> Classifier:
 
 
 class _FilterReport:
-    """Reports the round-0 classifier's figures under names of their own: "filter/loss"."""
+    """Reports the round-0 classifier's metrics under names of their own: "filter/loss"."""
 
     def __init__(self, report: Reporter) -> None:
         self._report = report

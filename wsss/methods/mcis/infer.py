@@ -13,14 +13,14 @@ from torch import Tensor
 from wsss.data import Dataset
 from wsss.data.augmentation import normalise
 from wsss.data.score_maps import ScoreMaps, ScoreMapWriter
-from wsss.evaluation import mean_average_precision
 from wsss.interface import StepContext
 from wsss.methods.mcis.network import SCALED_VIEWS, VIEWS, CoAttentionNet, view_side, warp
 from wsss.methods.mcis.pairs import Pool
-from wsss.methods.mcis.train import check_side, check_views
+from wsss.methods.mcis.settings import check_side, check_views
+from wsss.scores import mean_average_precision, metric_names
 from wsss.settings import choice, setting
-from wsss.stages.classify import tagged_score_map
 from wsss.stages.inference import node_grid, resize
+from wsss.stages.localize import tagged_score_map
 from wsss.stages.outputs import load_model, write_metrics
 from wsss.training import to_device
 
@@ -148,7 +148,7 @@ def infer_maps(context: StepContext) -> None:
                     writer.add(image_id, tagged_score_map(maps, tags, size))
             done += len(chunk)
             context.report.progress(done, len(ids), "images")
-    ranking = {f"{split}/tags/map": _tag_map(features, split) for split in ("dev", "val")}
+    ranking = {metric_names.tags_map(split): _tag_map(features, split) for split in ("dev", "val")}
     empty = ScoreMaps(context.out / "cam").count_empty()
     write_metrics(context.out, {"infer/own_references": own_references, "cam/empty_maps": empty, **ranking})
 

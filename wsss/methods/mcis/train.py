@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,106 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.methods.mcis.extra import add_extra
-from wsss.methods.mcis.network import SCALED_VIEWS, STARTS, VIEWS, CoAttentionNet, square, view_side
+from wsss.methods.mcis.network import SCALED_VIEWS, VIEWS, CoAttentionNet, square, view_side
 from wsss.methods.mcis.pairs import Pool, difference, intersection
-from wsss.nets.backbones import BACKBONES, check_weights
-from wsss.settings import loguniform, setting
+from wsss.methods.mcis.settings import McisTrainSettings
 from wsss.stages.outputs import save_model, write_metrics
-from wsss.training import TrainingSettings, fit, parameter_groups
-
-
-@dataclass(frozen=True)
-class McisTrainSettings(TrainingSettings):
-    """Training the co-attention network, and on what."""
-
-    backbone: str = setting("vgg16", "the network", source="paper", choices=BACKBONES)
-    weights: str = setting("imagenet", 'initial weights: "imagenet", "none", or a file', source="paper", file=True)
-    output_stride: int = setting(8, "pixels of the image for a cell", source="MCIS code", choices=(8, 16), unit="px")
-    freeze_bn: bool = setting(True, "keep the batch norm of the initial weights (VGG16 has none)")
-    width: int = setting(512, "channels of the three added convolutions", source="MCIS code", low=8, high=2048)
-    start: str = setting(
-        "random",
-        "how the added convolutions and W begin: random ones and an identity, or local, middle taps and a gentle "
-        "identity, which keep places apart where training is short",
-        choices=STARTS,
-    )
-    side: int = setting(257, "side of the square that images are warped to", source="MCIS code: 256", low=17, unit="px")
-    jitter: float = setting(0.3, "strength of the colour jitter of the two images", source="MCIS code", low=0, high=0.9)
-    views: tuple[str, ...] = setting(
-        VIEWS,
-        "what an image is paired with: another image, itself mirrored or resized",
-        source="MCIS code",
-        choices=VIEWS,
-    )
-    affinity_lr: float = setting(
-        10.0, "factor on the learning rate of W, which compares the images", source="MCIS code", low=0, high=100
-    )
-    contrast_from: int = setting(
-        2, "first epoch, counted from 0, with the contrastive terms", source="MCIS code", low=0
-    )
-    extra: str | None = setting(None, "a dataset whose training images are learned from too", dataset=True)
-    extra_tags: str = setting(
-        "exact", "whether the extra tags are right, or noisy and filtered", choices=("exact", "noisy")
-    )
-    filter_threshold: float = setting(
-        0.1, "a noisy tag that the round-0 classifier finds less likely is dropped", low=0, high=1
-    )
-    filter_epochs: int = setting(5, "passes of the round-0 classifier over the dataset's own images", low=1)
-    epochs: int = setting(11, "passes over the training images", source="MCIS code: epoch 10 of 0 to 14 is used", low=1)
-    batch_size: int = setting(5, "pairs in a batch", source="MCIS code", low=1)
-    lr: float = setting(
-        1e-3, "learning rate of pretrained weights", source="MCIS code", low=0, search=loguniform(3e-4, 3e-3)
-    )
-
-
-def check_train(settings: McisTrainSettings) -> None:
-    """Refuse settings that contradict each other.
-
-    Raises:
-        UserError: views without the pair or doubled, a side off the nodes, noisy tags of nothing, frozen batch norm
-            without weights, or a weights file that is not there.
-    """
-    check_views(settings.views, "localize.train.views")
-    if "pair" not in settings.views:
-        raise UserError("localize.train.views must hold pair, which is what the method learns from")
-    check_side(settings.side, settings.output_stride, "localize.train.side")
-    if settings.extra is None and settings.extra_tags == "noisy":
-        raise UserError("localize.train.extra_tags = noisy says how extra images are tagged; set localize.train.extra")
-    if settings.freeze_bn and settings.weights == "none":
-        raise UserError(
-            "freeze_bn=true keeps the batch norm of initial weights, but weights=none; set one of them otherwise"
-        )
-    check_weights(settings.backbone, settings.weights)
-
-
-def check_views(views: tuple[str, ...], key: str) -> None:
-    """Refuse a view that is named twice.
-
-    Raises:
-        UserError: there is one.
-    """
-    if len(set(views)) < len(views):
-        raise UserError(f"{key} = {', '.join(views)} names a view twice; name each once")
-
-
-def check_side(side: int, stride: int, key: str) -> None:
-    """Refuse a square whose cells would not lie on nodes.
-
-    Raises:
-        UserError: the side is not a multiple of the stride plus 1.
-    """
-    if (side - 1) % stride:
-        raise UserError(f"{key} = {side} must be a multiple of {stride} plus 1, such as {view_side('', side, stride)}")
-
-
-def declared(settings: McisTrainSettings) -> frozenset[str]:
-    """The supervision that the extra images are."""
-    if settings.extra is None:
-        return frozenset()
-    return frozenset({"extra single-label images" if settings.extra_tags == "exact" else "extra web images"})
+from wsss.training import fit, parameter_groups
 
 
 def pair_losses(

@@ -10,21 +10,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from wsss.classes import palette
 
-ORDER = (
-    "image",
-    "mask",
-    "cam",
-    "background",
-    "affinity",
-    "refined",
-    "labels",
-    "labels_crf",
-    "direct",
-    "pred",
-    "pred_crf",
-)
-"""The order in which pictures stand beside each other."""
-
 _HEAT = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=np.float64)
 _GAP = 4
 _CAPTION = 16
@@ -55,7 +40,7 @@ def heat(scores: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 
 def panel(image: np.ndarray, parts: Mapping[str, np.ndarray], height: int = 160) -> np.ndarray:
-    """An image and what was made of it, side by side, each under its name, in `ORDER`.
+    """An image and what was made of it, side by side in the order given, each under its name.
 
     Args:
         image: uint8 H x W x 3.
@@ -66,8 +51,7 @@ def panel(image: np.ndarray, parts: Mapping[str, np.ndarray], height: int = 160)
     Returns:
         uint8 RGB.
     """
-    names = sorted(parts, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
-    tiles = [_tile("image", image, image, height), *(_tile(name, parts[name], image, height) for name in names)]
+    tiles = [_tile("image", image, image, height), *(_tile(name, part, image, height) for name, part in parts.items())]
     return _joined(tiles, axis=1)
 
 

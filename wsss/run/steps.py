@@ -1,7 +1,7 @@
 """Run a step once: fingerprint, reuse, one process at a time, atomic publication.
 
-    <store>/<stage>.<filling>.<step>/<fingerprint>/   finished outputs; complete when manifest.json is there
-    <scratch>/<stage>.<filling>.<step>/<fingerprint>/ what a running or interrupted step has so far
+    <store>/<stage>.<implementation>.<step>/<fingerprint>/   finished outputs; complete when manifest.json is there
+    <scratch>/<stage>.<implementation>.<step>/<fingerprint>/ what a running or interrupted step has so far
 
 The store is a folder or an s3:// address; the scratch folder is always local.
 """
@@ -28,10 +28,10 @@ from filelock import FileLock, Timeout
 from wsss import storage
 from wsss.data import Dataset, open_dataset
 from wsss.errors import UserError
-from wsss.evaluation import Masks
 from wsss.interface import Reporter, StepContext
-from wsss.plan import PlannedStep
-from wsss.settings import describe, flatten
+from wsss.run.plan import PlannedStep
+from wsss.scores import Masks
+from wsss.settings import flatten, settings_of
 
 MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.pt"
@@ -48,7 +48,7 @@ class StepResult:
         reused: nothing had to be done.
         seconds: what the work took when it was done (all attempts of this process).
         peak_memory_mb: the most memory its process had used when the work was done, in MB.
-        metrics: the step's own figures, such as {"train/loss": 0.1}.
+        metrics: the step's own metrics, such as {"train/loss": 0.1}.
     """
 
     key: str
@@ -97,7 +97,7 @@ class StepRunner:
             "version": planned.step.version,
             "settings": _settings_for_fingerprint(planned),
             "rng": self.rng,
-            "inputs": {need: self.results[key].fingerprint for need, key in planned.needs.items()},
+            "inputs": {need: self.results[key].fingerprint for need, key in planned.inputs.items()},
             "data": self.dataset.digest,
             "masks": [masks.digest(s) for s in self.dataset.splits] if "masks" in planned.step.supervision else None,
         }
@@ -146,7 +146,7 @@ class StepRunner:
             rng=_step_rng(self.rng, planned.key),
             device=self.device,
             out=scratch,
-            inputs={need: self.results[key].folder for need, key in planned.needs.items()},
+            inputs={need: self.results[key].folder for need, key in planned.inputs.items()},
             report=report,
             masks=masks,
         )
@@ -159,7 +159,7 @@ class StepRunner:
             "version": planned.step.version,
             "settings": flatten(planned.settings),
             "rng": self.rng,
-            "inputs": {need: self.results[key].fingerprint for need, key in planned.needs.items()},
+            "inputs": {need: self.results[key].fingerprint for need, key in planned.inputs.items()},
             "data": {"name": self.dataset.name, "digest": self.dataset.digest},
             "device": self.device.type,
             "seconds": seconds,
@@ -190,7 +190,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def _name(planned: PlannedStep) -> str:
-    return f"{planned.stage}.{planned.filling}.{planned.step.name}"
+    return f"{planned.stage}.{planned.implementation}.{planned.step.name}"
 
 
 def _step_rng(rng: int, key: str) -> int:
@@ -200,7 +200,7 @@ def _step_rng(rng: int, key: str) -> int:
 
 def _settings_for_fingerprint(planned: PlannedStep) -> dict[str, Any]:
     values = flatten(planned.settings)
-    for spec in describe(planned.step.settings):
+    for spec in settings_of(planned.step.settings):
         if spec.dataset and values[spec.key] is not None:
             values[spec.key] = open_dataset(values[spec.key]).digest
         if spec.file and Path(str(values[spec.key])).is_file():

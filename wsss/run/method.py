@@ -9,25 +9,23 @@ import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from wsss import git, versions
 from wsss.data import Dataset, open_dataset
 from wsss.errors import UserError, unknown
-from wsss.evaluation import Masks, Scores, bootstrap
 from wsss.interface import STAGES
-from wsss.panels import run_panels
-from wsss.plan import Plan, make_plan
 from wsss.progress import ConsoleReporter
-from wsss.serving.card import model_card
-from wsss.settings import describe
-from wsss.stages.evaluate import read_matrices
-from wsss.steps import StepResult, StepRunner, choose_device
+from wsss.run.panels import run_panels
+from wsss.run.plan import Plan, make_plan
+from wsss.run.steps import StepResult, StepRunner, choose_device
+from wsss.scores import Masks, metric_names
+from wsss.scores.evaluation import joined
+from wsss.settings import settings_of
+from wsss.stages.evaluate import read_evaluations
 from wsss.tracking import names
 from wsss.tracking.info import DatasetInfo, RunInfo
 from wsss.tracking.runs import MethodRun, method_run
@@ -42,7 +40,7 @@ class Outcome:
     Attributes:
         run_id: MLflow's; empty for a run that is not tracked.
         steps: the finished steps by key, evaluations among them.
-        metrics: every figure by its metric name.
+        metrics: every metric by its metric name.
         model: the address of the registered version, where a segmenter was trained in a tracked run.
     """
 
@@ -50,6 +48,10 @@ class Outcome:
     steps: dict[str, StepResult] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     model: str = ""
+
+
+Publish = Callable[[Plan, Dataset, StepResult, Outcome], str]
+"""From what was run, on what, the trained network's step and what is known of the run to the registered address."""
 
 
 def run_method(
@@ -66,6 +68,7 @@ def run_method(
     parent: str | None = None,
     tags: Mapping[str, str] | None = None,
     wait: bool = False,
+    publish: Publish | None = None,
 ) -> Outcome:
     """Run a method's stages; every step that was done before with equal inputs is reused.
 
@@ -76,11 +79,12 @@ def run_method(
         overrides: settings by key, values or their text.
         device: "auto", "cpu" or "cuda".
         until: the last stage to run; all by default.
-        track: log to MLflow, score against the masks, and register the segmenter.
+        track: log to MLflow and score against the masks.
         keep_version: give the labels a DVC version; off inside a search, which must not touch DVC.
         parent: the id of the MLflow run that this one is a part of.
         tags: more tags of the MLflow run.
         wait: wait for a step that another process is computing, instead of refusing.
+        publish: packages and registers the trained network, such as `wsss.registry.models.publish`.
 
     Raises:
         UserError: whatever is wrong with the names, the settings, the data or the stores, before any work.
@@ -112,16 +116,17 @@ def run_method(
                 _run_stage(kind, plan, runner, run, outcome)
                 if kind == "refine" and keep_version:
                     _keep_labels(runner, run)
-        for image_id, picture, maps in run_panels(dataset, runner.results):
+        for image_id, picture, maps in run_panels(plan, dataset, runner.results):
             run.panels(image_id, picture, maps)
-        if "segment.train" in runner.results and parent is None:
-            outcome.model = _register(plan, dataset, runner, run, outcome.metrics)
+        if publish is not None and plan.model in runner.results:
+            run.flush()
+            outcome.model = publish(plan, dataset, runner.results[plan.model], outcome)
     return outcome
 
 
 def _extra_datasets(plan: Plan) -> list[Dataset]:
     """The datasets that settings name."""
-    chosen = [getattr(p.settings, s.key) for p in plan.steps for s in describe(p.step.settings) if s.dataset]
+    chosen = [getattr(p.settings, s.key) for p in plan.steps for s in settings_of(p.step.settings) if s.dataset]
     return [open_dataset(name) for name in chosen if name is not None]
 
 
@@ -137,34 +142,34 @@ def _run_stage(kind: str, plan: Plan, runner: StepRunner, run: MethodRun, outcom
             if planned.stage == kind:
                 result = runner.run(planned, stage.reporter(planned.key))
                 stage.step_done(result)
-                of_tags = {name: value for name, value in result.metrics.items() if name.endswith(names.TAGS_MAP)}
+                of_tags = {
+                    name: value for name, value in result.metrics.items() if name.endswith(metric_names.TAGS_MAP)
+                }
                 run.metrics(of_tags)
                 outcome.metrics |= of_tags
-                outcome.metrics[names.step_time(planned.key)] = result.seconds
+                outcome.metrics[metric_names.step_time(planned.key)] = result.seconds
         if not any(masks.ids(split) for split in runner.dataset.splits):
             return
         for planned in plan.steps:
-            if planned.stage == "evaluate" and planned.needs["maps"].startswith(f"{kind}."):
+            if planned.stage == "evaluate" and planned.inputs["maps"].startswith(f"{kind}."):
                 result = runner.run(planned, stage.reporter(planned.key))
                 run.metrics(result.metrics)
                 outcome.metrics |= result.metrics
-                outcome.metrics |= _log_scores(result, planned.step.name, runner.dataset, run, plan.preset)
+                outcome.metrics |= _log_evaluations(result, run, plan.preset)
 
 
-def _log_scores(result: StepResult, what: str, dataset: Dataset, run: MethodRun, preset: str) -> dict[str, float]:
-    """Log the scores of an evaluation step; its mean IoUs by metric name.
+def _log_evaluations(result: StepResult, run: MethodRun, preset: str) -> dict[str, float]:
+    """Log what an evaluation step found; its mean IoUs by metric name.
 
-    Preset "paper" also gets the published figure, over train and dev together (VOC's 1,464 images).
+    Preset "paper" also gets the published score, over train and dev together (VOC's 1,464 images).
     """
-    means = {}
-    found = read_matrices(result.folder)
-    if preset == "paper" and {"train", "dev"} <= set(found):
-        ids = found["train"][0] + found["dev"][0]
-        found[names.TRAIN_AND_DEV] = ids, np.concatenate([found["train"][1], found["dev"][1]])
-    for split, (ids, matrices) in found.items():
-        run.scores(split, what, dataset.classes.with_background, matrices, ids, bootstrap(matrices))
-        means[names.metric(split, what, names.MIOU)] = Scores.of(matrices.sum(0)).miou
-    return means
+    evaluations = read_evaluations(result.folder)
+    if preset == "paper" and {"train", "dev"} <= set(evaluations):
+        both = joined(metric_names.TRAIN_AND_DEV, [evaluations["train"], evaluations["dev"]])
+        evaluations[both.split] = both
+    for evaluation in evaluations.values():
+        run.evaluation(evaluation)
+    return {metric_names.metric(e.split, e.what, metric_names.MIOU): e.scores.miou for e in evaluations.values()}
 
 
 def _keep_labels(runner: StepRunner, run: MethodRun) -> None:
@@ -178,16 +183,6 @@ def label_folder(results: Mapping[str, StepResult]) -> Path:
     """The folder of the label maps that the refine stage ended with."""
     last = [r for key, r in results.items() if key.startswith("refine.")][-1]
     return last.folder / "labels_crf"
-
-
-def _register(plan: Plan, dataset: Dataset, runner: StepRunner, run: MethodRun, metrics: Mapping[str, float]) -> str:
-    from wsss.registry.models import default_name, register
-    from wsss.serving.package import log_model
-
-    run.flush()
-    card = model_card(plan, dataset, run.id, metrics)
-    address = log_model(run.id, runner.results["segment.train"].folder, dataset.classes, card)
-    return register(address, default_name(dataset.name)).address
 
 
 def _run_info(plan: Plan, dataset: Dataset, rng: int, keep_version: bool, tags: dict[str, str]) -> RunInfo:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from wsss.data.augmentation import Augmentation
 from wsss.data.score_maps import ScoreMap, ScoreMapWriter
 from wsss.errors import UserError
-from wsss.evaluation import mean_average_precision
 from wsss.interface import StepContext
 from wsss.nets.backbones import BACKBONES, build_backbone, check_weights
 from wsss.nets.folding import folded
+from wsss.scores import mean_average_precision, metric_names
 from wsss.settings import loguniform, setting
 from wsss.stages.inference import multi_scale, node_grid, stream_images
 from wsss.stages.outputs import load_model, save_model, write_metrics
@@ -248,7 +248,7 @@ def tag_metrics(context: StepContext, model: nn.Module) -> dict[str, float]:
         )
         tags = [dataset.tags(i) for i in scores]
         precision = mean_average_precision(np.array([*scores.values()]), np.array(tags)) if tags else float("nan")
-        found[f"{split}/tags/map"] = precision
+        found[metric_names.tags_map(split)] = precision
     return found
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Spool:
+class RecordFile:
     """Named records, each some bytes with a few facts about them; `add` and `read` may be called from any thread.
 
     On disk a record is a line, a checksum and JSON, and the bytes. A record that a kill or a full disk cut short is

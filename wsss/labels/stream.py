@@ -1,32 +1,24 @@
-"""Label maps: made in one stream from images, or fetched by the id of the run that made them."""
+"""Label maps made in one stream from images and tags."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from wsss import versions
 from wsss.data import Dataset, open_dataset
-from wsss.data.label_maps import EncodedLabelMap, LabelMaps, LabelMapWriter, write_palette_png
-from wsss.data.layout import building
-from wsss.data.parallel import each
+from wsss.data.label_maps import EncodedLabelMap, LabelMaps, LabelMapWriter
 from wsss.errors import UserError
 from wsss.interface import Reporter
-from wsss.plan import make_plan
+from wsss.run.plan import make_plan
 from wsss.progress import ConsoleReporter
 from wsss.stages.inference import id_batches
 from wsss.stages.labelling import Labelling
-from wsss.steps import StepRunner, choose_device
-from wsss.tracking import names
-from wsss.tracking.connection import mlflow_client
-from wsss.tracking.query import RunRecord, find
+from wsss.run.steps import StepRunner, choose_device
 
 IMAGES_A_SHARD = 256
 """Images that a machine of a cluster is given at once."""
@@ -50,7 +42,7 @@ def make_labels(
         to: the folder; it appears complete or not at all.
         device: where the network runs; on a cluster, each machine uses its GPUs if it has some.
         report: what hears of the progress.
-        ray_address: of a Ray cluster whose machines share the work, see `wsss.cluster.spread`.
+        ray_address: of a Ray cluster whose machines share the work, see `wsss.run.cluster.spread`.
 
     Raises:
         UserError: the folder exists, or no cluster answers.
@@ -77,7 +69,7 @@ def _on_a_cluster(
     labelling: Labelling, batches: Sequence[Sequence[str]], kept: frozenset[str], address: str
 ) -> Iterator[tuple[str, EncodedLabelMap]]:
     """The stream of a labelling, shard by shard of whole batches."""
-    from wsss.cluster import spread
+    from wsss.run.cluster import spread
 
     shards: list[list[str]] = [[]]
     for batch in batches:
@@ -107,14 +99,14 @@ def make_cam_labels(
 ) -> LabelMaps:
     """The label maps of method CAM for train and dev, those that `wsss run --method cam --until refine` ends with.
 
-    Its classifier is trained where it was not before; see `wsss.run.run_method` for the arguments.
+    Its classifier is trained where it was not before; see `wsss.run.method.run_method` for the arguments.
 
     Raises:
         UserError: names, settings or data that can't be, or settings that ask for another localizer or refiner.
     """
     plan = make_plan("cam", preset, overrides)
     settings = {planned.key: planned.settings for planned in plan.steps}
-    if any(planned.filling != "cam" for planned in plan.steps if planned.stage in ("localize", "refine")):
+    if any(planned.implementation != "cam" for planned in plan.steps if planned.stage in ("localize", "refine")):
         raise UserError("the stream makes the labels of method cam; for others, use `wsss run --until refine`")
     planned = next(planned for planned in plan.steps if planned.key == "localize.train")
     planned.step.check(planned.settings)
@@ -131,70 +123,3 @@ def make_cam_labels(
     )
     ids = [*dataset.splits["train"], *dataset.splits["dev"]]
     return make_labels(labelling, ids, to, runner.device, ConsoleReporter("labels"), ray_address)
-
-
-def label_path(dataset: str, method: str, preset: str, rng: int) -> Path:
-    """Where a method's label maps are laid out in the workspace."""
-    return Path("labels", dataset, f"{method}-{preset}-{rng}")
-
-
-def pull_labels(run_id: str, to: Path | None = None) -> tuple[Path, str]:
-    """Lay out the label maps of a run.
-
-    Args:
-        run_id: MLflow's.
-        to: the folder; by default `labels/<dataset>/<method>-<preset>-<rng>`.
-
-    Returns:
-        The folder and the DVC version (md5) of what is in it.
-
-    Raises:
-        UserError: no such run, a run without labels, files that are nowhere, or a folder that holds something else.
-    """
-    run, md5 = _labels_of(run_id)
-    target = to or label_path(run.dataset, run.method, run.preset, run.rng)
-    path = mlflow_client().download_artifacts(run_id, names.dvc_manifest_file("labels"))
-    versions.fetch(md5, json.loads(Path(path).read_text()))
-    versions.checkout(md5, target)
-    return target, md5
-
-
-def export_labels(run_id: str, to: Path) -> int:
-    """Write the label maps of a run as palette PNGs `ID.png`, for code that knows nothing of this project.
-
-    Args:
-        run_id: MLflow's.
-        to: the folder; it appears complete or not at all.
-
-    Returns:
-        How many there are.
-
-    Raises:
-        UserError: the folder exists; otherwise see `pull_labels`.
-    """
-    if to.exists():
-        raise UserError(f"{to} exists; name a folder that does not exist yet")
-    with building(to) as partial:
-        maps = LabelMaps(pull_labels(run_id, partial / ".shards")[0])
-        each(lambda id: write_palette_png(partial / f"{id}.png", maps.read(id)), maps.ids, "exporting")
-        shutil.rmtree(maps.folder)
-    return len(maps)
-
-
-def push_labels(run_id: str) -> str:
-    """Copy the label maps of a run from DVC's cache to its default remote; their version (md5).
-
-    Raises:
-        UserError: no such run, a run without labels, or a remote that can't be written.
-    """
-    _, md5 = _labels_of(run_id)
-    versions.push(md5)
-    return md5
-
-
-def _labels_of(run_id: str) -> tuple[RunRecord, str]:
-    run = find(run_id)
-    md5 = run.tags.get(names.LABELS_MD5)
-    if md5 is None:
-        raise UserError(f"run {run_id} made no labels; only runs with a refine stage do")
-    return run, md5

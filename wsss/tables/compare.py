@@ -2,62 +2,29 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from wsss.classes import BACKGROUND, VOC
+from wsss.scores import metric_names
+from wsss.scores.scored import SCORED, reported
+from wsss.tables.published import Published, published
 from wsss.tracking import names
 from wsss.tracking.query import RunRecord
 
-SCORED = (
-    ("train", "cam"),
-    ("train", "labels"),
-    ("train", "labels_crf"),
-    ("val", "direct_crf"),
-    ("val", "pred"),
-    ("val", "pred_crf"),
-)
-"""The columns: split and what is scored. Label maps are judged where they were made, predictions where none were."""
+COLUMNS = tuple((split, what) for split, what in reported() if split == SCORED[what].reported[-1])
+"""Split and what is scored."""
 
 PUBLISHED_ON = "val"
 _HEADS = (
-    "method", "preset", "dataset", "supervision", "backbone", "rngs", *(f"{what} ({split})" for split, what in SCORED),
+    "method", "preset", "dataset", "supervision", "backbone", "rngs", *(f"{what} ({split})" for split, what in COLUMNS),
     f"published, VOC 2012 {PUBLISHED_ON}",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published result on PASCAL VOC 2012.
-
-    Attributes:
-        method: the name of the method here, as far as there is one.
-        title: what it is called where it was published, often with its network.
-        split: "val" or "test"; empty where the source does not say.
-        supervision: what was seen.
-        source: authors, place, year.
-        read_from: where the number was read.
-        miou: in percent, 21 classes.
-        iou: class name to percent, as far as known.
-    """
-
-    method: str
-    title: str
-    split: str
-    supervision: str
-    source: str
-    read_from: str
-    miou: float
-    iou: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -100,25 +67,6 @@ class Row:
     published: tuple[Published, ...]
 
 
-@cache
-def published() -> tuple[Published, ...]:
-    """All published results of `published.csv`."""
-    with Path(__file__).with_name("published.csv").open(newline="") as file:
-        return tuple(
-            Published(
-                method=row["method"],
-                title=row["title"],
-                split=row["split"],
-                supervision=row["supervision"],
-                source=row["source"],
-                read_from=row["read_from"],
-                miou=float(row["miou"]),
-                iou={name: float(row[name]) for name in (BACKGROUND, *VOC) if row[name]},
-            )
-            for row in csv.DictReader(file)
-        )
-
-
 def table(records: Iterable[RunRecord]) -> list[Row]:
     """The rows, by dataset, preset and method; the trials of a search are left out."""
     groups: dict[tuple[str, str], dict[int, RunRecord]] = defaultdict(dict)
@@ -132,8 +80,8 @@ def table(records: Iterable[RunRecord]) -> list[Row]:
 def _row(records: Sequence[RunRecord]) -> Row:
     newest = max(records, key=lambda record: record.start)
     figures = {}
-    for split, what in SCORED:
-        key = names.metric(split, what, names.MIOU)
+    for split, what in COLUMNS:
+        key = metric_names.metric(split, what, metric_names.MIOU)
         if values := [record.metrics[key] for record in records if key in record.metrics]:
             deviation = statistics.stdev(values) if len(values) > 1 else None
             figures[f"{split}/{what}"] = Figure(statistics.fmean(values), deviation, len(values))
@@ -179,7 +127,7 @@ def _cells(row: Row) -> list[str]:
     others = "; ".join(
         f"{p.miou:.1f} {p.title} ({p.source})" if p.source else f"{p.miou:.1f} {p.title}" for p in row.published
     )
-    measured = [_figure(row.figures.get(f"{split}/{what}"), len(row.rngs)) for split, what in SCORED]
+    measured = [_figure(row.figures.get(f"{split}/{what}"), len(row.rngs)) for split, what in COLUMNS]
     supervision = row.supervision or "tags"
     return [
         row.method,

@@ -9,7 +9,7 @@ from typing import Any
 from wsss import methods
 from wsss.errors import UserError, unknown
 from wsss.interface import STAGES, Method, Stage, Step
-from wsss.settings import Setting, describe, flatten, parse
+from wsss.settings import Setting, flatten, parse, settings_of
 from wsss.stages.evaluate import EVALUATIONS
 
 PRESETS = ("demo", "small", "paper")
@@ -21,17 +21,17 @@ class PlannedStep:
 
     Attributes:
         stage: the stage's kind, such as "refine".
-        filling: the name of what fills it, such as "affinity".
+        implementation: the name of what fills it, such as "affinity".
         step: what is run.
         settings: its settings object.
-        needs: each name in `step.needs` to the key of the planned step whose output is meant.
+        inputs: each name in `step.inputs` to the key of the planned step whose output is meant.
     """
 
     stage: str
-    filling: str
+    implementation: str
     step: Step
     settings: Any
-    needs: Mapping[str, str]
+    inputs: Mapping[str, str]
 
     @property
     def key(self) -> str:
@@ -53,12 +53,17 @@ class Plan:
     steps: tuple[PlannedStep, ...]
 
     @property
+    def model(self) -> str:
+        """The key of the step whose output is the network that is registered; empty without one."""
+        return next((planned.key for planned in self.steps if planned.step.model), "")
+
+    @property
     def settings(self) -> dict[str, Any]:
         """All settings, flattened: "<stage>.name" and "<stage>.<step>.<setting>" to JSON-ready values."""
         flat: dict[str, Any] = {}
         for planned in self.steps:
             if planned.stage != "evaluate":
-                flat[f"{planned.stage}.name"] = planned.filling
+                flat[f"{planned.stage}.name"] = planned.implementation
             flat |= flatten(planned.settings, planned.key + ".")
         return flat
 
@@ -78,14 +83,14 @@ def make_plan(method: str, preset: str, overrides: Mapping[str, Any] | None = No
             weights of every step that would begin with "imagenet".
 
     Raises:
-        UserError: an unknown method, preset, stage, filling, step or setting (names the known ones), or a value out of
-            its range.
+        UserError: an unknown method, preset, stage, implementation, step or setting (names the known ones), or a
+            value out of its range.
     """
     chosen = methods.load(method)
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     overrides = dict(overrides or {})
-    stages = _fillings(chosen, overrides)
+    stages = _implementations(chosen, overrides)
     values = _values(chosen, stages, preset, overrides)
 
     steps: list[PlannedStep] = []
@@ -95,7 +100,7 @@ def make_plan(method: str, preset: str, overrides: Mapping[str, Any] | None = No
             settings = parse(step.settings, values.get(key, {}), key + ".")
             steps.append(PlannedStep(kind, stage.name, step, settings, _inputs(step, kind, steps)))
     for planned in list(steps):
-        for what in planned.step.gives:
+        for what in planned.step.outputs:
             key = f"evaluate.{what}"
             settings = parse(EVALUATIONS[what].settings, values.get(key, {}), key + ".")
             steps.append(PlannedStep("evaluate", "masks", EVALUATIONS[what], settings, {"maps": planned.key}))
@@ -104,7 +109,7 @@ def make_plan(method: str, preset: str, overrides: Mapping[str, Any] | None = No
 
 def all_settings(method: Method) -> list[Setting]:
     """Every setting of a method with its full key: what tables, help and searches are made from."""
-    return [s for p in make_plan(method.name, PRESETS[0]).steps for s in describe(p.step.settings, p.key + ".")]
+    return [s for p in make_plan(method.name, PRESETS[0]).steps for s in settings_of(p.step.settings, p.key + ".")]
 
 
 def stands_alone(method: str) -> bool:
@@ -122,15 +127,15 @@ def stands_alone(method: str) -> bool:
     return True
 
 
-def _fillings(method: Method, overrides: dict[str, Any]) -> dict[str, Stage]:
-    """The stages in order, fillings replaced by "<stage>.name" overrides (which are taken out)."""
+def _implementations(method: Method, overrides: dict[str, Any]) -> dict[str, Stage]:
+    """The stages in order, implementations replaced by "<stage>.name" overrides (which are taken out)."""
     stages = {kind: method.stages[kind] for kind in STAGES if kind in method.stages}
     for kind in STAGES:
         name = overrides.pop(f"{kind}.name", None)
         if name is not None:
             if kind not in stages:
                 raise UserError(f"method {method.name} has no stage {kind}; its stages are {', '.join(stages)}")
-            stages[kind] = methods.filling(kind, str(name))
+            stages[kind] = methods.implementation(kind, str(name))
     return stages
 
 
@@ -147,7 +152,9 @@ def _values(
         begins = {f"{kind}.{step.name}.weights": getattr(step.settings, "weights", None) for kind, step in steps}
         layers |= {key: overrides["weights"] for key, own in begins.items() if layers.get(key, own) == "imagenet"}
     layers |= {key: value for key, value in overrides.items() if key != "weights"}
-    known = {f"{kind}.{step.name}" for kind, step in steps} | {f"evaluate.{what}" for _, s in steps for what in s.gives}
+    known = {f"{kind}.{step.name}" for kind, step in steps} | {
+        f"evaluate.{what}" for _, s in steps for what in s.outputs
+    }
     values: dict[str, dict[str, Any]] = {}
     for key, value in layers.items():
         step, _, name = key.rpartition(".")
@@ -161,14 +168,15 @@ def _inputs(step: Step, kind: str, earlier: list[PlannedStep]) -> dict[str, str]
     """Where each of a step's needs comes from.
 
     Raises:
-        UserError: an earlier step that the chosen fillings don't have.
+        UserError: an earlier step that the chosen implementations don't have.
     """
     found: dict[str, str] = {}
-    for need in step.needs:
+    for need in step.inputs:
         candidates = [p for p in earlier if p.key in (need, f"{kind}.{need}") or p.stage == need]
         if not candidates:
             raise UserError(
-                f"step {kind}.{step.name} needs the output of {need}, which this combination of fillings does not have"
+                f"step {kind}.{step.name} needs the output of {need}, which this combination of implementations does "
+                "not have"
             )
         found[need] = candidates[-1].key
     return found

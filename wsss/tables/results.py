@@ -16,25 +16,18 @@ from wsss import methods
 from wsss.classes import Classes
 from wsss.data import Dataset
 from wsss.errors import UserError
-from wsss.evaluation import Scores, bootstrap
-from wsss.plan import make_plan, stands_alone
-from wsss.run import group_of, run_method
+from wsss.registry.models import publish
+from wsss.run.method import group_of, run_method
+from wsss.run.plan import make_plan, stands_alone
+from wsss.scores import Scores, bootstrap, metric_names
+from wsss.scores.evaluation import load
+from wsss.scores.scored import reported
+from wsss.tables.catalogue import roles
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
 from wsss.tracking.query import RunRecord, runs
 
-FIGURES = (
-    ("train", "cam"),
-    ("train", "labels"),
-    ("train", "labels_crf"),
-    ("val", "direct"),
-    ("val", "direct_crf"),
-    ("dev", "pred"),
-    ("dev", "pred_crf"),
-    ("val", "pred"),
-    ("val", "pred_crf"),
-)
-_FIRST, _LAST = "cam", "bound"
+_ROLES = {"floor": 0, "bound": 2}
 
 
 @dataclass(frozen=True)
@@ -46,7 +39,7 @@ class Entry:
 
 
 def entries(wanted: Sequence[str], also: Sequence[str]) -> list[Entry]:
-    """The rows of a page: cam first, bound last.
+    """The rows of a page: the floor first, the bound last.
 
     Args:
         wanted: names of methods; "all" is every method that runs with nothing added.
@@ -80,7 +73,7 @@ def measure(
             print(
                 f"\n{number} of {len(todo)}: {entry.method}, rng {rng} {' '.join(_changes(entry.overrides))}".rstrip()
             )
-            run_method(entry.method, preset, str(dataset.root), rng=rng, overrides=settings)
+            run_method(entry.method, preset, str(dataset.root), rng=rng, overrides=settings, publish=publish)
 
 
 def results_page(dataset: Dataset, preset: str, chosen: Sequence[str]) -> str:
@@ -125,7 +118,7 @@ class _Row:
             for key, value in group[0].params.items()
             if not key.endswith(".weights") and value.strip('"') != settings.get(key)
         }
-        matrices = {figure: [m for run in group if (m := _matrices(run, *figure)) is not None] for figure in FIGURES}
+        matrices = {figure: [m for run in group if (m := _matrices(run, *figure)) is not None] for figure in reported()}
         return cls(" ".join([group[0].method, *_changes(changed)]), group, {k: v for k, v in matrices.items() if v})
 
 
@@ -140,7 +133,7 @@ def _groups(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
 
 
 def _order(method: str) -> tuple[int, str]:
-    return {_FIRST: 0, _LAST: 2}.get(method, 1), method
+    return _ROLES.get(roles().get(method, ""), 1), method
 
 
 def _changes(settings: Mapping[str, str]) -> list[str]:
@@ -160,15 +153,14 @@ def _hash(ids: Sequence[str]) -> str:
 
 
 def _matrices(run: RunRecord, split: str, what: str) -> np.ndarray | None:
-    if names.metric(split, what, names.MIOU) not in run.metrics:
+    if metric_names.metric(split, what, metric_names.MIOU) not in run.metrics:
         return None
     path = mlflow_client().download_artifacts(run.id, names.confusion_file(split, what))
-    with np.load(Path(path), allow_pickle=False) as content:
-        return content["matrices"]
+    return load(Path(path)).matrices
 
 
 def _figures(rows: Sequence[_Row], classes: Sequence[int] | None) -> str:
-    shown = [figure for figure in FIGURES if any(figure in row.matrices for row in rows)]
+    shown = [figure for figure in reported() if any(figure in row.matrices for row in rows)]
     head = ["method", "supervision", "rngs", *(f"{what} ({split})" for split, what in shown), "mean FP", "mean FN"]
     lines = []
     for row in rows:
@@ -199,7 +191,9 @@ def _costs(rows: Sequence[_Row]) -> str:
     lines = []
     for row in rows:
         seconds = statistics.fmean(sum(_times(run).values()) for run in row.runs)
-        memory = max((v for run in row.runs for k, v in run.metrics.items() if k.startswith(names.MEMORY)), default=0)
+        memory = max(
+            (v for run in row.runs for k, v in run.metrics.items() if k.startswith(metric_names.MEMORY)), default=0
+        )
         tags = row.runs[0].tags
         commits = {run.tags.get(names.GIT_COMMIT, "")[:8] for run in row.runs}
         ids = ", ".join(f"`{run.id[:8]}`" for run in row.runs)
@@ -210,7 +204,9 @@ def _costs(rows: Sequence[_Row]) -> str:
 
 def _times(run: RunRecord) -> dict[str, float]:
     return {
-        k.removeprefix(names.TIME).removesuffix("_s"): v for k, v in run.metrics.items() if k.startswith(names.TIME)
+        k.removeprefix(metric_names.TIME).removesuffix("_s"): v
+        for k, v in run.metrics.items()
+        if k.startswith(metric_names.TIME)
     }
 
 

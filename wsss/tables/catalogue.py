@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wsss import methods
-from wsss.compare import published
+from wsss.tables.published import published
 
 FILE = "catalogue.json"
 
@@ -19,12 +19,17 @@ def catalogue() -> list[dict[str, Any]]:
     """Every method, by name: title, year, citation, stages, supervision, settings, and what was published of it."""
     path = Path(__file__).with_name(FILE)
     written = json.loads(path.read_text()) if path.exists() else {}
-    return [(written.get(name) or describe(name)) | {"published": _published(name)} for name in methods.names()]
+    return [(written.get(name) or entry(name)) | {"published": _published(name)} for name in methods.names()]
 
 
-def describe(name: str) -> dict[str, Any]:
+def roles() -> dict[str, str]:
+    """Method to its role: "floor", "bound" or none."""
+    return {row["method"]: row["role"] for row in catalogue()}
+
+
+def entry(name: str) -> dict[str, Any]:
     """A method without its published results, JSON-ready."""
-    from wsss.plan import all_settings
+    from wsss.run.plan import all_settings
 
     method = methods.load(name)
     return {
@@ -33,6 +38,7 @@ def describe(name: str) -> dict[str, Any]:
         "year": method.year,
         "citation": method.citation,
         "summary": method.summary,
+        "role": method.role,
         "stages": {kind: stage.name for kind, stage in method.stages.items()},
         "supervision": ", ".join(sorted(method.supervision)) or "tags",
         "settings": [

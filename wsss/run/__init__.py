@@ -1,0 +1,1 @@
+"""Running a method: its plan, its steps, each done once, and what is drawn of them."""

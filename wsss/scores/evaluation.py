@@ -1,0 +1,115 @@
+"""The record of an evaluation, from which every score, interval, comparison, table and page comes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from wsss.errors import UserError
+from wsss.scores import metric_names
+from wsss.scores.bootstrap import bootstrap
+from wsss.scores.confusion import Scores
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Label maps against the masks of a split.
+
+    Attributes:
+        split: such as "val".
+        what: what is scored: a name out of `wsss.scores.scored.SCORED`, or the address of a model or a folder.
+        ids: the N images, those of the split that have a mask.
+        classes: the C + 1 names by index.
+        matrices: int32 N x (C + 1) x (C + 1), a confusion matrix for each image, row the truth.
+        masks: sha256 over the ids and the masks that were compared with; empty where it was not kept.
+        labels: sha256 over the ids and the label maps that were scored; empty where it was not kept.
+    """
+
+    split: str
+    what: str
+    ids: tuple[str, ...]
+    classes: tuple[str, ...]
+    matrices: np.ndarray
+    masks: str = ""
+    labels: str = ""
+
+    @cached_property
+    def scores(self) -> Scores:
+        """The scores of the summed matrix."""
+        return Scores.of(self.matrices.sum(0, dtype=np.int64))
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % bootstrap interval of the mean IoU over images."""
+        return bootstrap(self.matrices)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The scores by metric name, NaN for a class that does not occur."""
+        values = {
+            metric_names.MIOU: self.scores.miou,
+            metric_names.FALSE_POSITIVES: self.scores.mean_fp,
+            metric_names.FALSE_NEGATIVES: self.scores.mean_fn,
+            metric_names.PIXEL_ACCURACY: self.scores.pixel_accuracy,
+            metric_names.MIOU_LOW: self.interval[0],
+            metric_names.MIOU_HIGH: self.interval[1],
+        }
+        of_classes = zip(self.classes, self.scores.iou, strict=True)
+        return {metric_names.metric(self.split, self.what, name): value for name, value in values.items()} | {
+            metric_names.metric(self.split, self.what, metric_names.IOU, name): float(iou) for name, iou in of_classes
+        }
+
+    @property
+    def per_image(self) -> list[float]:
+        """The mean IoU of each image over the classes that occur in its mask or prediction; NaN without any."""
+        return [Scores.of(matrix).miou for matrix in self.matrices]
+
+
+def joined(split: str, evaluations: Sequence[Evaluation]) -> Evaluation:
+    """Evaluations of the same thing on several splits as one, of a split of its own name."""
+    first = evaluations[0]
+    ids = tuple(id for evaluation in evaluations for id in evaluation.ids)
+    return Evaluation(split, first.what, ids, first.classes, np.concatenate([e.matrices for e in evaluations]))
+
+
+def encode(evaluation: Evaluation) -> bytes:
+    """An evaluation as an npz of plain arrays: "split", "what", "ids", "classes", "matrices", "masks", "labels"."""
+    file = io.BytesIO()
+    np.savez_compressed(
+        file,
+        split=np.array(evaluation.split),
+        what=np.array(evaluation.what),
+        ids=np.array(evaluation.ids, dtype=np.str_),
+        classes=np.array(evaluation.classes, dtype=np.str_),
+        matrices=evaluation.matrices.astype(np.int32),
+        masks=np.array(evaluation.masks),
+        labels=np.array(evaluation.labels),
+    )
+    return file.getvalue()
+
+
+def load(path: Path) -> Evaluation:
+    """The evaluation in a file that `encode` made; records without the hashes of masks and labels are read too.
+
+    Raises:
+        UserError: it is no such file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            arrays: Mapping[str, np.ndarray] = dict(content)
+        return Evaluation(
+            split=str(arrays["split"]),
+            what=str(arrays["what"]),
+            ids=tuple(arrays["ids"].tolist()),
+            classes=tuple(arrays["classes"].tolist()),
+            matrices=arrays["matrices"],
+            masks=str(arrays.get("masks", "")),
+            labels=str(arrays.get("labels", "")),
+        )
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise UserError(f"{path} is not the record of an evaluation ({error})") from None

@@ -1,0 +1,71 @@
+"""Ground-truth masks: what is scored against; methods are never handed them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wsss.classes import IGNORE
+from wsss.data.label_maps import read_palette_png
+from wsss.data.layout import MASKS, MASKS_AUG
+from wsss.data.manifest import read_manifest
+from wsss.errors import UserError
+
+if TYPE_CHECKING:
+    from wsss.data import Dataset
+
+
+class Masks:
+    """The ground-truth masks of a dataset: the official ones first, then the additional ones (SBD's on VOC).
+
+    Methods are never handed this, save one that declares the supervision "masks".
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._root = dataset.root
+        self._classes = len(dataset.classes)
+        self._dataset = dataset
+
+    def path(self, image_id: str) -> Path | None:
+        """The mask's file, or None where the image has no mask."""
+        for folder in (MASKS, MASKS_AUG):
+            path = self._root / folder / f"{image_id}.png"
+            if path.exists():
+                return path
+        return None
+
+    def ids(self, split: str) -> tuple[str, ...]:
+        """The ids of a split that have a mask."""
+        return tuple(i for i in self._dataset.splits.get(split, ()) if self.path(i) is not None)
+
+    def read(self, image_id: str) -> np.ndarray:
+        """The mask of an image: uint8 H x W, 0..C and 255 (ignore).
+
+        Raises:
+            UserError: there is none, it is not a label map, or it holds a value that is no class.
+        """
+        path = self.path(image_id)
+        if path is None:
+            raise UserError(f"image {image_id} of dataset {self._dataset.name} has no mask")
+        mask = read_palette_png(path)
+        if ((mask > self._classes) & (mask != IGNORE)).any():
+            raise UserError(f"{path} holds values that are neither a class (0..{self._classes}) nor {IGNORE}")
+        return mask
+
+    def digest(self, split: str) -> str:
+        """sha256 over the ids of a split that have a mask, and the hashes of these masks."""
+        return self.digest_of(self.ids(split))
+
+    def digest_of(self, ids: Iterable[str]) -> str:
+        """sha256 over ids and the hashes of their masks, as the manifest has them."""
+        entries = read_manifest(self._root)
+        total = hashlib.sha256()
+        for image_id in ids:
+            path = self.path(image_id)
+            assert path is not None
+            total.update(f"{image_id} {entries[path.relative_to(self._root).as_posix()].sha256}\n".encode())
+        return total.hexdigest()

@@ -1,0 +1,1 @@
+"""Tables of methods and runs, with what others published beside them."""

@@ -1,0 +1,42 @@
+"""What a finished run prints: its table, and what to try next."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from wsss.run.method import Outcome
+from wsss.scores import metric_names
+from wsss.scores.scored import SCORED, reported
+from wsss.tables.catalogue import roles
+from wsss.tracking.query import runs
+
+
+def print_outcome(outcome: Outcome, *, method: str, preset: str, data: str, rng: int) -> None:
+    """Print a run's figures, the bound's beside them where it was run, and what to try next."""
+    table = Table("scored", "split", "mIoU", "what it is", title=f"{method}, preset {preset}, on {data} (rng {rng})")
+    for scored in SCORED.values():
+        for split in (*scored.reported, metric_names.TRAIN_AND_DEV):
+            value = outcome.metrics.get(metric_names.metric(split, scored.what, metric_names.MIOU))
+            if value is not None:
+                table.add_row(scored.what, split, f"{value:.1%}", scored.meaning)
+    bound = _bound(preset, data, rng)
+    if bound is not None and roles().get(method) != "bound":
+        table.add_row("bound", "val", f"{bound:.1%}", "the same segmenter trained on masks")
+    if table.row_count:
+        Console().print(table)
+    print(f"run {outcome.run_id}" + (f", model {outcome.model}" if outcome.model else ""))
+    print("\nNext:")
+    print("  wsss compare                          the table of all runs")
+    if outcome.model:
+        print(f"  wsss promote {outcome.run_id}   make it the champion, if it is better on val")
+        print(f"  wsss serve {outcome.model}            answer images with masks, on http://127.0.0.1:8000")
+
+
+def _bound(preset: str, data: str, rng: int) -> float | None:
+    """The bound's mIoU on val, of the newest run with the same preset, dataset and rng."""
+    split, what = [*reported()][-1]
+    for record in runs(dataset=data):
+        if roles().get(record.method) == "bound" and (record.preset, record.rng) == (preset, rng):
+            return record.metrics.get(metric_names.metric(split, what, metric_names.MIOU))
+    return None
