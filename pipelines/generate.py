@@ -31,7 +31,7 @@ PARAMS_HEADER = """\
 """
 STEPS = "pipelines/steps.yaml"
 PARAMS = "params.yaml"
-CATALOGUE = f"wsss/{FILE}"
+CATALOGUE = f"wsss/tables/{FILE}"
 _TABLE = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
