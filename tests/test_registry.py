@@ -74,8 +74,8 @@ def test_first_candidate_and_better_candidate_are_promoted(dataset, looks):
     assert first.candidate_miou == pytest.approx(miou_of(dataset, 1))
     assert second.promoted and (second.candidate, second.champion) == ("2", "1")
     assert second.candidate_miou == pytest.approx(miou_of(dataset, 0)) and second.champion_miou == first.candidate_miou
-    assert models.with_alias(NAME, models.CHAMPION) == models.find("2", NAME)
-    assert models.with_alias(NAME, models.PREVIOUS) == models.find("1", NAME)
+    assert models.with_alias(NAME, models.CHAMPION) == models.find_version("2", NAME)
+    assert models.with_alias(NAME, models.PREVIOUS) == models.find_version("1", NAME)
     with pytest.raises(UserError, match="version 2 is the champion already"):
         gate.promote("2", NAME, dataset)
 
@@ -123,8 +123,8 @@ def test_worse_candidate_is_refused_then_forced(dataset, looks):
 
 
 def test_registering_again_gives_the_same_version(dataset, runs):
-    first = models.find(runs[0], "wsss-again")
-    assert models.find(runs[0], "wsss-again") == first == models.find("1", "wsss-again")
+    first = models.find_version(runs[0], "wsss-again")
+    assert models.find_version(runs[0], "wsss-again") == first == models.find("1", "wsss-again")
     assert models.dataset_of_run(first.run) == "little"
 
 
@@ -155,7 +155,7 @@ def test_other_classes_are_refused_and_move_nothing(workspace, runs):
     [("7", "there is no version 7 of the registered model wsss-again"), ("0" * 31 + "f", "there is no run 0{31}f")],
 )
 def test_unknown_candidates(dataset, runs, candidate, sentence):
-    models.find(runs[0], "wsss-again")
+    models.find_version(runs[0], "wsss-again")
     with pytest.raises(UserError, match=sentence):
         gate.promote(candidate, "wsss-again", dataset)
 

@@ -54,7 +54,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_run_ends_with_its_table_and_what_to_try_next(workspace: Workspace) -> None:
-    for row in ("cam", "refined", "labels", "prediction"):
+    for row in ("cam", "labels", "labels_crf", "pred", "pred_crf"):
         assert f"│ {row}" in workspace.log
     assert workspace.log.index("Next:") > workspace.log.index(f"run {workspace.run_id}")
     assert workspace.log.count("\n  wsss ") == 3
