@@ -170,7 +170,7 @@ class Machine:
     def __call__(self, environment: dict[str, str]) -> None:
         os.environ.update(environment)
         os.chdir(self.folder)
-        sys.stderr = open(f"{self.name}.said", "w", buffering=1)
+        sys.stderr = open(f"{self.name}.said", "w", buffering=1)  # noqa: SIM115
         lease.RENEWED_S, lease.EXPIRES_S = 0.3, 3.0
         lease.machine = owner.machine = lambda: self.name  # type: ignore[assignment]
         if self.dies:
