@@ -75,14 +75,28 @@ def sound(folder: Path) -> bool:
 def test_two_that_publish_one_step_at_once_leave_the_files_of_one(
     tiny_shapes: Dataset, tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    both_are_up, write = threading.Barrier(2), storage.write_bytes
+    """The second's files go up when the first's are there, then the first's manifest, then the second's."""
+    write, upload = storage.write_bytes, storage.upload_folder
+    first_up, second_up, first_done = (threading.Event() for _ in range(3))
+    uploads, manifests = iter((None, first_up)), iter(((first_up, second_up), (second_up, first_done)))
 
-    def write_when_both_are_up(url: str | Path, data: bytes, if_absent: bool = False) -> bool:
-        if str(url).startswith("s3://") and str(url).endswith("manifest.json"):
-            both_are_up.wait(60)
-        return write(url, data, if_absent)
+    def upload_in_turn(*args, **options) -> bool:
+        if (turn := next(uploads)) is not None:
+            assert turn.wait(60)
+        return upload(*args, **options)
 
-    monkeypatch.setattr(storage, "write_bytes", write_when_both_are_up)
+    def write_in_turn(url: str | Path, data: bytes, if_absent: bool = False) -> bool:
+        if not (str(url).startswith("s3://") and str(url).endswith("manifest.json")):
+            return write(url, data, if_absent)
+        arrived, turn = next(manifests)
+        arrived.set()
+        assert turn.wait(60)
+        written = write(url, data, if_absent)
+        first_done.set()
+        return written
+
+    monkeypatch.setattr(storage, "upload_folder", upload_in_turn)
+    monkeypatch.setattr(storage, "write_bytes", write_in_turn)
     monkeypatch.setattr("wsss.run.steps.lease", lambda *a: nullcontext(), raising=False)
     machines = [machine(tiny_shapes, tmp_path / name, f"{s3}/at-once") for name in "ab"]
     with ThreadPoolExecutor(2) as pool:

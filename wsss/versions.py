@@ -141,8 +141,8 @@ def fetch(md5: str, manifest: Sequence[dict[str, str]] | None = None, remote: st
         remote: the remote's name; None is the default one.
 
     Raises:
-        UserError: the manifest is another version's or names a file outside of the version's folder, or files are neither
-            in the cache nor in the remote.
+        UserError: the manifest is another version's or names a file outside of the folder, or files are neither in the
+            cache nor in the remote.
     """
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.tree import Tree

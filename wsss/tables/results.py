@@ -23,6 +23,7 @@ from wsss.scores.evaluation import load
 from wsss.scores.scored import reported
 from wsss.tables.catalogue import roles
 from wsss.tracking import names
+from wsss.tracking.connection import downloaded
 from wsss.tracking.query import RunRecord, runs
 
 _ROLES = {"floor": 0, "bound": 2}
