@@ -31,6 +31,7 @@ from wsss.interface import Reporter, StepContext
 from wsss.progress import say
 from wsss.run.fingerprints import machine, mask_digests, step_fingerprint
 from wsss.run.lease import lease
+from wsss.run.migrate import is_of_the_first_format
 from wsss.run.plan import PlannedStep
 from wsss.run.store import StepStore, is_whole, write_manifest
 from wsss.scores import Masks
@@ -90,10 +91,8 @@ class StepRunner:
 
     def fingerprint(self, planned: PlannedStep) -> str:
         """The step's fingerprint, as `wsss.run.fingerprints` has it; its inputs must be finished."""
-        if self._masks is None:
-            self._masks = mask_digests(self.dataset)
         inputs = {need: self.results[key].fingerprint for need, key in planned.inputs.items()}
-        return step_fingerprint(planned, inputs, self.dataset.digest, self._masks, self.rng, self.device)
+        return step_fingerprint(planned, inputs, self.dataset.digest, self._mask_digests(), self.rng, self.device)
 
     def run(self, planned: PlannedStep, report: Reporter) -> StepResult:
         """Run a step, or find its finished output.
@@ -113,6 +112,11 @@ class StepRunner:
                 result = self._finished(planned, fingerprint) or self._compute(planned, fingerprint, scratch, report)
         self.results[planned.key] = result
         return result
+
+    def _mask_digests(self) -> list[str]:
+        if self._masks is None:
+            self._masks = mask_digests(self.dataset)
+        return self._masks
 
     @property
     def _store(self) -> StepStore:
@@ -136,7 +140,8 @@ class StepRunner:
         if published:
             say(f"step {planned.key} was computed before and is published now")
         else:
-            self._work(planned, scratch, report)
+            self._tell_of_migration(planned)
+            self._work(planned, fingerprint, scratch, report)
         try:
             self._store.publish(planned.name, fingerprint, scratch)
         except UserError as error:
@@ -149,7 +154,13 @@ class StepRunner:
         shutil.rmtree(scratch, ignore_errors=True)
         return replace(result, reused=published)
 
-    def _work(self, planned: PlannedStep, scratch: Path, report: Reporter) -> None:
+    def _tell_of_migration(self, planned: PlannedStep) -> None:
+        if not planned.inputs and is_of_the_first_format(
+            planned, self.store, self.dataset.digest, self._mask_digests(), self.rng
+        ):
+            say(f"{self.store} has step {planned.key} of an earlier version; `wsss migrate` brings such outputs over")
+
+    def _work(self, planned: PlannedStep, fingerprint: str, scratch: Path, report: Reporter) -> None:
         """Run a step in its scratch folder and write the manifest of what it left."""
         inputs = {need: self.results[key] for need, key in planned.inputs.items()}
         context = StepContext(
@@ -168,6 +179,7 @@ class StepRunner:
         (scratch / CHECKPOINT).unlink(missing_ok=True)
         facts = {
             "step": planned.name,
+            "fingerprint": fingerprint,
             "version": planned.step.version,
             "settings": flatten(planned.settings),
             "rng": self.rng,
