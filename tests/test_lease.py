@@ -78,7 +78,6 @@ def test_a_holder_on_another_machine_that_lives_is_named(place: str) -> None:
 
 def test_it_is_waited_for(place: str) -> None:
     with renewed(place) as url:
-        threading.Timer(1.5, lambda: None).start()
         waited = threading.Thread(target=lambda: lease(place, "step", "step x", wait=True).__enter__(), daemon=True)
         waited.start()
         waited.join(1.5)
