@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -129,3 +131,17 @@ def test_a_full_disk_is_a_sentence_and_other_errors_are_not() -> None:
 
 def test_free_space_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
     assert storage.free_bytes(tmp_path / "not" / "yet") > 0
+
+
+def test_a_temporary_folder_goes_and_takes_those_of_the_dead_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    program = "import os; from wsss.storage import temporary_folder as t; held = t(); held.__enter__(); os._exit(9)"
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    assert subprocess.run([sys.executable, "-c", program], check=False, env=environment).returncode == 9
+    (left,) = tmp_path.iterdir()
+    with storage.temporary_folder() as folder:
+        assert [*tmp_path.iterdir()] == [folder]
+        assert folder != left
+    assert not list(tmp_path.iterdir())

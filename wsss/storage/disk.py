@@ -86,11 +86,11 @@ def unfinished(path: Path) -> Path:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what processes that are gone left unfinished (`unfinished`) directly below a folder."""
-    with suppress(FileNotFoundError, NotADirectoryError):
-        for left in folder.glob(f".*{_UNFINISHED}"):
-            if is_gone(left.name.removesuffix(_UNFINISHED).rpartition(".")[2]):
-                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    """Remove what processes that are gone left unfinished (`unfinished`) directly below a folder, as far as one may."""
+    for left in folder.glob(f".*{_UNFINISHED}"):
+        if is_gone(left.name.removesuffix(_UNFINISHED).rpartition(".")[2]):
+            with suppress(OSError):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 @contextmanager

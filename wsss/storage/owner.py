@@ -8,8 +8,6 @@ import socket
 from functools import cache
 from pathlib import Path
 
-import psutil
-
 _START_TICKS = 19
 """Where /proc/<pid>/stat has a process's start in clock ticks since the machine's, counted from behind its name."""
 
@@ -38,6 +36,8 @@ def machine() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
     except OSError:
+        import psutil
+
         boot = f"{socket.gethostname()} {psutil.boot_time():.0f}"
     return hashlib.sha256(boot.encode()).hexdigest()[:12]
 
@@ -51,6 +51,8 @@ def _started(pid: int) -> str:
         pass
     if Path("/proc/self/stat").exists():
         return ""
+    import psutil
+
     try:
         return f"{psutil.Process(pid).create_time():.0f}"
     except psutil.Error:
