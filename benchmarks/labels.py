@@ -21,7 +21,7 @@ from wsss.data.label_maps import LabelMapWriter, encode_label_map
 from wsss.labels.stream import make_labels
 from wsss.nets.folding import folded
 from wsss.stages.labelling import Labelling
-from wsss.stages.localize import CamSettings, Classifier, image_maps, inference_dtype, load_classifier, tagged_score_map
+from wsss.stages.localize import CamSettings, Classifier, image_maps, load_classifier, tagged_score_map
 from wsss.stages.outputs import save_model
 from wsss.stages.refine import BackgroundSettings, CrfSettings, crf_labels, upsampled, with_background
 
@@ -62,7 +62,7 @@ class Silent:
 
 def parts(labelling: Labelling, dataset: Dataset, ids: Sequence[str], out: Path) -> dict[str, float]:
     """Core seconds of each part of the stream, by name, one after the other in one thread."""
-    dtype = inference_dtype(labelling.cam.precision, CPU)
+    dtype = labelling.cam.number_format(CPU)
     network = folded(load_classifier(labelling.classifier), dtype)
     seconds = dict.fromkeys(("read", "infer", "refine", "encode", "write"), 0.0)
     with threads(1), LabelMapWriter(out) as writer:

@@ -108,21 +108,26 @@ def _entry(step: Step) -> dict[str, Any]:
 
 
 def source_hash(function: Callable[..., Any]) -> str:
-    """The sha256 of a function's source and of all that it names, as defined above, in hexadecimal.
+    """The sha256 of a function's source and of all that it names, as defined above, in hexadecimal."""
+    lines = "".join(f"{module}.{name} {source}\n" for (module, name), source in sorted(reached(function).items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def reached(function: Callable[..., Any]) -> dict[tuple[str, str], str]:
+    """Module and name to source: a function and all that it names in `wsss`, directly or through what it names.
 
     A function made by another one (`crf_step("walk")`) has the source of its maker, a lambda that of its module.
     """
     module, name = function.__module__, function.__qualname__.partition(".")[0]
     defined = _module(module).defined
     start = [(module, each) for each in ([name] if name in defined else defined)]
-    reached: dict[tuple[str, str], str] = {}
+    sources: dict[tuple[str, str], str] = {}
     while start:
         at = start.pop()
-        if at not in reached:
-            reached[at], named = _read(*at)
+        if at not in sources:
+            sources[at], named = _read(*at)
             start += named
-    lines = "".join(f"{module}.{name} {source}\n" for (module, name), source in sorted(reached.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return sources
 
 
 @cache

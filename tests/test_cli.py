@@ -45,6 +45,7 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         "promote",
         "serve",
         "doctor",
+        "migrate",
         "bench",
     ):
         assert f"\n  {command} " in out

@@ -16,6 +16,7 @@ from wsss.data.folder import add_folder
 from wsss.data.label_maps import write_palette_png
 from wsss.data.layout import building
 from wsss.errors import UserError
+from wsss.storage.owner import machine
 
 IDS = [f"p{n:02d}" for n in range(20)]
 
@@ -201,7 +202,7 @@ def test_dev_is_chosen_anew_and_back(dataset, tmp_path):
 
 def test_a_build_that_fails_leaves_nothing_and_one_that_was_killed_is_cleaned_up(tmp_path):
     target = tmp_path / "data" / "new"
-    killed = tmp_path / "data" / f".new.{_dead_pid()}.partial"
+    killed = tmp_path / "data" / f".new.0.{machine()}-{_dead_pid()}-1.part"
     killed.mkdir(parents=True)
     with pytest.raises(RuntimeError), building(target) as root:
         assert not killed.exists()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,33 +13,6 @@ import pytest
 
 from wsss import storage
 from wsss.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """An S3 server of our own with one bucket; its s3:// address."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        boto3.client("s3").create_bucket(Bucket="bucket")
-        yield "s3://bucket"
-    server.stop()
-
-
-@pytest.fixture(params=["folder", "bucket"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty place to store things in, of either kind."""
-    if request.param == "folder":
-        return str(tmp_path / "store")
-    return f"{request.getfixturevalue('s3')}/{request.node.name}-{tmp_path.name}"
 
 
 def folder_with(path: Path, **files: str) -> Path:
@@ -86,7 +60,7 @@ def test_of_many_writers_if_absent_exactly_one_wins(place: str) -> None:
 def test_a_folder_survives_the_way_there_and_back(place: str, tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "out", a="1", deep__er__b="2", **{"manifest.json": "{}"})
     url = storage.join(place, "step", "fingerprint")
-    assert storage.upload_folder(folder, url, last="manifest.json")
+    assert storage.upload_folder(folder, url)
     assert storage.list_dirs(place) == ["step"]
     assert storage.list_dirs(storage.join(place, "step")) == ["fingerprint"]
     storage.download_folder(url, tmp_path / "got")
@@ -96,26 +70,19 @@ def test_a_folder_survives_the_way_there_and_back(place: str, tmp_path: Path) ->
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_a_complete_folder_is_not_replaced(place: str, tmp_path: Path) -> None:
-    url = storage.join(place, "step")
-    assert storage.upload_folder(folder_with(tmp_path / "first", x="1", m="1"), url, last="m")
-    assert not storage.upload_folder(folder_with(tmp_path / "second", x="2", m="2"), url, last="m")
-    assert storage.read_bytes(storage.join(url, "x")) == b"1"
+def test_a_folder_on_a_disk_is_not_replaced(tmp_path: Path) -> None:
+    assert storage.upload_folder(folder_with(tmp_path / "first", x="1"), tmp_path / "step")
+    assert not storage.upload_folder(folder_with(tmp_path / "second", x="2"), tmp_path / "step")
+    assert storage.read_bytes(tmp_path / "step" / "x") == b"1"
 
 
-def test_a_folder_without_its_marker_is_replaced(place: str, tmp_path: Path) -> None:
-    url = storage.join(place, "step")
-    storage.write_bytes(storage.join(url, "x"), b"of another run")
-    assert storage.upload_folder(folder_with(tmp_path / "first", x="1", m="1"), url, last="m")
-    assert storage.read_bytes(storage.join(url, "x")) == b"1"
-
-
-def test_the_marker_goes_up_after_everything_else(s3: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = folder_with(tmp_path / "out", a="1", marker="done", z="2", **{"zz/z": "3"})
-    with caplog.at_level("INFO", logger="werkzeug"):
-        storage.upload_folder(folder, f"{s3}/marked", last="marker")
-    order = [line for line in caplog.messages if "PUT /bucket/marked" in line]
-    assert len(order) == 4 and "/marked/marker " in order[-1]
+def test_what_is_removed_is_gone_and_nothing_beside_it(place: str) -> None:
+    for name in ("a/x", "a/deep/y", "ab", "b"):
+        storage.write_bytes(storage.join(place, name), b"1")
+    for name in ("a", "b", "never there"):
+        storage.remove(storage.join(place, name))
+    assert storage.list_files(place) == ["ab"]
+    assert storage.list_dirs(place) == []
 
 
 def test_two_downloads_into_one_folder_leave_it_whole(place: str, tmp_path: Path) -> None:
@@ -164,3 +131,17 @@ def test_a_full_disk_is_a_sentence_and_other_errors_are_not() -> None:
 
 def test_free_space_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
     assert storage.free_bytes(tmp_path / "not" / "yet") > 0
+
+
+def test_a_temporary_folder_goes_and_takes_those_of_the_dead_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    program = "import os; from wsss.storage import temporary_folder as t; held = t(); held.__enter__(); os._exit(9)"
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    assert subprocess.run([sys.executable, "-c", program], check=False, env=environment).returncode == 9
+    (left,) = tmp_path.iterdir()
+    with storage.temporary_folder() as folder:
+        assert [*tmp_path.iterdir()] == [folder]
+        assert folder != left
+    assert not list(tmp_path.iterdir())

@@ -76,6 +76,17 @@ def test_an_interrupted_training_continues_to_the_same_weights(
     assert weights(train(tmp_path / "cut", tiny_shapes)).equal(whole)
 
 
+def test_a_checkpoint_of_another_device_is_loaded_to_the_cpu(
+    tmp_path: Path, tiny_shapes: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tmp_path, tiny_shapes)
+    places: list[object] = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **k: (places.append(k.get("map_location")), load(*a, **k))[1])
+    train(tmp_path, tiny_shapes)
+    assert places and set(places) == {"cpu"}
+
+
 def test_accumulated_batches_equal_one_large_batch(tmp_path: Path, tiny_shapes: Dataset) -> None:
     large = replace(SETTINGS, batch_size=5, epochs=1)
     small = replace(SETTINGS, batch_size=1, accumulate=5, epochs=1)

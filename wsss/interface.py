@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from wsss.scores import Masks
 
 STAGES = ("localize", "refine", "segment", "evaluate")
+NETWORK, CRF = frozenset({"network"}), frozenset({"crf"})
+"""What a step may compute with, whose output depends on the machine: see `Step.uses`."""
 
 
 class Reporter(Protocol):
@@ -84,6 +86,9 @@ class Step:
             `wsss.scores.scored.SCORED`, and "rounds" (label maps in `rounds/1/`, `rounds/2/`, ...).
         pictures: what else is drawn.
         metrics: the final metrics that it writes (`write_metrics`) and a search may ask for.
+        uses: what it computes with (`NETWORK`, `CRF` or both): "network" where it runs one, on the context's device and
+            in the number format that its settings and the device decide; "crf" where it runs a dense CRF, by the
+            backend that is installed. These things of the machine are in the step's fingerprint.
         model: its output is the network that is registered and served.
         supervision: what the step sees beyond tags, such as "masks".
         declares: the same, of what depends on its settings, such as an extra dataset.
@@ -98,6 +103,7 @@ class Step:
     outputs: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = ()
     metrics: tuple[str, ...] = ()
+    uses: frozenset[str] = frozenset()
     model: bool = False
     supervision: frozenset[str] = frozenset()
     declares: Callable[[Any], frozenset[str]] = lambda settings: frozenset()

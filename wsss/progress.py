@@ -66,3 +66,8 @@ class ConsoleReporter:
             self.stream.write("\r" + line.ljust(self._width) + ("\n" if last else ""))
             self._width = 0 if last else len(line)
         self.stream.flush()
+
+
+def say(sentence: str) -> None:
+    """One sentence on the standard error, for what a person should know though nothing went wrong."""
+    print(f"wsss: {sentence}", file=sys.stderr, flush=True)

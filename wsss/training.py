@@ -46,6 +46,11 @@ class TrainingSettings:
         "auto", "number format: auto takes bfloat16 on a GPU, float32 on a CPU", choices=("auto", "float32", "bfloat16")
     )
 
+    def number_format(self, device: torch.device) -> torch.dtype:
+        """What `precision` comes down to on a device."""
+        gains = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if self.precision == "bfloat16" or (self.precision == "auto" and gains) else torch.float32
+
 
 class _Samples(Dataset[Sample]):
     """Training samples by (epoch, position): each drawn from random numbers of its own, whoever loads it."""
@@ -118,7 +123,7 @@ def fit(
     if not ids:
         raise UserError("there is no image to train on; check the dataset's train list")
     device = context.device
-    precision = torch.bfloat16 if _bfloat16(settings.precision, device) else torch.float32
+    precision = settings.number_format(device)
     to_device(model, device)
     optimizer = _optimizer(groups, settings)
     batches_per_epoch = math.ceil(len(ids) / settings.batch_size)
@@ -177,7 +182,7 @@ def fit(
     model.eval()
     seconds = max(time.monotonic() - started, 1e-9)
     if math.isnan(mean):
-        mean = torch.load(checkpoint, weights_only=True)["loss"]
+        mean = torch.load(checkpoint, map_location="cpu", weights_only=True)["loss"]
         return {metric_names.TRAIN_LOSS: mean}
     return {
         metric_names.TRAIN_LOSS: mean,
@@ -189,12 +194,6 @@ def fit(
 def to_device(model: Module, device: torch.device) -> Module:
     """Move a network to a device, its convolutions in channels-last order; returns it."""
     return model.to(device).to(memory_format=torch.channels_last)
-
-
-def _bfloat16(precision: str, device: torch.device) -> bool:
-    if precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return precision == "bfloat16"
 
 
 def _optimizer(groups: list[dict[str, Any]], settings: TrainingSettings) -> torch.optim.Optimizer:

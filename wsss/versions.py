@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsss import git
 from wsss.errors import UserError
-from wsss.storage import disk_errors
+from wsss.storage import disk_errors, inside, remove_unfinished, unfinished
 
 if TYPE_CHECKING:
     from dvc_data.hashfile.hash_info import HashInfo
@@ -141,14 +141,19 @@ def fetch(md5: str, manifest: Sequence[dict[str, str]] | None = None, remote: st
         remote: the remote's name; None is the default one.
 
     Raises:
-        UserError: the manifest is another version's, or files are neither in the cache nor in the remote.
+        UserError: the manifest is another version's or names a file outside of the folder, or files are neither in the
+            cache nor in the remote.
     """
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.tree import Tree
 
     with _workspace(create=True) as repo, disk_errors(repo.cache.local.path):
         cache = repo.cache.local
+        _check_hash(md5)
         if manifest is not None:
+            for file in manifest:
+                inside(".", file.get("relpath"))
+                _check_hash(file.get("md5"))
             listed = Tree.from_list(manifest, hash_name="md5")
             listed.digest()
             if listed.oid != md5:
@@ -185,7 +190,8 @@ def checkout(md5: str, folder: str | Path) -> None:
             if there.oid != md5:
                 raise UserError(f"{folder} exists and holds something else; name another folder or remove it")
             return
-        part = target.parent / f".{target.name}.{uuid.uuid4().hex[:12]}.part"
+        remove_unfinished(target.parent)
+        part = unfinished(target)
         try:
             lay_out(os.fspath(part), localfs, tree, repo.cache.local)
             os.replace(part, target)
@@ -264,12 +270,23 @@ def _tree(repo: Any, md5: str) -> Tree:
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.tree import Tree
 
+    _check_hash(md5)
     try:
         if repo is None:
             raise FileNotFoundError
-        return Tree.load(repo.cache.local, HashInfo("md5", md5))
+        tree = Tree.load(repo.cache.local, HashInfo("md5", md5))
     except FileNotFoundError:
         raise UserError(f"version {md5} is not in DVC's cache; fetch it first") from None
+    for names, _, file in tree:
+        inside(".", "/".join(names))
+        _check_hash(file.value)
+    return tree
+
+
+def _check_hash(md5: object) -> None:
+    """Refuse what is no hash of DVC's: it becomes the name of a file in the cache."""
+    if not isinstance(md5, str) or not re.fullmatch(r"[0-9a-f]{32}(\.dir)?", md5):
+        raise UserError(f"{md5!r} is not a version of DVC's, which is 32 hexadecimal digits and '.dir'")
 
 
 def _ids(tree: Tree) -> set[HashInfo]:

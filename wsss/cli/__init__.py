@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import typer
 
-from wsss.cli import data, exports, models, runs
+from wsss.cli import data, exports, models, runs, store
 from wsss.errors import UserError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     models.promote,
     models.serve,
     runs.doctor,
+    store.migrate,
     runs.bench,
 )
 for command in _COMMANDS:

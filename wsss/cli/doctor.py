@@ -8,7 +8,6 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -85,8 +84,8 @@ def _store() -> tuple[str, str]:
     store = os.environ.get("WSSS_STORE", "") or "work/store"
     storage.write_bytes(storage.join(store, _PROBE), b"written by wsss doctor")
     storage.read_bytes(storage.join(store, _PROBE))
-    if not storage.is_remote(store):
-        Path(store, _PROBE).unlink()
+    storage.remove(storage.join(store, _PROBE))
+    storage.check_exclusive_writes(store)
     return f"{store} can be written", ""
 
 

@@ -24,7 +24,7 @@ from PIL import Image, UnidentifiedImageError
 from wsss.classes import palette
 from wsss.data.record_file import RecordFile
 from wsss.errors import UserError
-from wsss.storage import write_bytes
+from wsss.storage import inside, write_bytes
 
 SHARDS = 16
 INDEX = "index.json"
@@ -231,7 +231,7 @@ def read_index(folder: Path, format: str, what: str) -> dict[str, dict]:
     """The entries by id of a folder's `index.json`.
 
     Raises:
-        UserError: there is none, or it is of another format.
+        UserError: there is none, it is of another format or damaged, or an id would leave the folder as a file's name.
     """
     path = folder / INDEX
     try:
@@ -242,7 +242,12 @@ def read_index(folder: Path, format: str, what: str) -> dict[str, dict]:
         raise UserError(f"{path} can't be read: {error}") from error
     if not isinstance(index, dict) or index.get("format") != format:
         raise UserError(f"{path} is not an index of {what} (format {format})")
-    return index["maps"]
+    maps = index.get("maps")
+    if not isinstance(maps, dict) or not all(isinstance(m, dict) and type(m.get("shard")) is int for m in maps.values()):
+        raise UserError(f"{path} is damaged: it does not say in which shard each map lies; make the {what} anew")
+    for id in maps:
+        inside(folder, id)
+    return maps
 
 
 def index_format(folder: Path) -> str:

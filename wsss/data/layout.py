@@ -28,7 +28,7 @@ from wsss.classes import Classes
 from wsss.data.manifest import refresh_manifest, write_manifest
 from wsss.data.tags import write_csv
 from wsss.errors import UserError
-from wsss.storage import disk_errors, write_bytes
+from wsss.storage import disk_errors, inside, remove_unfinished, unfinished, write_bytes
 
 DESCRIPTION = "dataset.json"
 TAGS = "tags.csv"
@@ -81,10 +81,8 @@ def building(target: Path) -> Iterator[Path]:
     if target.exists():
         raise UserError(f"{target} exists; remove it or choose another name with --name")
     target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob(f".{target.name}.*.partial"):
-        if not _alive(int(left.suffixes[-2][1:])):
-            shutil.rmtree(left)
-    partial = target.parent / f".{target.name}.{os.getpid()}.partial"
+    remove_unfinished(target.parent)
+    partial = unfinished(target)
     with disk_errors(target.parent):
         partial.mkdir()
         try:
@@ -94,16 +92,6 @@ def building(target: Path) -> Iterator[Path]:
             os.rename(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def link(source: Path, target: Path) -> None:
@@ -127,7 +115,7 @@ def read_list(path: Path) -> tuple[str, ...]:
     """The ids of a list file, one a line, in the file's order; empty lines are skipped.
 
     Raises:
-        UserError: no such file, or an id that stands there twice.
+        UserError: no such file, an id that stands there twice, or one that can't be a file's name in a folder.
     """
     if not path.is_file():
         raise UserError(f"there is no list {path}")
@@ -135,6 +123,8 @@ def read_list(path: Path) -> tuple[str, ...]:
     if len(set(ids)) < len(ids):
         double = sorted({id for id in ids if ids.count(id) > 1})[:10]
         raise UserError(f"{path} names {', '.join(double)} more than once; every id once")
+    for id in ids:
+        inside(path.parent, id)
     return ids
 
 

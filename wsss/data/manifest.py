@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wsss.data.parallel import each
 from wsss.errors import UserError
-from wsss.storage import write_bytes
+from wsss.storage import inside, write_bytes
 
 MANIFEST = "manifest.json"
 
@@ -45,12 +45,14 @@ def read_manifest(root: Path) -> dict[str, Entry]:
     """Relative path, with forward slashes, to `Entry`.
 
     Raises:
-        UserError: it is missing or damaged.
+        UserError: it is missing or damaged, or a path would leave the folder.
     """
     path = root / MANIFEST
     try:
         files = json.loads(path.read_text("utf-8"))["files"]
-        return {name: Entry(entry["sha256"], entry["size"]) for name, entry in files.items()}
+        return {
+            inside(".", name).as_posix(): Entry(entry["sha256"], entry["size"]) for name, entry in files.items()
+        }
     except FileNotFoundError:
         raise UserError(f"{path} is missing; pull the dataset again or add it again") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -11,14 +11,15 @@ from wsss.data.label_maps import LabelMaps, write_palette_png
 from wsss.data.layout import building
 from wsss.data.parallel import each
 from wsss.errors import UserError
+from wsss.storage import inside
 from wsss.tracking import names
-from wsss.tracking.connection import mlflow_client
+from wsss.tracking.connection import downloaded
 from wsss.tracking.query import RunRecord, find_run
 
 
 def label_path(dataset: str, method: str, preset: str, rng: int) -> Path:
     """Where a method's label maps are laid out in the workspace."""
-    return Path("labels", dataset, f"{method}-{preset}-{rng}")
+    return inside("labels", f"{dataset}/{method}-{preset}-{rng}")
 
 
 def pull_labels(run_id: str, to: Path | None = None) -> tuple[Path, str]:
@@ -36,8 +37,8 @@ def pull_labels(run_id: str, to: Path | None = None) -> tuple[Path, str]:
     """
     run, md5 = _labels_of(run_id)
     target = to or label_path(run.dataset, run.method, run.preset, run.rng)
-    path = mlflow_client().download_artifacts(run_id, names.dvc_manifest_file("labels"))
-    versions.fetch(md5, json.loads(Path(path).read_text()))
+    with downloaded(run_id, names.dvc_manifest_file("labels")) as path:
+        versions.fetch(md5, json.loads(path.read_text()))
     versions.checkout(md5, target)
     return target, md5
 
@@ -59,7 +60,7 @@ def export_labels(run_id: str, to: Path) -> int:
         raise UserError(f"{to} exists; name a folder that does not exist yet")
     with building(to) as partial:
         maps = LabelMaps(pull_labels(run_id, partial / ".shards")[0])
-        each(lambda id: write_palette_png(partial / f"{id}.png", maps.read(id)), maps.ids, "exporting")
+        each(lambda id: write_palette_png(inside(partial, f"{id}.png"), maps.read(id)), maps.ids, "exporting")
         shutil.rmtree(maps.folder)
     return len(maps)
 

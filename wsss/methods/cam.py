@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wsss.interface import BACKGROUND_SCORES, Method, Stage, Step
+from wsss.interface import BACKGROUND_SCORES, CRF, NETWORK, Method, Stage, Step
 from wsss.stages.localize import CamSettings, ClassifierSettings, check_training, infer_cam, train_classifier
 from wsss.stages.refine import BackgroundSettings, CrfSettings, add_background, crf_step
 from wsss.stages.segment import DEEPLAB
@@ -11,8 +11,8 @@ LOCALIZE = Stage(
     "localize",
     "cam",
     (
-        Step("train", 2, ClassifierSettings, train_classifier, check=check_training),
-        Step("infer", 2, CamSettings, infer_cam, inputs=("train",), outputs=("cam",)),
+        Step("train", 2, ClassifierSettings, train_classifier, check=check_training, uses=NETWORK),
+        Step("infer", 2, CamSettings, infer_cam, inputs=("train",), outputs=("cam",), uses=NETWORK),
     ),
     {
         "demo": {
@@ -64,7 +64,7 @@ REFINE = Stage(
             outputs=("labels",),
             pictures=(BACKGROUND_SCORES,),
         ),
-        Step("crf", 1, CrfSettings, crf_step("background"), inputs=("background",), outputs=("labels_crf",)),
+        Step("crf", 1, CrfSettings, crf_step("background"), inputs=("background",), outputs=("labels_crf",), uses=CRF),
     ),
     {
         "demo": {"background.alpha": 6.0, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 8.0},

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from wsss.data.score_maps import ScoreMap
 from wsss.errors import UserError
-from wsss.interface import Method, Stage, Step, StepContext
+from wsss.interface import CRF, NETWORK, Method, Stage, Step, StepContext
 from wsss.methods.cam import LOCALIZE, REFINE
 from wsss.nets.backbones import BACKBONES, build_backbone
 from wsss.ops.pooling import class_wise_pool, spatial_pool
@@ -209,9 +209,17 @@ WILDCAT = Stage(
     "localize",
     "wildcat",
     (
-        Step("train", 1, WildcatSettings, train_wildcat, check=check_wildcat),
-        Step("predict", 1, DirectSettings, predict_wildcat, inputs=("train",), outputs=("direct", "direct_crf")),
-        Step("infer", 1, CamSettings, infer_wildcat, inputs=("train",), outputs=("cam",)),
+        Step("train", 1, WildcatSettings, train_wildcat, check=check_wildcat, uses=NETWORK),
+        Step(
+            "predict",
+            1,
+            DirectSettings,
+            predict_wildcat,
+            inputs=("train",),
+            outputs=("direct", "direct_crf"),
+            uses=NETWORK | CRF,
+        ),
+        Step("infer", 1, CamSettings, infer_wildcat, inputs=("train",), outputs=("cam",), uses=NETWORK),
     ),
     {
         "demo": {

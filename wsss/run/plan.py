@@ -39,6 +39,11 @@ class PlannedStep:
         return f"{self.stage}.{self.step.name}"
 
     @property
+    def name(self) -> str:
+        """The step's name among those of all methods, such as "refine.affinity.walk"."""
+        return f"{self.stage}.{self.implementation}.{self.step.name}"
+
+    @property
     def supervision(self) -> frozenset[str]:
         """What the step sees beyond tags with these settings."""
         return self.step.supervision | self.step.declares(self.settings)

@@ -1,9 +1,9 @@
-"""Run a step once: fingerprint, reuse, one process at a time, atomic publication.
+"""Run a step once: fingerprint, reuse, one process at a time, publication.
 
-    <store>/<stage>.<implementation>.<step>/<fingerprint>/   finished outputs; complete when manifest.json is there
-    <scratch>/<stage>.<implementation>.<step>/<fingerprint>/ what a running or interrupted step has so far
+    <work>/scratch/<stage>.<implementation>.<step>/<fingerprint>/    what a step has so far: one that runs, one that was
+                                                                     interrupted, one that is finished but not published
 
-The store is a folder or an s3:// address; the scratch folder is always local.
+The scratch folder is always local; `wsss.run.store` says what lies in the store, `wsss.run.lease` who may compute.
 """
 
 from __future__ import annotations
@@ -20,20 +20,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
 from wsss import storage
-from wsss.data import Dataset, open_dataset
+from wsss.data import Dataset
 from wsss.errors import UserError
 from wsss.interface import Reporter, StepContext
+from wsss.progress import say
+from wsss.run.fingerprints import machine, mask_digests, step_fingerprint
+from wsss.run.lease import lease
+from wsss.run.migrate import is_of_the_first_format
 from wsss.run.plan import PlannedStep
+from wsss.run.store import StepStore, is_whole, write_manifest
 from wsss.scores import Masks
-from wsss.settings import flatten, settings_of
+from wsss.settings import flatten
 
-MANIFEST = "manifest.json"
 CHECKPOINT = "checkpoint.pt"
 
 
@@ -84,24 +87,12 @@ class StepRunner:
 
     def __post_init__(self) -> None:
         self.store = self.store or os.environ.get("WSSS_STORE", "") or str(self.work / "store")
+        self._masks: list[str] | None = None
 
     def fingerprint(self, planned: PlannedStep) -> str:
-        """The sha256 over all that decides a step's output; its inputs must be finished.
-
-        These are the step's name and version, its settings (files, folders and datasets by their content), the rng, its
-        inputs' fingerprints, the dataset's digest, and the masks where the step is allowed to see them.
-        """
-        masks = Masks(self.dataset)
-        content = {
-            "step": _name(planned),
-            "version": planned.step.version,
-            "settings": _settings_for_fingerprint(planned),
-            "rng": self.rng,
-            "inputs": {need: self.results[key].fingerprint for need, key in planned.inputs.items()},
-            "data": self.dataset.digest,
-            "masks": [masks.digest(s) for s in self.dataset.splits] if "masks" in planned.step.supervision else None,
-        }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        """The step's fingerprint, as `wsss.run.fingerprints` has it; its inputs must be finished."""
+        inputs = {need: self.results[key].fingerprint for need, key in planned.inputs.items()}
+        return step_fingerprint(planned, inputs, self.dataset.digest, self._mask_digests(), self.rng, self.device)
 
     def run(self, planned: PlannedStep, report: Reporter) -> StepResult:
         """Run a step, or find its finished output.
@@ -110,68 +101,96 @@ class StepRunner:
             UserError: another process is computing the same step (unless `wait`), or whatever the step itself refuses.
         """
         fingerprint = self.fingerprint(planned)
-        name = _name(planned)
-        result = self._finished(planned, name, fingerprint)
+        result = self._finished(planned, fingerprint)
         if result is None:
-            scratch = self.work / "scratch" / name / fingerprint
-            with storage.disk_errors(self.work), _only_process(scratch, planned.key, self.wait):
-                result = self._finished(planned, name, fingerprint)
-                if result is None:
-                    result = self._compute(planned, name, fingerprint, scratch, report)
+            scratch = self.work / "scratch" / planned.name / fingerprint
+            with (
+                storage.disk_errors(self.work),
+                _only_process(scratch, planned.key, self.wait),
+                lease(self.store, f"{planned.name}.{fingerprint}", f"step {planned.key}", self.wait),
+            ):
+                result = self._finished(planned, fingerprint) or self._compute(planned, fingerprint, scratch, report)
         self.results[planned.key] = result
         return result
 
-    def _finished(self, planned: PlannedStep, name: str, fingerprint: str) -> StepResult | None:
-        url = storage.join(self.store, name, fingerprint)
-        try:
-            manifest = json.loads(storage.read_bytes(storage.join(url, MANIFEST)))
-        except FileNotFoundError:
+    def _mask_digests(self) -> list[str]:
+        if self._masks is None:
+            self._masks = mask_digests(self.dataset)
+        return self._masks
+
+    @property
+    def _store(self) -> StepStore:
+        return StepStore(self.store, self.work / "cache")
+
+    def _finished(self, planned: PlannedStep, fingerprint: str) -> StepResult | None:
+        outputs = self._store.find(planned.name, fingerprint)
+        if outputs is None:
             return None
-        folder = Path(url)
-        if storage.is_remote(self.store):
-            folder = self.work / "cache" / name / fingerprint
-            if not folder.exists():
-                storage.download_folder(url, folder)
+        folder, manifest = outputs
         seconds, memory = manifest["seconds"], manifest["peak_memory_mb"]
         return StepResult(planned.key, fingerprint, folder, True, seconds, memory, _metrics(folder))
 
-    def _compute(
-        self, planned: PlannedStep, name: str, fingerprint: str, scratch: Path, report: Reporter
-    ) -> StepResult:
+    def _compute(self, planned: PlannedStep, fingerprint: str, scratch: Path, report: Reporter) -> StepResult:
+        """Compute a step, unless that was done and only its publication failed, and publish it."""
         scratch.mkdir(parents=True, exist_ok=True)
-        masks = Masks(self.dataset) if "masks" in planned.step.supervision else None
+        for folder in (scratch, *(path for path in scratch.rglob("*") if path.is_dir())):
+            storage.remove_unfinished(folder)
+        self._store.discard(planned.name, fingerprint)
+        published = is_whole(scratch)
+        if published:
+            say(f"step {planned.key} was computed before and is published now")
+        else:
+            self._tell_of_migration(planned)
+            self._work(planned, fingerprint, scratch, report)
+        try:
+            self._store.publish(planned.name, fingerprint, scratch)
+        except UserError as error:
+            raise UserError(
+                f"step {planned.key} is computed but could not be published; the same command publishes it: {error}"
+            ) from error
+        result = self._finished(planned, fingerprint)
+        if result is None:
+            raise UserError(f"what was published of step {planned.key} in {self.store} can't be read back; look there")
+        shutil.rmtree(scratch, ignore_errors=True)
+        return replace(result, reused=published)
+
+    def _tell_of_migration(self, planned: PlannedStep) -> None:
+        if not planned.inputs and is_of_the_first_format(
+            planned, self.store, self.dataset.digest, self._mask_digests(), self.rng
+        ):
+            say(f"{self.store} has step {planned.key} of an earlier version; `wsss migrate` brings such outputs over")
+
+    def _work(self, planned: PlannedStep, fingerprint: str, scratch: Path, report: Reporter) -> None:
+        """Run a step in its scratch folder and write the manifest of what it left."""
+        inputs = {need: self.results[key] for need, key in planned.inputs.items()}
         context = StepContext(
             settings=planned.settings,
             dataset=self.dataset,
             rng=_step_rng(self.rng, planned.key),
             device=self.device,
             out=scratch,
-            inputs={need: self.results[key].folder for need, key in planned.inputs.items()},
+            inputs={need: result.folder for need, result in inputs.items()},
             report=report,
-            masks=masks,
+            masks=Masks(self.dataset) if "masks" in planned.step.supervision else None,
         )
         started = time.monotonic()
         planned.step.run(context)
         seconds = time.monotonic() - started
         (scratch / CHECKPOINT).unlink(missing_ok=True)
-        manifest = {
-            "step": name,
+        facts = {
+            "step": planned.name,
+            "fingerprint": fingerprint,
             "version": planned.step.version,
             "settings": flatten(planned.settings),
             "rng": self.rng,
-            "inputs": {need: self.results[key].fingerprint for need, key in planned.inputs.items()},
+            "inputs": {need: result.fingerprint for need, result in inputs.items()},
             "data": {"name": self.dataset.name, "digest": self.dataset.digest},
+            "machine": machine(planned, self.device),
             "device": self.device.type,
             "seconds": seconds,
             "peak_memory_mb": _peak_memory_mb(self.device),
-            "files": _files(scratch),
         }
-        (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        storage.upload_folder(scratch, storage.join(self.store, name, fingerprint), last=MANIFEST)
-        result = self._finished(planned, name, fingerprint)
-        shutil.rmtree(scratch, ignore_errors=True)
-        assert result is not None
-        return replace(result, reused=False)
+        write_manifest(scratch, facts)
 
 
 def choose_device(name: str) -> torch.device:
@@ -189,41 +208,14 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _name(planned: PlannedStep) -> str:
-    return f"{planned.stage}.{planned.implementation}.{planned.step.name}"
-
-
 def _step_rng(rng: int, key: str) -> int:
     """A seed below 2^31 for each step of a run."""
     return int.from_bytes(hashlib.sha256(f"{rng}/{key}".encode()).digest()[:4], "big") >> 1
 
 
-def _settings_for_fingerprint(planned: PlannedStep) -> dict[str, Any]:
-    values = flatten(planned.settings)
-    for spec in settings_of(planned.step.settings):
-        if spec.dataset and values[spec.key] is not None:
-            values[spec.key] = open_dataset(values[spec.key]).digest
-        if spec.file and Path(str(values[spec.key])).is_file():
-            values[spec.key] = hashlib.sha256(Path(values[spec.key]).read_bytes()).hexdigest()
-        if spec.folder and values[spec.key] is not None:
-            values[spec.key] = _files(Path(values[spec.key]))
-    return values
-
-
 def _metrics(folder: Path) -> dict[str, float]:
     path = folder / "metrics.json"
     return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _files(folder: Path) -> dict[str, dict[str, Any]]:
-    return {
-        path.relative_to(folder).as_posix(): {
-            "size": path.stat().st_size,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def _peak_memory_mb(device: torch.device) -> float:

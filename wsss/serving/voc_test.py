@@ -20,7 +20,7 @@ from wsss.data.parallel import some
 from wsss.errors import UserError, unknown
 from wsss.progress import ConsoleReporter
 from wsss.serving.package import Segmenter
-from wsss.storage import disk_errors
+from wsss.storage import disk_errors, remove_unfinished, unfinished
 
 COMPETITIONS = ("comp5", "comp6")
 """Trained on VOC's own data alone, and on any data."""
@@ -52,9 +52,10 @@ def write_voc_test(model: Segmenter, images: Path, competition: str, to: Path) -
         )
     paths = _test_images(images)
     report = ConsoleReporter("export.voc-test")
-    part = to.with_name(f".{to.name}.{os.getpid()}.part")
+    part = unfinished(to)
     with disk_errors(to):
         to.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(to.parent)
         try:
             with (
                 part.open("wb") as raw,

@@ -14,7 +14,7 @@ from wsss.data import Dataset
 from wsss.data.label_maps import EncodedLabelMap, encode_label_map
 from wsss.nets.folding import folded
 from wsss.stages.inference import stream_images
-from wsss.stages.localize import CamSettings, image_maps, inference_dtype, load_classifier, tagged_score_map
+from wsss.stages.localize import CamSettings, image_maps, load_classifier, tagged_score_map
 from wsss.stages.refine import BackgroundSettings, CrfSettings, crf_labels, upsampled, with_background
 from wsss.training import to_device
 
@@ -41,7 +41,7 @@ class Labelling:
         """Label maps as the steps `infer`, `background` and `crf` of method CAM make them; see `stream_images`."""
         dataset = Dataset.open(self.dataset)
         model = to_device(load_classifier(self.classifier), device)
-        network = folded(model, inference_dtype(self.cam.precision, device))
+        network = folded(model, self.cam.number_format(device))
 
         def infer(images: Sequence[np.ndarray]) -> Sequence[Tensor]:
             return image_maps(network, images, self.cam, device).unbind()

@@ -57,6 +57,11 @@ class CamSettings:
         choices=("auto", "float32", "bfloat16"),
     )
 
+    def number_format(self, device: torch.device) -> torch.dtype:
+        """What `precision` comes down to on a device."""
+        gains = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if self.precision == "bfloat16" or (self.precision == "auto" and gains) else torch.float32
+
 
 class Classifier(nn.Module):
     """Backbone, dropout, bias-free 1 x 1 convolution, global average pooling (Zhou et al., CVPR 2016, eq. 1-2)."""
@@ -179,7 +184,7 @@ def write_score_maps(
     """
     dataset, device = context.dataset, context.device
     ids = [*dataset.splits["train"], *dataset.splits["dev"]]
-    network = folded(model, inference_dtype(context.settings.precision, device))
+    network = folded(model, context.settings.number_format(device))
 
     def infer(images: Sequence[np.ndarray]) -> Sequence[Tensor]:
         return image_maps(network, images, context.settings, device).unbind()
@@ -207,7 +212,7 @@ def image_maps(model: Any, images: Sequence[np.ndarray], settings: CamSettings, 
     Returns:
         float32 B x K x h x w on the device, a cell for every `stride`-th pixel.
     """
-    dtype = inference_dtype(settings.precision, device)
+    dtype = settings.number_format(device)
     with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
         return multi_scale(
             model.maps,
@@ -265,12 +270,6 @@ def class_scores(model: Any, images: Sequence[np.ndarray], device: torch.device)
         device=device,
     )
     return scores[:, :, 0, 0]
-
-
-def inference_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The number format of inference: "auto" is bfloat16 where the device computes faster in it."""
-    gains = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and gains) else torch.float32
 
 
 def load_classifier(folder: Path) -> Classifier:

@@ -19,7 +19,7 @@ from wsss.classes import IGNORE
 from wsss.data.augmentation import Augmentation
 from wsss.data.label_maps import EncodedLabelMap, LabelMaps, LabelMapWriter, encode_label_map
 from wsss.errors import UserError
-from wsss.interface import Stage, Step, StepContext
+from wsss.interface import CRF, NETWORK, Stage, Step, StepContext
 from wsss.nets.backbones import BACKBONES
 from wsss.nets.deeplab import DeepLab
 from wsss.nets.folding import folded
@@ -225,7 +225,9 @@ def with_rare_together(unary: np.ndarray, weight: float) -> tuple[np.ndarray, np
     return np.stack([channels[label] for label in classes]), np.array(classes, np.uint8)
 
 
-_PREDICT = Step("predict", 3, PredictSettings, predict, inputs=("train",), outputs=("pred", "pred_crf"))
+_PREDICT = Step(
+    "predict", 3, PredictSettings, predict, inputs=("train",), outputs=("pred", "pred_crf"), uses=NETWORK | CRF
+)
 
 PRESETS: dict[str, dict[str, object]] = {
     "demo": {
@@ -270,7 +272,16 @@ DEEPLAB = Stage(
     "segment",
     "deeplab",
     (
-        Step("train", 2, SegmenterSettings, train_on_labels, inputs=("refine",), check=check_training, model=True),
+        Step(
+            "train",
+            2,
+            SegmenterSettings,
+            train_on_labels,
+            inputs=("refine",),
+            check=check_training,
+            uses=NETWORK,
+            model=True,
+        ),
         _PREDICT,
     ),
     PRESETS,
@@ -287,6 +298,7 @@ SUPERVISED = Stage(
             train_on_masks,
             supervision=frozenset({"masks"}),
             check=check_training,
+            uses=NETWORK,
             model=True,
         ),
         _PREDICT,

@@ -8,7 +8,6 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from wsss.scores.evaluation import load
 from wsss.scores.scored import reported
 from wsss.tables.catalogue import roles
 from wsss.tracking import names
-from wsss.tracking.connection import mlflow_client
+from wsss.tracking.connection import downloaded
 from wsss.tracking.query import RunRecord, runs
 
 _ROLES = {"floor": 0, "bound": 2}
@@ -155,8 +154,8 @@ def _hash(ids: Sequence[str]) -> str:
 def _matrices(run: RunRecord, split: str, what: str) -> np.ndarray | None:
     if metric_names.metric(split, what, metric_names.MIOU) not in run.metrics:
         return None
-    path = mlflow_client().download_artifacts(run.id, names.confusion_file(split, what))
-    return load(Path(path)).matrices
+    with downloaded(run.id, names.confusion_file(split, what)) as path:
+        return load(path).matrices
 
 
 def _figures(rows: Sequence[_Row], classes: Sequence[int] | None) -> str:

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock
 
 from wsss.errors import UserError
+from wsss.storage import inside, temporary_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -78,6 +79,18 @@ def mlflow_client() -> MlflowClient:
         if is_server and error.get_http_status_code() >= 500:
             raise _no_answer(uri, error) from error
         raise UserError(f"the tracking store {_shown(uri)} refuses: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def downloaded(run_id: str, artifact: str) -> Iterator[Path]:
+    """An artifact of a run as a local file, which is gone when the block ends.
+
+    Raises:
+        UserError: the artifact's name would leave the folder of artifacts, or the store can't be used.
+    """
+    with temporary_folder() as folder:
+        inside(folder, artifact)
+        yield Path(mlflow_client().download_artifacts(run_id, artifact, str(folder)))
 
 
 def _quiet() -> None:

@@ -6,7 +6,7 @@ behaviour is the default and the docs say so.
 
 from __future__ import annotations
 
-from wsss.interface import BACKGROUND_SCORES, Method, Stage, Step
+from wsss.interface import BACKGROUND_SCORES, CRF, NETWORK, Method, Stage, Step
 from wsss.methods.affinity.labels import AffinityLabelSettings, check_labels, make_affinity_labels
 from wsss.methods.affinity.network import AffinityTrainSettings, check_train, train_affinity
 from wsss.methods.affinity.walk import WalkSettings, walk
@@ -18,8 +18,18 @@ REFINE = Stage(
     "refine",
     "affinity",
     (
-        Step("labels", 1, AffinityLabelSettings, make_affinity_labels, inputs=("localize",), check=check_labels),
-        Step("train", 2, AffinityTrainSettings, train_affinity, inputs=("labels", "localize.train"), check=check_train),
+        Step(
+            "labels", 1, AffinityLabelSettings, make_affinity_labels, inputs=("localize",), check=check_labels, uses=CRF
+        ),
+        Step(
+            "train",
+            2,
+            AffinityTrainSettings,
+            train_affinity,
+            inputs=("labels", "localize.train"),
+            check=check_train,
+            uses=NETWORK,
+        ),
         Step(
             "walk",
             2,
@@ -27,9 +37,10 @@ REFINE = Stage(
             walk,
             inputs=("localize", "train"),
             outputs=("labels",),
+            uses=NETWORK,
             pictures=(BACKGROUND_SCORES,),
         ),
-        Step("crf", 1, CrfSettings, crf_step("walk"), inputs=("walk",), outputs=("labels_crf",)),
+        Step("crf", 1, CrfSettings, crf_step("walk"), inputs=("walk",), outputs=("labels_crf",), uses=CRF),
     ),
     {
         "demo": {

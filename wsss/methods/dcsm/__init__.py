@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from wsss.data.score_maps import ScoreMap, ScoreMaps, ScoreMapWriter
-from wsss.interface import BACKGROUND_SCORES, Method, Stage, Step, StepContext
+from wsss.interface import BACKGROUND_SCORES, CRF, NETWORK, Method, Stage, Step, StepContext
 from wsss.methods.cam import LOCALIZE
 from wsss.methods.dcsm.network import DcsmNet, DcsmSettings, check_dcsm, train_dcsm
 from wsss.methods.dcsm.saliency import SaliencySettings, saliency_maps
@@ -102,9 +102,17 @@ DCSM = Stage(
     "localize",
     "dcsm",
     (
-        Step("train", 1, DcsmSettings, train_dcsm, check=check_dcsm),
-        Step("predict", 1, DirectSettings, predict_dcsm, inputs=("train",), outputs=("direct", "direct_crf")),
-        Step("infer", 1, SaliencySettings, infer_dcsm, inputs=("train",), outputs=("cam",)),
+        Step("train", 1, DcsmSettings, train_dcsm, check=check_dcsm, uses=NETWORK),
+        Step(
+            "predict",
+            1,
+            DirectSettings,
+            predict_dcsm,
+            inputs=("train",),
+            outputs=("direct", "direct_crf"),
+            uses=NETWORK | CRF,
+        ),
+        Step("infer", 1, SaliencySettings, infer_dcsm, inputs=("train",), outputs=("cam",), uses=NETWORK),
     ),
     {
         "demo": {
@@ -145,7 +153,7 @@ DCSM_REFINE = Stage(
             outputs=("labels",),
             pictures=(BACKGROUND_SCORES,),
         ),
-        Step("crf", 1, CrfSettings, crf_step("background"), inputs=("background",), outputs=("labels_crf",)),
+        Step("crf", 1, CrfSettings, crf_step("background"), inputs=("background",), outputs=("labels_crf",), uses=CRF),
     ),
     {
         "demo": {"background.alpha": 0.3, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 8.0},

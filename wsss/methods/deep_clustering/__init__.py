@@ -6,7 +6,7 @@ center loss (Wen et al., ECCV 2016), and from MCOF (Wang et al., CVPR 2018) by s
 
 from __future__ import annotations
 
-from wsss.interface import Method, Stage, Step
+from wsss.interface import CRF, NETWORK, Method, Stage, Step
 from wsss.methods.affinity.labels import AffinityLabelSettings, check_labels, make_affinity_labels
 from wsss.methods.cam import LOCALIZE
 from wsss.methods.deep_clustering.learning import RoundsSettings, check_rounds
@@ -20,7 +20,9 @@ REFINE = Stage(
     "deep_clustering",
     (
         Step("superpixels", 1, SuperpixelSettings, make_superpixels),
-        Step("labels", 1, AffinityLabelSettings, make_affinity_labels, inputs=("localize",), check=check_labels),
+        Step(
+            "labels", 1, AffinityLabelSettings, make_affinity_labels, inputs=("localize",), check=check_labels, uses=CRF
+        ),
         Step(
             "rounds",
             1,
@@ -28,9 +30,12 @@ REFINE = Stage(
             run_rounds,
             inputs=("superpixels", "labels", "localize.train"),
             outputs=("rounds", "labels"),
+            uses=NETWORK,
             check=check_rounds,
         ),
-        Step("crf", 1, CrfSettings, crf_on_regions, inputs=("superpixels", "rounds"), outputs=("labels_crf",)),
+        Step(
+            "crf", 1, CrfSettings, crf_on_regions, inputs=("superpixels", "rounds"), outputs=("labels_crf",), uses=CRF
+        ),
     ),
     {
         "demo": {

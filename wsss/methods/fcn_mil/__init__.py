@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from wsss.data.score_maps import ScoreMap
-from wsss.interface import Method, Stage, Step, StepContext
+from wsss.interface import CRF, NETWORK, Method, Stage, Step, StepContext
 from wsss.methods.cam import REFINE
 from wsss.methods.fcn_mil.network import FcnMil, FcnMilSettings, check_mil, train_mil
 from wsss.settings import setting
@@ -74,9 +74,17 @@ LOCALIZE = Stage(
     "localize",
     "fcn_mil",
     (
-        Step("train", 1, FcnMilSettings, train_mil, check=check_mil),
-        Step("predict", 1, DirectSettings, predict_mil, inputs=("train",), outputs=("direct", "direct_crf")),
-        Step("infer", 1, MapSettings, infer_mil, inputs=("train",), outputs=("cam",)),
+        Step("train", 1, FcnMilSettings, train_mil, check=check_mil, uses=NETWORK),
+        Step(
+            "predict",
+            1,
+            DirectSettings,
+            predict_mil,
+            inputs=("train",),
+            outputs=("direct", "direct_crf"),
+            uses=NETWORK | CRF,
+        ),
+        Step("infer", 1, MapSettings, infer_mil, inputs=("train",), outputs=("cam",), uses=NETWORK),
     ),
     {
         "demo": {

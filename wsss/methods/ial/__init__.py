@@ -7,7 +7,7 @@ energy. Everything else is this project's: networks, schedules, thresholds, and 
 
 from __future__ import annotations
 
-from wsss.interface import Method, Stage, Step
+from wsss.interface import CRF, NETWORK, Method, Stage, Step
 from wsss.methods.affinity import REFINE as AFFINITY
 from wsss.methods.affinity.labels import AffinityLabelSettings, check_labels, make_affinity_labels
 from wsss.methods.cam import LOCALIZE
@@ -26,7 +26,9 @@ REFINE = Stage(
     "refine",
     "ial",
     (
-        Step("labels", 1, AffinityLabelSettings, make_affinity_labels, inputs=("localize",), check=check_labels),
+        Step(
+            "labels", 1, AffinityLabelSettings, make_affinity_labels, inputs=("localize",), check=check_labels, uses=CRF
+        ),
         Step(
             "rounds",
             1,
@@ -34,9 +36,10 @@ REFINE = Stage(
             iterate,
             inputs=("labels", "localize.train"),
             outputs=("rounds", "labels"),
+            uses=NETWORK,
             check=check_rounds,
         ),
-        Step("crf", 1, CrfSettings, crf_step("rounds"), inputs=("rounds",), outputs=("labels_crf",)),
+        Step("crf", 1, CrfSettings, crf_step("rounds"), inputs=("rounds",), outputs=("labels_crf",), uses=CRF),
     ),
     {
         "demo": _as_affinity("demo")

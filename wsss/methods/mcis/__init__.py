@@ -6,7 +6,7 @@ not part of the release: what is done with them here is a reconstruction.
 
 from __future__ import annotations
 
-from wsss.interface import BACKGROUND_SCORES, Method, Stage, Step
+from wsss.interface import BACKGROUND_SCORES, CRF, NETWORK, Method, Stage, Step
 from wsss.methods.mcis import refine
 from wsss.methods.mcis.infer import McisInferSettings, check_infer, infer_maps
 from wsss.methods.mcis.settings import McisTrainSettings, check_train, declared
@@ -18,8 +18,17 @@ LOCALIZE = Stage(
     "localize",
     "mcis",
     (
-        Step("train", 1, McisTrainSettings, train_co_attention, declares=declared, check=check_train),
-        Step("infer", 1, McisInferSettings, infer_maps, inputs=("train",), outputs=("cam",), check=check_infer),
+        Step("train", 1, McisTrainSettings, train_co_attention, declares=declared, check=check_train, uses=NETWORK),
+        Step(
+            "infer",
+            1,
+            McisInferSettings,
+            infer_maps,
+            inputs=("train",),
+            outputs=("cam",),
+            check=check_infer,
+            uses=NETWORK,
+        ),
     ),
     {
         "demo": {
@@ -82,7 +91,7 @@ REFINE = Stage(
             declares=refine.declared,
             check=refine.check_background,
         ),
-        Step("crf", 1, CrfSettings, refine.refine_labels, inputs=("background",), outputs=("labels_crf",)),
+        Step("crf", 1, CrfSettings, refine.refine_labels, inputs=("background",), outputs=("labels_crf",), uses=CRF),
     ),
     {
         "demo": {"background.alpha": 0.1, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 8.0},
