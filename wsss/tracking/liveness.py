@@ -8,11 +8,11 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-
 from wsss.tracking import names
+from wsss.tracking.forks import fork_lock
 from wsss.tracking.query import search, stage_runs
 
 if TYPE_CHECKING:
@@ -20,15 +20,31 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 BEAT_S = 30
-SILENT_S = 10 * BEAT_S
+SILENT_S = 15 * 60
+"""So old a heartbeat is a dead process's: clocks may differ by a minute or two, and a server be away for some."""
+
+_beating = fork_lock()
+
+
+def _here() -> str:
+    """What numbers processes here: this boot of this machine, and the container's own numbers; empty if unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+HERE = _here()
 
 
 def process_tags() -> dict[str, str]:
     """The tags that say which process writes a run, and that it is alive now."""
+    pid = os.getpid()
     return {
         names.HOST: socket.gethostname(),
-        names.PID: str(os.getpid()),
-        names.PID_STARTED: f"{psutil.Process().create_time():.2f}",
+        names.PID: str(pid),
+        names.PROCESS: f"{HERE} {pid} {_started(pid)}" if HERE else "",
         names.HEARTBEAT: f"{time.time():.0f}",
     }
 
@@ -36,18 +52,30 @@ def process_tags() -> dict[str, str]:
 def process_gone(tags: Mapping[str, str]) -> bool:
     """Whether the process that wrote these tags is no more.
 
-    On this host the process table answers (a new process with an old number has another start time); of another host
-    all that is known is its heartbeat, which is old after ten missed beats.
+    The process table answers where it is certainly the one that the process stood in: a host's name is not enough, two
+    containers may share it. Elsewhere all that is known is its heartbeat.
     """
-    if tags.get(names.HOST) == socket.gethostname():
-        try:
-            started = psutil.Process(int(tags[names.PID])).create_time()
-        except psutil.NoSuchProcess:
-            return True
-        except psutil.AccessDenied:
-            return False
-        return abs(started - float(tags[names.PID_STARTED])) > 1
+    place, *process = tags.get(names.PROCESS, "").rsplit(" ", 2)
+    if HERE and place == HERE:
+        with contextlib.suppress(OSError, ValueError):
+            return _started(int(process[0])) != int(process[1])
     return time.time() - float(tags.get(names.HEARTBEAT, 0)) > SILENT_S
+
+
+def _started(pid: int) -> int | None:
+    """When a process began, in the kernel's ticks since the boot, which no clock changes; None if it is gone.
+
+    Raises:
+        OSError: it is there, and it is not told.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return None if state in "ZX" else int(numbers[18])
 
 
 def mark_dead_runs(client: MlflowClient) -> list[str]:
@@ -87,7 +115,7 @@ class Heartbeat(threading.Thread):
 
     def run(self) -> None:
         while not self._stopped.wait(BEAT_S):
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception), _beating:
                 self._client.set_tag(self._run_id, names.HEARTBEAT, f"{time.time():.0f}")
 
     def stop(self) -> None:

@@ -23,7 +23,7 @@ ERROR = "error"
 STAGE = "stage"
 HOST = "host"
 PID = "pid"
-PID_STARTED = "pid.started"
+PROCESS = "process"
 HEARTBEAT = "heartbeat"
 
 # Tags of a dataset input.

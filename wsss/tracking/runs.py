@@ -22,7 +22,7 @@ from wsss.tracking.connection import mlflow_client
 from wsss.tracking.info import RunInfo, dataset_input, environment, user
 from wsss.tracking.liveness import Heartbeat, mark_dead_runs
 from wsss.tracking.opening import open_run
-from wsss.tracking.outbox import Outbox, replay_spool
+from wsss.tracking.outbox import Outbox, send_left_behind
 from wsss.tracking.writes import Write, batch
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def method_run(
     work = work.absolute()
     with disk_errors(work.parent):
         client = mlflow_client()
-        replay_spool(client, work)
+        send_left_behind(client, work)
         work.mkdir(parents=True, exist_ok=True)
         with FileLock(work / ".tracking.lock"):
             mark_dead_runs(client)
