@@ -7,11 +7,13 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from wsss.data import Dataset, open_dataset
 from wsss.data.shapes import make_shapes
@@ -121,3 +123,21 @@ def store(template, tmp_path, monkeypatch):
     for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
         monkeypatch.delenv(variable, raising=False)
     return mlflow_client()
+
+
+@pytest.fixture
+def remote_artifacts(tmp_path, monkeypatch):
+    """Artifacts come as from a bucket, copied where they are asked for, and temporary files have a folder of their own.
+
+    The paths that were downloaded.
+    """
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    here, paths = MlflowClient.download_artifacts, []
+
+    def download(self, run_id, path, dst_path=None):
+        paths.append(path)
+        return here(self, run_id, path, dst_path or tempfile.mkdtemp())
+
+    monkeypatch.setattr(MlflowClient, "download_artifacts", download)
+    return paths

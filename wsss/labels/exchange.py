@@ -12,7 +12,7 @@ from wsss.data.layout import building
 from wsss.data.parallel import each
 from wsss.errors import UserError
 from wsss.tracking import names
-from wsss.tracking.connection import mlflow_client
+from wsss.tracking.artifacts import read_artifact
 from wsss.tracking.query import RunRecord, find_run
 
 
@@ -36,8 +36,11 @@ def pull_labels(run_id: str, to: Path | None = None) -> tuple[Path, str]:
     """
     run, md5 = _labels_of(run_id)
     target = to or label_path(run.dataset, run.method, run.preset, run.rng)
-    path = mlflow_client().download_artifacts(run_id, names.dvc_manifest_file("labels"))
-    versions.fetch(md5, json.loads(Path(path).read_text()))
+    try:
+        manifest = json.loads(read_artifact(run_id, names.dvc_manifest_file("labels")))
+    except FileNotFoundError as error:
+        raise UserError(f"{error}; without that list of files its labels can't be fetched") from None
+    versions.fetch(md5, manifest)
     versions.checkout(md5, target)
     return target, md5
 

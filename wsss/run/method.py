@@ -21,7 +21,7 @@ from wsss.interface import STAGES
 from wsss.progress import ConsoleReporter
 from wsss.run.panels import run_panels
 from wsss.run.plan import Plan, make_plan
-from wsss.run.steps import StepResult, StepRunner, choose_device
+from wsss.run.steps import StepResult, StepRunner, choose_device, settings_for_fingerprint
 from wsss.scores import Masks, metric_names
 from wsss.scores.evaluation import joined
 from wsss.settings import settings_of
@@ -215,9 +215,13 @@ def _run_info(plan: Plan, dataset: Dataset, rng: int, keep_version: bool, tags: 
 
 
 def group_of(plan: Plan, dataset: Dataset) -> str:
-    """What runs of the same method, settings, step versions and data have in common, whatever their rng."""
-    steps = {planned.key: planned.step.version for planned in plan.steps}
-    return _digest([plan.method.name, plan.preset, dataset.digest, plan.settings, steps])
+    """What runs of the same method, step versions, settings and data have in common, whatever their rng.
+
+    Of datasets, files, folders and masks the content counts, as in a step's fingerprint, not the name.
+    """
+    steps = {p.key: [p.implementation, p.step.version, settings_for_fingerprint(p)] for p in plan.steps}
+    masks = [Masks(dataset).digest(split) for split in dataset.splits]
+    return _digest([plan.method.name, plan.preset, dataset.digest, masks, steps])
 
 
 def _digest(content: Any) -> str:

@@ -95,7 +95,7 @@ class StepRunner:
         content = {
             "step": _name(planned),
             "version": planned.step.version,
-            "settings": _settings_for_fingerprint(planned),
+            "settings": settings_for_fingerprint(planned),
             "rng": self.rng,
             "inputs": {need: self.results[key].fingerprint for need, key in planned.inputs.items()},
             "data": self.dataset.digest,
@@ -198,7 +198,8 @@ def _step_rng(rng: int, key: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{rng}/{key}".encode()).digest()[:4], "big") >> 1
 
 
-def _settings_for_fingerprint(planned: PlannedStep) -> dict[str, Any]:
+def settings_for_fingerprint(planned: PlannedStep) -> dict[str, Any]:
+    """A step's settings, JSON-ready, with the content of datasets, files and folders in place of their names."""
     values = flatten(planned.settings)
     for spec in settings_of(planned.step.settings):
         if spec.dataset and values[spec.key] is not None:
