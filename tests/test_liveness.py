@@ -1,6 +1,7 @@
 """Whether the process of a run is still there, and that forks beside tracking's threads copy no closed lock."""
 
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -100,8 +102,37 @@ class Locking:
         with self.lock:
             self.working.set()
             time.sleep(0.3)
+            logging.getLogger("wsss.tracking").info("sent")
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(time.sleep, 0).result()
 
     log_batch = set_tag = _work
+
+
+def test_locks_that_others_close_before_a_fork_are_closed_after_trackings():
+    """In a new process, where nothing else has imported the libraries that close them."""
+    code = """
+import os, threading, time
+from wsss.tracking.forks import fork_lock
+lock, inside = fork_lock(), threading.Event()
+def send():
+    with lock:
+        inside.set()
+        time.sleep(0.3)
+        import logging
+        from concurrent.futures import ThreadPoolExecutor
+        logging.getLogger("library").warning("sent")
+        ThreadPoolExecutor(1).submit(time.sleep, 0).result()
+threading.Thread(target=send, daemon=True).start()
+inside.wait()
+import logging
+from concurrent.futures import ThreadPoolExecutor
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if lock.acquire(blocking=False) else 1)
+assert os.waitpid(pid, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
 
 
 def open_in_a_fork(lock):
