@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from wsss.data import Dataset, open_dataset
 from wsss.data.shapes import make_shapes
@@ -131,6 +130,8 @@ def remote_artifacts(tmp_path, monkeypatch):
 
     The paths that were downloaded.
     """
+    from mlflow import MlflowClient
+
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     here, paths = MlflowClient.download_artifacts, []

@@ -267,8 +267,8 @@ def test_no_run_vanishes_behind_many_experiments(store):
             new = dict(zip(columns, default, strict=True)) | {"experiment_id": number, "name": f"search {number}"}
             new |= {"last_update_time": new["last_update_time"] + number}
             database.execute(f"INSERT INTO experiments VALUES ({', '.join('?' * len(columns))})", list(new.values()))
-    assert len(query.experiments(store)) == 1101
     assert [record.id for record in query.runs()] == [run.id]
+    assert len(query.experiments(store)) == 1101
 
 
 def test_a_deleted_experiment_takes_its_runs_with_it_and_is_no_error(store, monkeypatch):
