@@ -19,6 +19,7 @@ from benchmarks.labels import Silent, photograph_dataset
 from wsss.data import Dataset
 from wsss.data.augmentation import Augmentation
 from wsss.interface import StepContext
+from wsss.scores import metric_names
 from wsss.stages.localize import Classifier
 from wsss.training import Sample, TrainingSettings, fit, parameter_groups
 
@@ -64,7 +65,7 @@ def epoch(dataset: Dataset, sample: Callable[[str, np.random.Generator], Sample]
     with tempfile.TemporaryDirectory() as folder:
         context = StepContext(SETTINGS, dataset, 0, DEVICE, Path(folder), {}, Silent())
         found = fit(model, parameter_groups(None, [model], SETTINGS), dataset.splits["train"], sample, loss, context)
-    return IMAGES / found["images_per_s"], found["loader_wait"]
+    return IMAGES / found[metric_names.IMAGES_PER_S], found[metric_names.LOADER_WAIT]
 
 
 def from_memory(made: Mapping[str, Sample]) -> Callable[[str, np.random.Generator], Sample]:

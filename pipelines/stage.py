@@ -41,6 +41,7 @@ def run_stage(stage: str, method: str) -> None:
     from wsss.labels.exchange import label_path
     from wsss.registry.models import publish
     from wsss.run.method import label_folder, run_method
+    from wsss.scores import metric_names
 
     params = yaml.safe_load(Path(PARAMS).read_text())
     data, preset, rng, overrides = params["dataset"], params["preset"], int(params["rng"]), params["set"][method]
@@ -50,7 +51,8 @@ def run_stage(stage: str, method: str) -> None:
     )
     content: dict[str, Any]
     if evaluate:
-        content = {key: value for key, value in sorted(outcome.metrics.items()) if key.endswith(("/miou", "/map"))}
+        kept = (f"/{metric_names.MIOU}", metric_names.TAGS_MAP)
+        content = {key: value for key, value in sorted(outcome.metrics.items()) if key.endswith(kept)}
     else:
         content = {key: done.fingerprint for key, done in outcome.steps.items() if key.startswith(f"{stage}.")}
     if stage == "refine":

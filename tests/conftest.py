@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,3 +149,23 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "folder":
         return str(tmp_path / "store")
     return f"{request.getfixturevalue('s3')}/{request.node.originalname}-{tmp_path.name}"
+
+
+@pytest.fixture
+def remote_artifacts(tmp_path, monkeypatch):
+    """Artifacts come as from a bucket, copied where they are asked for, and temporary files have a folder of their own.
+
+    The paths that were downloaded.
+    """
+    from mlflow import MlflowClient
+
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    here, paths = MlflowClient.download_artifacts, []
+
+    def download(self, run_id, path, dst_path=None):
+        paths.append(path)
+        return here(self, run_id, path, dst_path or tempfile.mkdtemp())
+
+    monkeypatch.setattr(MlflowClient, "download_artifacts", download)
+    return paths

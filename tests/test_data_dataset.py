@@ -16,7 +16,7 @@ from wsss.data.folder import add_folder
 from wsss.data.label_maps import write_palette_png
 from wsss.data.layout import building
 from wsss.errors import UserError
-from wsss.storage.owner import machine
+from wsss.process import machine
 
 IDS = [f"p{n:02d}" for n in range(20)]
 

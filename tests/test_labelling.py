@@ -93,6 +93,16 @@ def test_an_interrupted_stream_goes_on_where_it_stopped(
         make_labels(labelling, ids, tmp_path / "out", CPU, again)
 
 
+def test_where_every_map_is_kept_already_no_cluster_is_asked(
+    labelling: Labelling, tiny_shapes: Dataset, made: LabelMaps, tmp_path: Path
+) -> None:
+    ids = ids_of(tiny_shapes)
+    with pytest.raises(KeyboardInterrupt):
+        make_labels(labelling, ids, tmp_path / "out", CPU, Steps(stop_at=len(ids)))
+    found = make_labels(labelling, ids, tmp_path / "out", CPU, Steps(), ray_address="nowhere:1")
+    assert files(found.folder) == files(made.folder)
+
+
 def label_on_a_cluster(labelling: Labelling, ids: list[str], out: Path) -> tuple[Path, list[int]]:
     labels.IMAGES_A_SHARD = 16
     heard = Steps()

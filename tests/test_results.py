@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +13,10 @@ from conftest import SMALL, Workspace
 
 from wsss import methods
 from wsss.data import Dataset, open_dataset
+from wsss.data.layout import MASKS
+from wsss.data.shapes import make_shapes
 from wsss.errors import UserError
+from wsss.labels.exchange import pull_labels
 from wsss.run.method import group_of
 from wsss.run.plan import make_plan
 from wsss.tables.results import _percent, entries, measure, results_page
@@ -74,9 +80,57 @@ def test_what_is_not_there_is_named(inside: Workspace) -> None:
         results_page(dataset, "demo", ["dog"])
 
 
+def test_what_is_read_back_leaves_no_copy(inside: Workspace, remote_artifacts: list[str], tmp_path: Path) -> None:
+    results_page(open_dataset("shapes"), "demo", [])
+    pull_labels(inside.run_id, tmp_path / "labels")
+    assert "dvc/labels.json" in remote_artifacts
+    assert not [path for path in Path(tempfile.gettempdir()).iterdir() if path.is_dir()]
+
+
 def test_what_an_older_version_of_a_step_made_is_another_row(tiny_shapes: Dataset) -> None:
     plan = make_plan("cam", "demo")
     *before, last = plan.steps
     newer = replace(plan, steps=(*before, replace(last, step=replace(last.step, version=last.step.version + 1))))
     assert group_of(plan, tiny_shapes) == group_of(make_plan("cam", "demo"), tiny_shapes)
     assert group_of(plan, tiny_shapes) != group_of(newer, tiny_shapes)
+
+
+def test_a_group_hangs_on_the_content_of_files_and_not_on_their_names(tiny_shapes: Dataset, tmp_path: Path) -> None:
+    def group(path: Path) -> str:
+        return group_of(make_plan("cam", "demo", {"localize.train.weights": str(path)}), tiny_shapes)
+
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"first")
+    first = group(weights)
+    assert group(weights.rename(tmp_path / "moved.safetensors")) == first
+    weights.write_bytes(b"second")
+    assert group(weights) != first
+
+
+def test_a_group_hangs_on_the_content_of_a_folder(tiny_shapes: Dataset, tmp_path: Path) -> None:
+    def group(path: Path) -> str:
+        return group_of(make_plan("imported", "demo", {"refine.read.folder": str(path)}), tiny_shapes)
+
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"first")
+    first = group(folder)
+    moved = folder.rename(tmp_path / "moved")
+    assert group(moved) == first
+    (moved / "a.png").write_bytes(b"second")
+    assert group(moved) != first
+
+
+def test_a_group_hangs_on_the_content_of_extra_images_and_of_masks(tiny_shapes: Dataset, tmp_path: Path) -> None:
+    def group(extra: Path, dataset: Dataset = tiny_shapes) -> str:
+        return group_of(make_plan("mcis", "demo", {"localize.train.extra": str(extra)}), dataset)
+
+    shutil.copytree(tiny_shapes.root, tmp_path / "one/extra")
+    shutil.copytree(tiny_shapes.root, tmp_path / "two/another")
+    make_shapes(tmp_path / "three/extra", images=12, val_images=4, size=64, classes=3, rng=1)
+    first = group(tmp_path / "one/extra")
+    assert group(tmp_path / "two/another") == first
+    assert group(tmp_path / "three/extra") != first
+
+    shutil.rmtree(tmp_path / "two/another" / MASKS)
+    assert group(tmp_path / "one/extra", open_dataset(tmp_path / "two/another")) != first

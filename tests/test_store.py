@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from wsss import process as processes
 from wsss import storage
 from wsss.data import Dataset
 from wsss.errors import UserError
@@ -28,7 +29,6 @@ from wsss.run import lease
 from wsss.run.plan import PlannedStep
 from wsss.run.steps import StepRunner
 from wsss.settings import setting
-from wsss.storage import owner
 
 REPORT = ConsoleReporter("test")
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -186,7 +186,7 @@ class Machine:
         os.chdir(self.folder)
         sys.stderr = open(f"{self.name}.said", "w", buffering=1)  # noqa: SIM115
         lease.RENEWED_S, lease.EXPIRES_S = 0.3, 3.0
-        lease.machine = owner.machine = lambda: self.name  # type: ignore[assignment]
+        processes.machine = lambda: self.name  # type: ignore[assignment]
         if self.dies:
             storage.upload_folder = lambda *a, **k: os._exit(9)  # type: ignore[assignment]
         runner = StepRunner(

@@ -4,6 +4,8 @@ import io
 import json
 import os
 import socket
+import sqlite3
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -253,3 +255,63 @@ def test_runs_are_found_by_dataset_method_and_end(store, monkeypatch):
     for other in (stage, "1" * 32):
         with pytest.raises(UserError, match="wsss compare"):
             query.find_run(other)
+
+
+def test_no_run_vanishes_behind_many_experiments(store):
+    with method_run(INFO) as run:
+        pass
+    with sqlite3.connect("mlflow.db") as database:
+        columns = [row[1] for row in database.execute("PRAGMA table_info(experiments)")]
+        (default,) = database.execute(f"SELECT {', '.join(columns)} FROM experiments WHERE experiment_id = 0")
+        for number in range(1, 1101):
+            new = dict(zip(columns, default, strict=True)) | {"experiment_id": number, "name": f"search {number}"}
+            new |= {"last_update_time": new["last_update_time"] + number}
+            database.execute(f"INSERT INTO experiments VALUES ({', '.join('?' * len(columns))})", list(new.values()))
+    assert [record.id for record in query.runs()] == [run.id]
+    assert len(query.experiments(store)) == 1101
+
+
+def test_a_deleted_experiment_takes_its_runs_with_it_and_is_no_error(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "tries")
+    with method_run(INFO):
+        pass
+    store.delete_experiment(store.get_experiment_by_name("tries").experiment_id)
+    assert query.runs(finished=False) == []
+    with pytest.raises(UserError, match="MLFLOW_EXPERIMENT_NAME"), method_run(INFO):
+        pass
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    with method_run(INFO) as run:
+        pass
+    assert [record.id for record in query.runs()] == [run.id]
+
+
+def test_an_evaluation_is_read_once_and_leaves_no_copy(store, remote_artifacts):
+    made = Evaluation("val", "pred", ("a", "b"), CLASSES, np.arange(18, dtype=np.int32).reshape(2, 3, 3), "m", "l")
+    with method_run(INFO) as run:
+        run.evaluation(made)
+        run.metrics({metric_names.metric("dev", "pred", metric_names.MIOU): 0.5})
+    record = query.find_run(run.id)
+    read = query.evaluation(record, "val", "pred")
+    assert replace(read, matrices=None) == replace(made, matrices=None)
+    np.testing.assert_array_equal(read.matrices, made.matrices)
+    assert query.evaluation(record, "val", "pred") is read
+    assert query.evaluation(record, "val", "cam") is None, "nothing was measured"
+    assert query.evaluation(record, "dev", "pred") is None, "the record has not arrived"
+    assert remote_artifacts == ["confusion/val/pred.npz", "confusion/dev/pred.npz"]
+    assert not [path for path in Path(tempfile.gettempdir()).iterdir() if path.is_dir()]
+
+
+def test_a_record_that_is_damaged_or_out_of_reach_is_named(store, monkeypatch):
+    with method_run(INFO) as run:
+        run.metrics({metric_names.metric("val", "pred", metric_names.MIOU): 0.5})
+        run.artifacts({"confusion/val/pred.npz": b"PK half a file"})
+    record = query.find_run(run.id)
+    with pytest.raises(UserError, match=f"confusion/val/pred.npz of run {run.id} is not the record"):
+        query.evaluation(record, "val", "pred")
+
+    def away(*_, **__):
+        raise ConnectionError("https://me:geheim@bucket is away")
+
+    monkeypatch.setattr(type(store), "download_artifacts", away)
+    with pytest.raises(UserError, match=r"can't be read \(https://me:\*\*\*@bucket is away\)"):
+        query.evaluation(record, "val", "pred")

@@ -22,8 +22,9 @@ from wsss.git import GitState
 from wsss.scores import Evaluation
 from wsss.tracking import connection, liveness, names, outbox, query
 from wsss.tracking.connection import mlflow_client
-from wsss.tracking.liveness import find_interrupted, mark_dead_runs, process_gone, process_tags
+from wsss.tracking.liveness import find_interrupted, mark_dead_runs
 from wsss.tracking.runs import method_run
+from wsss.tracking.unsent import UnsentWrites
 from wsss.tracking.writes import Write, batch, merged
 
 FORK = multiprocessing.get_context("fork")
@@ -103,15 +104,6 @@ def test_a_killed_process_leaves_a_run_to_continue(tmp_path, monkeypatch):
     finally:
         for worker in workers:
             worker.kill()
-
-
-def test_when_a_process_is_gone():
-    mine = process_tags()
-    assert not process_gone(mine)
-    assert process_gone(mine | {"pid.started": "1.00"}), "another process has taken its number"
-    elsewhere = mine | {"host": "another"}
-    assert not process_gone(elsewhere)
-    assert process_gone(elsewhere | {"heartbeat": f"{time.time() - liveness.SILENT_S - 1:.0f}"})
 
 
 def test_the_heartbeat_is_renewed(store, monkeypatch):
@@ -201,8 +193,9 @@ def test_what_an_earlier_process_could_not_send_is_sent_by_the_next_command(stor
     child = query.stage_runs(store, "0", run.id)["refine"]
     assert (child.data.metrics, child.info.status) == ({"train/loss": 0.5}, "FINISHED")
     assert artifact(store, run.id, "late.txt") == b"late"
-    assert [path.name for path in folder.iterdir() if path.is_file() and path.suffix == ".jsonl"] == ["refused.jsonl"]
-    assert Write.from_json((folder / "refused.jsonl").read_text()) == writes[2]
+    with sqlite3.connect(folder / "unsent.db") as database:
+        ((refused,),) = database.execute("SELECT write FROM refused")
+    assert Write.from_json(refused) == writes[2]
 
 
 def test_a_server_that_goes_away_costs_nothing(server, template, tmp_path, monkeypatch, caplog):
@@ -226,9 +219,9 @@ def test_a_server_that_goes_away_costs_nothing(server, template, tmp_path, monke
             run.flush()
             stage.metrics({"train/loss": 1.0}, 2)
             run.flush()
-            assert len((spool / run.id / "writes.jsonl").read_text().splitlines()) == 2
+            assert len(list(UnsentWrites(spool / run.id).writes())) == 2
             os.killpg(server.process.pid, signal.SIGCONT)
-            _until(lambda: not (spool / run.id / "writes.jsonl").exists())
+            _until(lambda: not (spool / run.id / "unsent.db").exists())
             child = query.stage_runs(store, "0", run.id)["localize"].info.run_id
             assert {m.step: m.value for m in store.get_metric_history(child, "train/loss")} == {0: 3.0, 1: 2.0, 2: 1.0}
 
@@ -239,13 +232,13 @@ def test_a_server_that_goes_away_costs_nothing(server, template, tmp_path, monke
             stage.step_done(step("refine.walk"))
         run.evaluation(Evaluation("train", "cam", ("a",), CLASSES, np.ones((1, 3, 3), np.int32)))
     assert [record.levelname for record in caplog.records if "does not answer" in record.message] == ["WARNING"] * 2
-    assert (spool / run.id / "writes.jsonl").exists()
+    assert (spool / run.id / "unsent.db").exists()
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{template}")
-    assert outbox.replay_spool(mlflow_client(), Path("work")) == 0, "another store does not have the run"
+    assert outbox.send_left_behind(mlflow_client(), Path("work")) == 0, "another store does not have the run"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.store_uri)
     store = mlflow_client()
-    assert outbox.replay_spool(store, Path("work")) > 0
+    assert outbox.send_left_behind(store, Path("work")) > 0
     kept, stages = store.get_run(run.id), query.stage_runs(store, "0", run.id)
     assert kept.info.status == "FINISHED"
     assert {name: stage.info.status for name, stage in stages.items()} == dict.fromkeys(stages, "FINISHED")

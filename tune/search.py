@@ -13,6 +13,7 @@ from typing import Any
 from tune.space import check_masks, default_objective, last_stage, search_space
 from wsss.data import open_dataset
 from wsss.run.plan import make_plan
+from wsss.scores import metric_names
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class SearchPlan:
 
     @property
     def mode(self) -> str:
-        return "min" if self.objective.endswith("loss") else "max"
+        return "min" if self.objective.endswith(metric_names.LOSS) else "max"
 
     @property
     def name(self) -> str:

@@ -75,9 +75,9 @@ def _crf() -> tuple[str, str]:
 
 def _tracking() -> tuple[str, str]:
     from wsss.tracking.connection import mlflow_client
+    from wsss.tracking.query import experiments
 
-    client = mlflow_client()
-    return f"{client.tracking_uri}, {len(client.search_experiments())} experiments", ""
+    return f"{mlflow_client().tracking_uri}, {len(experiments(mlflow_client()))} experiments", ""
 
 
 def _store() -> tuple[str, str]:

@@ -13,7 +13,7 @@ from wsss.data.parallel import each
 from wsss.errors import UserError
 from wsss.storage import inside
 from wsss.tracking import names
-from wsss.tracking.connection import downloaded
+from wsss.tracking.artifacts import read_artifact
 from wsss.tracking.query import RunRecord, find_run
 
 
@@ -37,8 +37,11 @@ def pull_labels(run_id: str, to: Path | None = None) -> tuple[Path, str]:
     """
     run, md5 = _labels_of(run_id)
     target = to or label_path(run.dataset, run.method, run.preset, run.rng)
-    with downloaded(run_id, names.dvc_manifest_file("labels")) as path:
-        versions.fetch(md5, json.loads(path.read_text()))
+    try:
+        manifest = json.loads(read_artifact(run_id, names.dvc_manifest_file(names.LABELS)))
+    except FileNotFoundError as error:
+        raise UserError(f"{error}; without that list of files its labels can't be fetched") from None
+    versions.fetch(md5, manifest)
     versions.checkout(md5, target)
     return target, md5
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from wsss.scores.evaluation import Evaluation, encode
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
+from wsss.tracking.query import every
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -116,8 +117,9 @@ def history(model: str) -> list[PromotionRecord]:
     """The entries of a registered model, newest first."""
     client = mlflow_client()
     condition = f"tags.`{names.KIND}` = '{PROMOTION}' and tags.`{MODEL}` = '{model}'"
-    found = client.search_runs([_experiment(client)], condition, order_by=["attributes.start_time DESC"])
-    return [PromotionRecord.of(run) for run in found]
+    experiment, newest_first = _experiment(client), ["attributes.start_time DESC"]
+    looks = every(lambda page: client.search_runs([experiment], condition, order_by=newest_first, page_token=page))
+    return [PromotionRecord.of(run) for run in looks]
 
 
 def _experiment(client: MlflowClient) -> str:

@@ -16,6 +16,7 @@ from wsss.serving.card import model_card
 from wsss.serving.package import log_model
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
+from wsss.tracking.query import every
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,7 +63,7 @@ def register(model_uri: str, name: str) -> ModelVersion:
 
     client = mlflow_client()
     try:
-        for known in client.search_model_versions(f"name = '{name}'"):
+        for known in every(lambda page: client.search_model_versions(f"name = '{name}'", page_token=page)):
             if known.source == model_uri:
                 return _version(known)
         return _version(mlflow.register_model(model_uri, name))

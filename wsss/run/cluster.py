@@ -43,11 +43,13 @@ def spread(
         address: of the cluster, "auto" for one that this machine belongs to, "local" for one made of this machine.
 
     Returns:
-        The rows, in the order of the shards.
+        The rows, in the order of the shards; without a shard, no cluster is asked.
 
     Raises:
         UserError: no cluster answers.
     """
+    if not shards:
+        return
     with _cluster(address):
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpus = sum(int(machine.get("GPU", 0)) for machine in machines)

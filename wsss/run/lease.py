@@ -29,8 +29,8 @@ from pathlib import Path
 
 from wsss import storage
 from wsss.errors import UserError
+from wsss.process import is_gone, is_here, this_process
 from wsss.progress import say
-from wsss.storage.owner import is_gone, machine, this_process
 
 RENEWED_S = 5.0
 EXPIRES_S = 90.0
@@ -87,7 +87,7 @@ class _Lease:
             except FileNotFoundError:
                 continue
             name, process = _holder(content)
-            here = process.startswith(machine() + "-")
+            here = is_here(process)
             renewed = watched is not None and watched[0] == number and watched[1] != content
             if is_gone(process) or (not here and not renewed and time.monotonic() - since > EXPIRES_S):
                 if self._create(number + 1):

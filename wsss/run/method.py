@@ -19,6 +19,7 @@ from wsss.data import Dataset, open_dataset
 from wsss.errors import UserError, unknown
 from wsss.interface import STAGES
 from wsss.progress import ConsoleReporter
+from wsss.run.fingerprints import content_settings, mask_digests
 from wsss.run.panels import run_panels
 from wsss.run.plan import Plan, make_plan
 from wsss.run.steps import StepResult, StepRunner, choose_device
@@ -215,9 +216,12 @@ def _run_info(plan: Plan, dataset: Dataset, rng: int, keep_version: bool, tags: 
 
 
 def group_of(plan: Plan, dataset: Dataset) -> str:
-    """What runs of the same method, settings, step versions and data have in common, whatever their rng."""
-    steps = {planned.key: planned.step.version for planned in plan.steps}
-    return _digest([plan.method.name, plan.preset, dataset.digest, plan.settings, steps])
+    """What runs of the same method, step versions, settings and data have in common, whatever their rng.
+
+    Of datasets, files, folders and masks the content counts, as in a step's fingerprint, not the name.
+    """
+    steps = {p.key: [p.implementation, p.step.version, content_settings(p)] for p in plan.steps}
+    return _digest([plan.method.name, plan.preset, dataset.digest, mask_digests(dataset), steps])
 
 
 def _digest(content: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -94,14 +95,30 @@ def encode(evaluation: Evaluation) -> bytes:
 
 
 def load(path: Path) -> Evaluation:
-    """The evaluation in a file that `encode` made; records without the hashes of masks and labels are read too.
+    """The evaluation in a file that `encode` made.
 
     Raises:
         UserError: it is no such file.
     """
     try:
-        with np.load(path, allow_pickle=False) as content:
-            arrays: Mapping[str, np.ndarray] = dict(content)
+        return decode(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}") from None
+
+
+def decode(content: bytes, where: str) -> Evaluation:
+    """The evaluation that `encode` wrote; records without the hashes of masks and labels are read too.
+
+    Args:
+        content: the npz.
+        where: it comes from, for the error message.
+
+    Raises:
+        UserError: it is no such record.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            arrays: Mapping[str, np.ndarray] = dict(file)
         return Evaluation(
             split=str(arrays["split"]),
             what=str(arrays["what"]),
@@ -111,5 +128,5 @@ def load(path: Path) -> Evaluation:
             masks=str(arrays.get("masks", "")),
             labels=str(arrays.get("labels", "")),
         )
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(f"{path} is not the record of an evaluation ({error})") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError) as error:
+        raise UserError(f"{where} is not the record of an evaluation ({error})") from None

@@ -9,6 +9,7 @@ LOSS = "loss"
 TRAIN_LOSS = TRAIN + LOSS
 LOADER_WAIT = "loader_wait"
 CAM_THRESHOLD = "cam/threshold"
+EMPTY_CAMS = "cam/empty_maps"
 MIOU = "miou"
 MIOU_LOW, MIOU_HIGH = "miou_low", "miou_high"
 IOU = "iou"

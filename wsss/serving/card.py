@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from wsss.data import Dataset
 from wsss.run.plan import Plan
+from wsss.scores import metric_names
 
 
 def model_card(plan: Plan, dataset: Dataset, run_id: str, metrics: Mapping[str, float]) -> str:
@@ -18,7 +19,8 @@ def model_card(plan: Plan, dataset: Dataset, run_id: str, metrics: Mapping[str, 
         metrics: metrics by name; every "<split>/<what>/miou" becomes a row.
     """
     sizes = ", ".join(f"{len(ids)} in {split}" for split, ids in dataset.splits.items())
-    means = {key.removesuffix("/miou"): value for key, value in metrics.items() if key.endswith("/miou")}
+    end = f"/{metric_names.MIOU}"
+    means = {key.removesuffix(end): value for key, value in metrics.items() if key.endswith(end)}
     rows = "\n".join(f"| {what} | {100 * value:.1f} |" for what, value in means.items())
     return _CARD.format(
         method=plan.method,

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from wsss.errors import UserError
-from wsss.storage.owner import is_gone, this_process
+from wsss.process import is_gone, this_process
 
 _NEARLY_FULL = 1 << 20
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)

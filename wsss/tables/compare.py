@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from wsss.scores import metric_names
 from wsss.scores.scored import SCORED, reported
+from wsss.tables.groups import same_but_for_rng
 from wsss.tables.published import Published, published
 from wsss.tracking import names
 from wsss.tracking.query import RunRecord
@@ -69,11 +69,7 @@ class Row:
 
 def table(records: Iterable[RunRecord]) -> list[Row]:
     """The rows, by dataset, preset and method; the trials of a search are left out."""
-    groups: dict[tuple[str, str], dict[int, RunRecord]] = defaultdict(dict)
-    for record in sorted(records, key=lambda record: record.start):
-        if names.MLFLOW_PARENT not in record.tags:
-            groups[record.dataset, record.group][record.rng] = record
-    rows = [_row([by_rng[rng] for rng in sorted(by_rng)]) for by_rng in groups.values()]
+    rows = [_row(group) for group in same_but_for_rng(records)]
     return sorted(rows, key=lambda row: (row.dataset, row.preset, row.method, row.group))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,12 +18,11 @@ from wsss.registry.models import publish
 from wsss.run.method import group_of, run_method
 from wsss.run.plan import make_plan, stands_alone
 from wsss.scores import Scores, bootstrap, metric_names
-from wsss.scores.evaluation import load
 from wsss.scores.scored import reported
 from wsss.tables.catalogue import roles
+from wsss.tables.groups import same_but_for_rng
 from wsss.tracking import names
-from wsss.tracking.connection import downloaded
-from wsss.tracking.query import RunRecord, runs
+from wsss.tracking.query import RunRecord, evaluation, runs
 
 _ROLES = {"floor": 0, "bound": 2}
 
@@ -64,15 +62,16 @@ def measure(
     Raises:
         UserError: see `run_method`.
     """
-    todo = [(entry, dict(overrides) | dict(entry.overrides), rng) for rng in rngs for entry in rows]
-    groups = [group_of(make_plan(entry.method, preset, settings), dataset) for entry, settings, _ in todo]
+    settings = [dict(overrides) | dict(entry.overrides) for entry in rows]
+    groups = [group_of(make_plan(e.method, preset, own), dataset) for e, own in zip(rows, settings, strict=True)]
+    todo = [(*row, rng) for rng in rngs for row in zip(rows, settings, groups, strict=True)]
     done = {(run.group, run.rng) for run in runs(dataset.name)}
-    for number, ((entry, settings, rng), group) in enumerate(zip(todo, groups, strict=True), 1):
+    for number, (entry, own, group, rng) in enumerate(todo, 1):
         if (group, rng) not in done:
             print(
                 f"\n{number} of {len(todo)}: {entry.method}, rng {rng} {' '.join(_changes(entry.overrides))}".rstrip()
             )
-            run_method(entry.method, preset, str(dataset.root), rng=rng, overrides=settings, publish=publish)
+            run_method(entry.method, preset, str(dataset.root), rng=rng, overrides=own, publish=publish)
 
 
 def results_page(dataset: Dataset, preset: str, chosen: Sequence[str]) -> str:
@@ -88,10 +87,10 @@ def results_page(dataset: Dataset, preset: str, chosen: Sequence[str]) -> str:
     """
     classes = Classes(dataset.classes.names)
     indices = [classes.with_background.index(n) if n in classes.with_background else classes.index(n) for n in chosen]
-    groups = _groups([run for run in runs(dataset.name) if run.preset == preset])
+    groups = same_but_for_rng(run for run in runs(dataset.name) if run.preset == preset)
     if not groups:
         raise UserError(f"there is no finished run with preset {preset} on {dataset.name}; start one with `wsss run`")
-    rows = [_Row.of(group, preset) for group in groups]
+    rows = [_Row.of(group, preset) for group in sorted(groups, key=lambda group: _order(group[0].method))]
     parts = [_identity(dataset), f"mIoU in percent over all {len(classes) + 1} classes:", _figures(rows, None)]
     if indices:
         parts += [f"Over {', '.join(chosen)}:", _figures(rows, indices)]
@@ -117,18 +116,8 @@ class _Row:
             for key, value in group[0].params.items()
             if not key.endswith(".weights") and value.strip('"') != settings.get(key)
         }
-        matrices = {figure: [m for run in group if (m := _matrices(run, *figure)) is not None] for figure in reported()}
+        matrices = {where: [e.matrices for run in group if (e := evaluation(run, *where))] for where in reported()}
         return cls(" ".join([group[0].method, *_changes(changed)]), group, {k: v for k, v in matrices.items() if v})
-
-
-def _groups(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
-    """Finished runs that differ in the rng alone, of each rng the newest; trials of searches left out."""
-    found: dict[tuple[str, str], dict[int, RunRecord]] = defaultdict(dict)
-    for record in sorted(records, key=lambda record: record.start):
-        if names.MLFLOW_PARENT not in record.tags:
-            found[record.method, record.group][record.rng] = record
-    ordered = sorted(found.items(), key=lambda item: (_order(item[0][0]), min(r.start for r in item[1].values())))
-    return [[by_rng[rng] for rng in sorted(by_rng)] for _, by_rng in ordered]
 
 
 def _order(method: str) -> tuple[int, str]:
@@ -149,13 +138,6 @@ def _identity(dataset: Dataset) -> str:
 
 def _hash(ids: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
-
-
-def _matrices(run: RunRecord, split: str, what: str) -> np.ndarray | None:
-    if metric_names.metric(split, what, metric_names.MIOU) not in run.metrics:
-        return None
-    with downloaded(run.id, names.confusion_file(split, what)) as path:
-        return load(path).matrices
 
 
 def _figures(rows: Sequence[_Row], classes: Sequence[int] | None) -> str:

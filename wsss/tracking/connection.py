@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock
 
 from wsss.errors import UserError
-from wsss.storage import inside, temporary_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -78,19 +78,12 @@ def mlflow_client() -> MlflowClient:
     except MlflowException as error:
         if is_server and error.get_http_status_code() >= 500:
             raise _no_answer(uri, error) from error
-        raise UserError(f"the tracking store {_shown(uri)} refuses: {' '.join(str(error).split())}") from error
+        raise UserError(f"the tracking store {_shown(uri)} refuses: {one_line(error)}") from error
 
 
-@contextmanager
-def downloaded(run_id: str, artifact: str) -> Iterator[Path]:
-    """An artifact of a run as a local file, which is gone when the block ends.
-
-    Raises:
-        UserError: the artifact's name would leave the folder of artifacts, or the store can't be used.
-    """
-    with temporary_folder() as folder:
-        inside(folder, artifact)
-        yield Path(mlflow_client().download_artifacts(run_id, artifact, str(folder)))
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line, the passwords of addresses left out."""
+    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", " ".join(str(error).split()))
 
 
 def _quiet() -> None:
@@ -145,7 +138,7 @@ def _cause(error: BaseException) -> str:
     """The text of what went wrong first, without the layers that it went through."""
     while error.__context__:
         error = error.__context__
-    return " ".join(str(error).split()).rstrip(".")
+    return one_line(error).rstrip(".")
 
 
 def _shown(uri: str) -> str:

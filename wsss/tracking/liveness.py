@@ -10,9 +10,9 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import psutil
-
+from wsss.process import is_gone, is_here, this_process
 from wsss.tracking import names
+from wsss.tracking.forks import fork_lock
 from wsss.tracking.query import search, stage_runs
 
 if TYPE_CHECKING:
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 BEAT_S = 30
-SILENT_S = 10 * BEAT_S
+SILENT_S = 15 * 60
+"""So old a heartbeat is a dead process's: clocks may differ by a minute or two, and a server be away for some."""
+
+_beating = fork_lock()
 
 
 def process_tags() -> dict[str, str]:
@@ -28,7 +31,7 @@ def process_tags() -> dict[str, str]:
     return {
         names.HOST: socket.gethostname(),
         names.PID: str(os.getpid()),
-        names.PID_STARTED: f"{psutil.Process().create_time():.2f}",
+        names.PROCESS: this_process(),
         names.HEARTBEAT: f"{time.time():.0f}",
     }
 
@@ -36,17 +39,12 @@ def process_tags() -> dict[str, str]:
 def process_gone(tags: Mapping[str, str]) -> bool:
     """Whether the process that wrote these tags is no more.
 
-    On this host the process table answers (a new process with an old number has another start time); of another host
-    all that is known is its heartbeat, which is old after ten missed beats.
+    The process table answers where it is the one that the process stood in: a host's name is not enough, two
+    containers may share it. Elsewhere all that is known is its heartbeat.
     """
-    if tags.get(names.HOST) == socket.gethostname():
-        try:
-            started = psutil.Process(int(tags[names.PID])).create_time()
-        except psutil.NoSuchProcess:
-            return True
-        except psutil.AccessDenied:
-            return False
-        return abs(started - float(tags[names.PID_STARTED])) > 1
+    mark = tags.get(names.PROCESS, "")
+    if is_here(mark):
+        return is_gone(mark)
     return time.time() - float(tags.get(names.HEARTBEAT, 0)) > SILENT_S
 
 
@@ -87,7 +85,7 @@ class Heartbeat(threading.Thread):
 
     def run(self) -> None:
         while not self._stopped.wait(BEAT_S):
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception), _beating:
                 self._client.set_tag(self._run_id, names.HEARTBEAT, f"{time.time():.0f}")
 
     def stop(self) -> None:

@@ -23,7 +23,7 @@ ERROR = "error"
 STAGE = "stage"
 HOST = "host"
 PID = "pid"
-PID_STARTED = "pid.started"
+PROCESS = "process"
 HEARTBEAT = "heartbeat"
 
 # Tags of a dataset input.
@@ -47,6 +47,8 @@ ENVIRONMENT = "environment.txt"
 PANELS = "panels"
 MAPS = "maps"
 DVC_MANIFESTS = "dvc"
+LABELS = "labels"
+"""The dataset input, and the DVC version, of the labels that a run made."""
 
 
 def step_fingerprint(key: str) -> str:
@@ -80,5 +82,5 @@ def map_file(what: str, image_id: str) -> str:
 
 
 def dvc_manifest_file(what: str) -> str:
-    """The artifact that lists the files of a DVC version; `what` is "data" or "labels"."""
+    """The artifact that lists the files of a DVC version; `what` is such as `LABELS`."""
     return f"{DVC_MANIFESTS}/{what}.json"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from wsss.errors import UserError
 from wsss.tracking import names
+from wsss.tracking.connection import one_line
 from wsss.tracking.info import RunInfo, user
 from wsss.tracking.liveness import find_interrupted, process_tags
 from wsss.tracking.writes import Write, batch, send
@@ -31,7 +32,7 @@ def open_run(client: MlflowClient, info: RunInfo, parent: str | None) -> Run:
     given = os.environ.pop(_RUN_ID, None)
     run = _given(client, given, info.fingerprint) if given else find_interrupted(client, info.fingerprint)
     if run is None:
-        run = client.create_run(_experiment(client), run_name=info.title, tags=_source_tags(info))
+        run = _new(client, info)
     else:
         client.update_run(run.info.run_id, "RUNNING")
         if names.ERROR in run.data.tags:
@@ -54,6 +55,18 @@ def _given(client: MlflowClient, run_id: str, fingerprint: str) -> Run:
     if run.data.tags.get(names.FINGERPRINT, fingerprint) != fingerprint:
         raise UserError(f"{_RUN_ID} names run {run_id}, which has other settings or other data; unset it")
     return run
+
+
+def _new(client: MlflowClient, info: RunInfo) -> Run:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.create_run(_experiment(client), run_name=info.title, tags=_source_tags(info))
+    except MlflowException as error:
+        raise UserError(
+            f"MLflow begins no run in this experiment ({one_line(error)}); name one that exists, or a new one, in "
+            "MLFLOW_EXPERIMENT_NAME"
+        ) from error
 
 
 def _experiment(client: MlflowClient) -> str:

@@ -1,26 +1,27 @@
 """What is to be written to MLflow, sent in the background; kept on disk while the server is away.
 
-In `<work>/tracking-spool/<run id>/` lie `writes.jsonl` (what could not be sent, in order), `sent.json` (how many of its
-lines were sent since, and the ids that gave), `files/` (artifacts on their way), `refused.jsonl` (what the server will
-never take) and `lock`, held by the process that writes there.
+In `<work>/tracking-spool/<run id>/` lie `unsent.db` (what could not be sent, see `wsss.tracking.unsent`), `files/`
+(artifacts on their way) and `lock`, held by the process that writes there.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import shutil
 import threading
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from wsss.storage import disk_errors
+from wsss.tracking.connection import one_line
+from wsss.tracking.forks import fork_lock
+from wsss.tracking.unsent import LOCK, UnsentWrites
 from wsss.tracking.writes import RefusedError, Write, merged, send
 
 if TYPE_CHECKING:
@@ -31,96 +32,93 @@ SEND_EVERY_S = 2.0
 RETRY_EVERY_S = 15.0
 
 log = logging.getLogger("wsss.tracking")
+_sending = fork_lock()
 
 
-class Spool:
-    """The folder of one run's unsent writes.
+class Sender:
+    """Sends the writes of one run, now or after a while.
 
     Args:
         client: MLflow's.
-        folder: made on first use; belongs to one process at a time.
+        folder: of what waits.
         run: the run's id.
+
+    Attributes:
+        unsent: what waits.
     """
 
     def __init__(self, client: MlflowClient, folder: Path, run: str) -> None:
-        self._client, self._folder, self._run = client, folder, run
-        self._writes, self._sent = folder / "writes.jsonl", folder / "sent.json"
-        self.files = folder / "files"
-        state: dict[str, Any] = json.loads(self._sent.read_text()) if self._sent.exists() else {}
-        self._done: int = state.get("sent", 0)
-        self._ids: dict[str, str] = state.get("ids", {})
+        self._client, self._run = client, run
+        self.unsent = UnsentWrites(folder)
+        self._ids = self.unsent.run_ids
 
-    @property
-    def empty(self) -> bool:
-        return not self._writes.exists()
+    def keep(self, write: Write) -> None:
+        """Let a write wait, under the id of its run as far as the server has given one."""
+        self.unsent.append(replace(write, run=self._ids.get(write.run, write.run)))
 
-    def append(self, write: Write) -> None:
-        """Keep a write."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with self._writes.open("a") as file:
-            file.write(write.to_json() + "\n")
-
-    def send(self, write: Write) -> None:
+    def send(self, write: Write, number: int | None = None) -> None:
         """Send a write; one that the server will never take is put aside with a warning.
+
+        Args:
+            write: what to send.
+            number: under which it waited.
 
         Raises:
             Exception: the server can't be reached.
         """
         run = self._run if write.kind == "start" else self._ids.get(write.run, write.run)
         try:
-            given = send(self._client, write, run, self.files)
+            with _sending:
+                given = send(self._client, write, run, self.unsent.files)
         except RefusedError as error:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            refused = self._folder / "refused.jsonl"
-            with refused.open("a") as file:
-                file.write(write.to_json() + "\n")
-            log.warning("MLflow refuses %s of run %s (%s); kept in %s", write.kind, run, error, refused)
+            self._refuse(write.to_json(), f"{write.kind}: {one_line(error)}", number)
             return
-        if write.kind == "start":
-            self._ids[write.run] = given
-        elif write.kind == "files":
-            shutil.rmtree(self.files / write.body["folder"], ignore_errors=True)
+        started = {write.run: given} if write.kind == "start" else {}
+        self._ids |= started
+        if number is not None:
+            self.unsent.sent(number, started)
+        if write.kind == "files":
+            shutil.rmtree(self.unsent.files / write.body["folder"], ignore_errors=True)
 
-    def replay(self) -> int:
-        """Send what was kept, in order, and forget it.
+    def send_unsent(self) -> int:
+        """Send what waits, in order.
 
         Returns:
-            How many writes were sent.
+            How many writes were sent or refused.
 
         Raises:
             Exception: the server can't be reached; what was sent is not sent again.
         """
-        *lines, _torn = self._writes.read_text().split("\n")
-        for line in lines[self._done :]:
-            self.send(Write.from_json(line))
-            self._done += 1
-            part = self._sent.with_suffix(".part")
-            part.write_text(json.dumps({"sent": self._done, "ids": self._ids}))
-            os.replace(part, self._sent)
-        self._writes.unlink()
-        self._sent.unlink(missing_ok=True)
-        sent, self._done = self._done, 0
-        return sent
+        count = 0
+        for number, text in self.unsent.writes():
+            try:
+                write = Write.from_json(text)
+            except ValueError as error:
+                self._refuse(text, str(error), number)
+            else:
+                self.send(write, number)
+            count += 1
+        self.unsent.drop_if_empty()
+        return count
 
-    def remove(self) -> None:
-        """Remove the folder if nothing is kept in it."""
-        if self.empty and not (self._folder / "refused.jsonl").exists():
-            shutil.rmtree(self._folder, ignore_errors=True)
+    def _refuse(self, write: str, why: str, number: int | None) -> None:
+        self.unsent.refuse(write, why, number)
+        log.warning("MLflow refuses a write of run %s (%s); kept in %s", self._run, why, self.unsent.path)
 
 
 class Outbox:
     """Takes a run's writes without making anyone wait, and sends them every two seconds from a thread of its own.
 
-    When the server does not answer, the writes go to the spool, after one line of warning, and are sent in order as
-    soon as it is back.
+    When the server does not answer, the writes wait on disk, after one line of warning, and are sent in order as soon
+    as it is back.
     """
 
     def __init__(self, client: MlflowClient, work: Path, run: str) -> None:
         folder = work / SPOOL / run
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(folder / "lock")
+        self._lock = FileLock(folder / LOCK)
         self._lock.acquire()
-        self._spool = Spool(client, folder, run)
+        self._sender = Sender(client, folder, run)
         self._work = work
         self._waiting: list[Write] = []
         self._changed = threading.Condition()
@@ -139,7 +137,7 @@ class Outbox:
         name = uuid.uuid4().hex[:12]
         with disk_errors(self._work):
             for path, source in files.items():
-                target = self._spool.files / name / path
+                target = self._sender.unsent.files / name / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if isinstance(source, bytes):
                     target.write_bytes(source)
@@ -163,7 +161,7 @@ class Outbox:
             self._closed = True
             self._changed.notify_all()
         self._thread.join()
-        self._spool.remove()
+        self._sender.unsent.remove()
         self._lock.release()
 
     def _run(self) -> None:
@@ -174,8 +172,7 @@ class Outbox:
                 self._busy, self._urgent, last = True, False, self._closed
             for write in merged(writes):
                 self._deliver(write)
-            if not self._spool.empty:
-                self._catch_up()
+            self._caught_up()
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
@@ -184,22 +181,24 @@ class Outbox:
 
     def _deliver(self, write: Write) -> None:
         try:
-            if self._spool.empty or self._catch_up():
-                self._spool.send(write)
+            if self._caught_up():
+                self._sender.send(write)
                 return
         except Exception as error:
             self._unreachable(error)
         try:
-            self._spool.append(write)
-        except OSError as error:
+            self._sender.keep(write)
+        except Exception as error:
             log.warning("a write to MLflow is lost, it can be neither sent nor kept: %s", error)
 
-    def _catch_up(self) -> bool:
-        """Send what is kept, unless the last attempt was a moment ago; whether nothing is kept any more."""
-        if time.monotonic() - self._tried < RETRY_EVERY_S:
-            return False
+    def _caught_up(self) -> bool:
+        """Whether nothing waits; what does is sent, unless the last attempt was a moment ago."""
         try:
-            count = self._spool.replay()
+            if self._sender.unsent.empty:
+                return True
+            if time.monotonic() - self._tried < RETRY_EVERY_S:
+                return False
+            count = self._sender.send_unsent()
         except Exception as error:
             self._unreachable(error)
             return False
@@ -213,29 +212,29 @@ class Outbox:
             self._away = True
             log.warning(
                 "MLflow does not answer (%s); the run goes on, what it would write is kept in %s and sent later",
-                " ".join(str(error).split())[:200],
+                one_line(error)[:200],
                 self._work / SPOOL,
             )
 
 
-def replay_spool(client: MlflowClient, work: Path) -> int:
-    """Send what earlier runs could not send and no process is sending.
+def send_left_behind(client: MlflowClient, work: Path) -> int:
+    """Send what earlier runs could not send and no process is sending; clear away what a killed one left half made.
 
     Returns:
         How many writes were sent; what can't be sent now either, or belongs to another tracking store, stays.
     """
     count = 0
-    for writes in sorted((work / SPOOL).glob("*/writes.jsonl")):
-        folder = writes.parent
+    for folder in sorted((work / SPOOL).glob("*/")):
         try:
-            with FileLock(folder / "lock", timeout=0):
-                client.get_run(folder.name)
-                spool = Spool(client, folder, folder.name)
-                count += spool.replay()
-                spool.remove()
+            with FileLock(folder / LOCK, timeout=0):
+                sender = Sender(client, folder, folder.name)
+                if not sender.unsent.empty:
+                    client.get_run(folder.name)
+                    count += sender.send_unsent()
+                sender.unsent.remove()
         except Timeout:
             continue
         except Exception as error:
-            why = " ".join(str(error).split())[:200]
+            why = one_line(error)[:200]
             log.warning("what run %s left in %s can't be sent (remove it to forget it): %s", folder.name, folder, why)
     return count

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, TypeVar
 
 from wsss.errors import UserError
+from wsss.scores import metric_names
+from wsss.scores.evaluation import Evaluation, decode
 from wsss.tracking import names
+from wsss.tracking.artifacts import read_artifact
 from wsss.tracking.connection import mlflow_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from mlflow.store.entities import PagedList
 
 PAGE = 500
+Entity = TypeVar("Entity")
 
 
 @dataclass(frozen=True)
@@ -102,24 +108,67 @@ def find_run(run_id: str) -> RunRecord:
     return RunRecord.of(run)
 
 
+def evaluation(run: RunRecord, split: str, what: str) -> Evaluation | None:
+    """The record of an evaluation of a run; None where the run has none. What was read stays in memory.
+
+    Args:
+        run: a method's run.
+        split: such as "val".
+        what: a name out of `wsss.scores.scored.SCORED`.
+
+    Raises:
+        UserError: the record can't be read, or the tracking store can't be used.
+    """
+    if not any(key.startswith(metric_names.metric(split, what, "")) for key in run.metrics):
+        return None
+    try:
+        return _evaluation(run.id, split, what)
+    except FileNotFoundError:
+        return None
+
+
+@lru_cache(maxsize=256)
+def _evaluation(run_id: str, split: str, what: str) -> Evaluation:
+    path = names.confusion_file(split, what)
+    return decode(read_artifact(run_id, path), f"artifact {path} of run {run_id}")
+
+
+def experiments(client: MlflowClient) -> list[str]:
+    """The ids of all experiments but the deleted ones."""
+    pages = every(lambda page: client.search_experiments(max_results=PAGE, page_token=page))
+    return [experiment.experiment_id for experiment in pages]
+
+
 def search(client: MlflowClient, condition: str) -> Iterator[Run]:
     """The runs of all experiments that meet a condition in MLflow's search language, newest first."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    token = None
-    while True:
-        page = client.search_runs(
-            experiments, condition, max_results=PAGE, order_by=["attributes.start_time DESC"], page_token=token
+    ids = experiments(client)
+    yield from every(
+        lambda page: client.search_runs(
+            ids, condition, max_results=PAGE, order_by=["attributes.start_time DESC"], page_token=page
         )
-        yield from page
-        token = page.token
-        if not token:
-            return
+    )
 
 
 def stage_runs(client: MlflowClient, experiment: str, run: str) -> dict[str, Run]:
     """Stage to run, of a method's run in an experiment (both by id)."""
     condition = f"tags.`{names.MLFLOW_PARENT}` = '{run}' and tags.`{names.KIND}` = '{names.STAGE_RUN}'"
-    return {stage.data.tags[names.STAGE]: stage for stage in client.search_runs([experiment], condition)}
+    stages = every(lambda page: client.search_runs([experiment], condition, max_results=PAGE, page_token=page))
+    return {stage.data.tags[names.STAGE]: stage for stage in stages}
+
+
+def every(search: Callable[[str | None], PagedList[Entity]]) -> Iterator[Entity]:
+    """All that a search of MLflow's finds, page by page.
+
+    Args:
+        search: from the token of a page, None for the first, to the page.
+    """
+    token = None
+    while True:
+        page = search(token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _quoted(value: str) -> str:

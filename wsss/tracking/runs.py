@@ -22,7 +22,7 @@ from wsss.tracking.connection import mlflow_client
 from wsss.tracking.info import RunInfo, dataset_input, environment, user
 from wsss.tracking.liveness import Heartbeat, mark_dead_runs
 from wsss.tracking.opening import open_run
-from wsss.tracking.outbox import Outbox, replay_spool
+from wsss.tracking.outbox import Outbox, send_left_behind
 from wsss.tracking.writes import Write, batch
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def method_run(
     work = work.absolute()
     with disk_errors(work.parent):
         client = mlflow_client()
-        replay_spool(client, work)
+        send_left_behind(client, work)
         work.mkdir(parents=True, exist_ok=True)
         with FileLock(work / ".tracking.lock"):
             mark_dead_runs(client)
@@ -147,7 +147,7 @@ class MethodRun(_Tracked):
             [id, None if np.isnan(miou) else round(miou, 6)]
             for id, miou in zip(evaluation.ids, evaluation.per_image, strict=True)
         ]
-        content = json.dumps({"columns": ["image", "miou"], "data": rows}).encode()
+        content = json.dumps({"columns": ["image", metric_names.MIOU], "data": rows}).encode()
         self.artifacts({names.confusion_file(*where): encode(evaluation), table: content})
         entry = {"path": table, "type": "table"}
         if entry not in self._tables:
@@ -162,9 +162,9 @@ class MethodRun(_Tracked):
     def labels(self, version: DataVersion, source: str, manifest: Sequence[Mapping[str, str]]) -> None:
         """The version of the labels that the run made and used, with the list of its files."""
         self.tags({names.LABELS_MD5: version.md5})
-        labels = dataset_input("labels", "labels", source, version.md5, version)
+        labels = dataset_input(names.LABELS, names.LABELS, source, version.md5, version)
         self._outbox.put(Write("inputs", self.id, {"datasets": [labels]}))
-        self.artifacts({names.dvc_manifest_file("labels"): json.dumps(manifest, indent=1).encode()})
+        self.artifacts({names.dvc_manifest_file(names.LABELS): json.dumps(manifest, indent=1).encode()})
 
 
 class StageRun(_Tracked):

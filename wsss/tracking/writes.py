@@ -1,4 +1,4 @@
-"""One write to MLflow as data: it can be sent now, or kept as a line of JSON and sent when the server is back."""
+"""One write to MLflow as data: it can be sent now, or kept as JSON and sent when the server is back."""
 
 from __future__ import annotations
 
@@ -35,8 +35,16 @@ class Write:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, line: str) -> Write:
-        return cls(**json.loads(line))
+    def from_json(cls, text: str) -> Write:
+        """The write that `to_json` wrote.
+
+        Raises:
+            ValueError: the text is none.
+        """
+        try:
+            return cls(**json.loads(text))
+        except TypeError as error:
+            raise ValueError(f"not a write: {error}") from None
 
 
 class RefusedError(Exception):
@@ -95,8 +103,8 @@ def send(client: MlflowClient, write: Write, run: str, files: Path) -> str:
         if 400 <= status < 500 and status not in (401, 403, 408, 429):
             raise RefusedError(" ".join(str(error).split())) from error
         raise
-    except (FileNotFoundError, TypeError, ValueError) as error:
-        raise RefusedError(str(error)) from error
+    except (FileNotFoundError, LookupError, TypeError, ValueError) as error:
+        raise RefusedError(f"{type(error).__name__}: {error}") from error
 
 
 def _start(client: MlflowClient, body: dict[str, Any], method: str, files: Path) -> str:

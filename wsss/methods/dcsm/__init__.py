@@ -17,6 +17,7 @@ from wsss.interface import BACKGROUND_SCORES, CRF, NETWORK, Method, Stage, Step,
 from wsss.methods.cam import LOCALIZE
 from wsss.methods.dcsm.network import DcsmNet, DcsmSettings, check_dcsm, train_dcsm
 from wsss.methods.dcsm.saliency import SaliencySettings, saliency_maps
+from wsss.scores import metric_names
 from wsss.settings import loguniform, setting
 from wsss.stages.direct import predict_directly
 from wsss.stages.inference import id_batches
@@ -95,7 +96,7 @@ def infer_dcsm(context: StepContext) -> None:
             done += len(made)
             context.report.progress(done, len(ids), "images")
     empty = ScoreMaps(context.out / "cam").count_empty()
-    write_metrics(context.out, {"cam/empty_maps": empty, **tag_metrics(context, model)})
+    write_metrics(context.out, {metric_names.EMPTY_CAMS: empty, **tag_metrics(context, model)})
 
 
 DCSM = Stage(

@@ -22,6 +22,7 @@ from wsss.interface import Reporter, StepContext
 from wsss.methods.mcis.network import square, warp
 from wsss.methods.mcis.pairs import Pool
 from wsss.methods.mcis.settings import McisTrainSettings
+from wsss.scores import metric_names
 from wsss.stages.localize import Classifier
 from wsss.storage import write_bytes
 from wsss.training import fit, parameter_groups
@@ -163,7 +164,7 @@ class _FilterReport:
         self._report = report
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        self._report.metrics({"filter/" + name.removeprefix("train/"): v for name, v in values.items()}, step)
+        self._report.metrics({"filter/" + name.removeprefix(metric_names.TRAIN): v for name, v in values.items()}, step)
 
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
         self._report.progress(done, total, unit, f"filter {note}")

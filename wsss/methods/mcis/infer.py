@@ -150,7 +150,7 @@ def infer_maps(context: StepContext) -> None:
             context.report.progress(done, len(ids), "images")
     ranking = {metric_names.tags_map(split): _tag_map(features, split) for split in ("dev", "val")}
     empty = ScoreMaps(context.out / "cam").count_empty()
-    write_metrics(context.out, {"infer/own_references": own_references, "cam/empty_maps": empty, **ranking})
+    write_metrics(context.out, {"infer/own_references": own_references, metric_names.EMPTY_CAMS: empty, **ranking})
 
 
 class _Features:

@@ -1,4 +1,4 @@
-"""Which process made a file or holds a lease, and whether it is still there."""
+"""Which process made a file, holds a lease or writes a run, and whether it is still there."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ def this_process() -> str:
     return f"{machine()}-{os.getpid()}-{_started(os.getpid())}"
 
 
+def is_here(mark: str) -> bool:
+    """Whether a mark is of this machine, whose process table can tell what has become of the process."""
+    return mark.startswith(f"{machine()}-")
+
+
 def is_gone(mark: str) -> bool:
     """Whether the process of a mark is certainly no more; False for one of another machine, which nobody here can know.
 
     Start times are counted from the machine's own start, so that a clock that is set changes nothing.
     """
-    where, _, rest = mark.partition("-")
+    _, _, rest = mark.partition("-")
     pid, _, started = rest.partition("-")
-    return where == machine() and pid.isdecimal() and _started(int(pid)) != started
+    return is_here(mark) and pid.isdecimal() and _started(int(pid)) != started
 
 
 @cache
