@@ -265,7 +265,7 @@ def test_no_run_vanishes_behind_many_experiments(store):
         (default,) = database.execute(f"SELECT {', '.join(columns)} FROM experiments WHERE experiment_id = 0")
         for number in range(1, 1101):
             new = dict(zip(columns, default, strict=True)) | {"experiment_id": number, "name": f"search {number}"}
-            new |= {"last_update_time": new["last_update_time"] + number}
+            new |= {key: new[key] + number for key in ("creation_time", "last_update_time")}
             database.execute(f"INSERT INTO experiments VALUES ({', '.join('?' * len(columns))})", list(new.values()))
     assert [record.id for record in query.runs()] == [run.id]
     assert len(query.experiments(store)) == 1101
