@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss import methods
+import wsss.methods as methods
 from wsss.classes import Classes
 from wsss.data import Dataset
 from wsss.errors import UserError
