@@ -16,8 +16,9 @@ from typing import Any
 
 import yaml
 
+import wsss.methods as methods
 from pipelines import sources
-from wsss import methods, storage
+from wsss import storage
 from wsss.errors import UserError, unknown
 from wsss.interface import Method
 from wsss.run.plan import PRESETS, all_settings, make_plan, stands_alone

@@ -24,7 +24,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wsss import methods, storage
+import wsss.methods as methods
+from wsss import storage
 from wsss.interface import Step
 from wsss.stages.evaluate import EVALUATIONS
 

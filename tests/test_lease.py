@@ -13,9 +13,10 @@ import pytest
 
 from wsss import storage
 from wsss.errors import UserError
+from wsss.process import machine
 from wsss.run import lease as leases
 from wsss.run.lease import lease
-from wsss.storage import bucket, owner
+from wsss.storage import bucket
 
 FAR = {"name": "process 7 on far-away", "process": "0123456789ab-7-1"}
 
@@ -127,7 +128,7 @@ def test_a_dead_process_of_this_machine_is_replaced_at_once(place: str, monkeypa
     monkeypatch.setattr(leases, "EXPIRES_S", 1000.0)
     pid = os.posix_spawn("/bin/true", ["true"], {})
     os.waitpid(pid, 0)
-    for process in (f"{owner.machine()}-{pid}-1", f"{owner.machine()}-{os.getpid()}-1"):
+    for process in (f"{machine()}-{pid}-1", f"{machine()}-{os.getpid()}-1"):
         held(place, process=process)
         with lease(place, "step", "step x", wait=False):
             pass

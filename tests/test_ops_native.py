@@ -153,3 +153,27 @@ def test_every_width_of_a_row_gives_the_marginals_of_torch(labels):
     probabilities = draw.dirichlet(np.ones(labels), (19, 23)).transpose(2, 0, 1).astype(np.float32)
     native, torch = (DenseCrf(image, backend=backend)(probabilities) for backend in ("native", "torch"))
     assert np.abs(native - torch).max() < 1e-5
+
+
+@needs_compiler
+def test_an_installation_without_it_compiles_it_when_it_is_first_used(monkeypatch, tmp_path, capsys):
+    """Into the user's cache, since an environment may be another user's; once."""
+    sources = tmp_path / "installed"
+    shutil.copytree(build.SOURCES, sources, ignore=shutil.ignore_patterns("*.so"))
+    for module in (build, library):
+        monkeypatch.setattr(module, "SOURCES", sources)
+    monkeypatch.setattr(build, "targets", lambda: {build.BASELINE: ("-O0",)})
+    monkeypatch.setattr(library, "library", lambda target, folder=sources: build.library(target, folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first = library.load_library.__wrapped__()
+    assert first.wsss_processor_level() >= 0
+    assert "compiling the native kernels, once" in capsys.readouterr().err
+    assert library.load_library.__wrapped__() and capsys.readouterr().err == ""
+    assert not list(sources.glob("*.so"))
+
+
+def test_an_installation_that_cannot_compile_it_does_without(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(library, "library", lambda target, folder=tmp_path: folder / "none.so")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert library.load_library.__wrapped__() is None

@@ -268,3 +268,15 @@ def test_git_state(repository: Path) -> None:
 def test_outside_git_it_is_the_state_of_the_program_s_own_repository() -> None:
     assert state_of(".") == (None, False)
     assert state() == state_of(PROJECT)
+
+
+def test_an_environment_that_lies_in_a_repository_is_no_part_of_it(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git("commit", "-qm", "somebody's project")
+    installed = repository / ".venv" / "wsss"
+    installed.mkdir(parents=True)
+    (installed / "git.py").touch()
+    monkeypatch.setattr("wsss.git.__file__", str(installed / "git.py"))
+    monkeypatch.chdir(tmp_path)
+    assert state() == (None, False)

@@ -16,12 +16,16 @@ class GitState(NamedTuple):
 
 
 def state() -> GitState:
-    """That of the current folder's repository or, outside of any, of the one that this program runs from.
+    """That of the current folder's repository or, outside of any, of the one that this program's source is tracked in.
 
-    Untracked files that git does not ignore make it dirty.
+    Untracked files that git does not ignore make it dirty. An environment that happens to lie in a repository does not
+    make this program a part of it.
     """
+    source = Path(__file__)
     here = state_of(".")
-    return here if here.commit or top() else state_of(Path(__file__).parent)
+    if here.commit or top() or not _git(source.parent, "ls-files", source.name):
+        return here
+    return state_of(source.parent)
 
 
 def state_of(folder: str | Path) -> GitState:

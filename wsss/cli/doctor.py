@@ -42,7 +42,7 @@ def _python() -> tuple[str, str]:
 def _packages() -> tuple[str, str]:
     missing = list(_missing_packages())
     if missing:
-        raise UserError(f"{', '.join(missing)} can't be found; run: make env")
+        raise UserError(f"{', '.join(missing)} can't be found; install wsss anew (in a clone: make env)")
     return ", ".join(f"{name} {version(name)}" for name in _PACKAGES), ""
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -117,6 +117,29 @@ class Dataset:
     def tag_names(self, id: str) -> tuple[str, ...]:
         """The names of the classes in an image, in the order of the classes."""
         return tuple(name for name, present in zip(self.classes.names, self.tags(id), strict=True) if present)
+
+    def with_picture(self, file: Path, tags: Iterable[str]) -> Dataset:
+        """A dataset of one image from anywhere, of the same classes: split "train" is that image alone.
+
+        The training images of this dataset stay in the split "references", for steps that look at related images. The
+        digest stays too, so that nothing that is kept by its fingerprint may be made with it.
+
+        Args:
+            file: the image; its id is the name without the suffix.
+            tags: the names of the classes in it.
+
+        Raises:
+            UserError: a tag that is no class of the dataset.
+        """
+        row = np.zeros(len(self.classes), bool)
+        row[[self.classes.index(name) - 1 for name in tags]] = True
+        none = dict.fromkeys(self.splits, ())
+        return replace(
+            self,
+            splits={**none, "train": (file.stem,), "references": self.splits["train"]},
+            _images={**self._images, file.stem: str(file.absolute())},
+            _tags={**self._tags, file.stem: row},
+        )
 
     def check(self, *, thorough: bool = False) -> None:
         """Check every id of every split: an image of the size in the manifest, RGB, a tag row; masks fit their images.

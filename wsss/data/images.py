@@ -26,14 +26,14 @@ def image_id(name: str) -> str:
     return path.stem if path.suffix.lower() in SUFFIXES else path.name
 
 
-def read_image(path: Path) -> np.ndarray:
-    """An image file as uint8 H x W x 3.
+def read_image(path: str | Path) -> np.ndarray:
+    """An image file as uint8 H x W x 3, RGB.
 
     Raises:
         UserError: the file is missing, damaged or not RGB.
     """
     problem = "is missing"
-    if path.is_file():
+    if Path(path).is_file():
         try:
             with Image.open(path) as image:
                 if image.mode == "RGB":

@@ -1,4 +1,7 @@
-"""The methods: each file or folder in here is one, named as its file is."""
+"""The methods: each file or folder in here is one, named as its file is.
+
+The package can be called: `wsss.methods()` is `wsss.api.methods`.
+"""
 
 from __future__ import annotations
 

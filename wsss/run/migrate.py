@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from wsss import methods, storage
+import wsss.methods as methods
+from wsss import storage
 from wsss.data import open_dataset
 from wsss.errors import UserError
 from wsss.interface import Step

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wsss import methods
+import wsss.methods as methods
 from wsss.errors import UserError, unknown
 from wsss.interface import STAGES, Method, Stage, Step
 from wsss.settings import Setting, flatten, parse, settings_of

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from wsss import methods
+import wsss.methods as methods
 from wsss.tables.published import published
 
 FILE = "catalogue.json"

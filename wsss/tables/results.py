@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wsss import methods
+import wsss.methods as methods
 from wsss.classes import Classes
 from wsss.data import Dataset
 from wsss.errors import UserError

@@ -26,8 +26,8 @@ class Pool:
 
     @classmethod
     def of(cls, dataset: Dataset) -> Pool:
-        """The training images of a dataset, under their ids."""
-        ids = dataset.splits["train"]
+        """The training images of a dataset, or its references where it has such a split, under their ids."""
+        ids = dataset.splits.get("references", dataset.splits["train"])
         return cls({i: dataset.tags(i) for i in ids}, {i: (dataset, i) for i in ids})
 
     @property

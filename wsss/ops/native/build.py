@@ -1,4 +1,8 @@
-"""Compile the native kernels: `python -m wsss.ops.native.build`; without a compiler slower ones take their place."""
+"""Compile the native kernels: `python -m wsss.ops.native.build`; without a compiler slower ones take their place.
+
+`make` compiles them beside their sources. An installation without them, such as from a wheel, compiles them into the
+user's cache when they are first needed.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from filelock import FileLock
 
 SOURCES = Path(__file__).parent
 BASELINE = "baseline"
@@ -45,9 +51,7 @@ def compile_library(target: str, folder: Path = SOURCES, extra: tuple[str, ...] 
         subprocess.CalledProcessError: the compiler failed; its words are in `stderr`.
         OSError: the folder can't be written.
     """
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    if not compiler:
-        raise FileNotFoundError("no C++ compiler: neither $CXX nor c++, g++ or clang++ is there")
+    compiler = find_compiler()
     place = library(target, folder)
     if place.exists():
         return place
@@ -58,6 +62,36 @@ def compile_library(target: str, folder: Path = SOURCES, extra: tuple[str, ...] 
         subprocess.run(command, check=True, capture_output=True, text=True)
         os.replace(made, place)
     return place
+
+
+def compile_for_user() -> Path:
+    """Compile what is missing of the user's own libraries, while other processes wait; the folder they lie in.
+
+    Raises:
+        FileNotFoundError, subprocess.CalledProcessError, OSError: see `compile_library`.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "wsss" / "native"
+    if all(library(target, folder).exists() for target in targets()):
+        return folder
+    find_compiler()
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        print("compiling the native kernels, once for this user (about ten seconds)", file=sys.stderr)
+        for target in targets():
+            compile_library(target, folder)
+    return folder
+
+
+def find_compiler() -> str:
+    """The command of the C++ compiler.
+
+    Raises:
+        FileNotFoundError: there is none, neither $CXX nor c++, g++ or clang++.
+    """
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if not compiler:
+        raise FileNotFoundError("no C++ compiler: neither $CXX nor c++, g++ or clang++ is there")
+    return compiler
 
 
 def main() -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
 from functools import lru_cache
 
 import numpy as np
 
-from wsss.ops.native.build import BASELINE, library
+from wsss.ops.native.build import BASELINE, SOURCES, compile_for_user, library
 
 _POINTER, _REAL, _INTEGER, _SIZE = ctypes.c_void_p, ctypes.c_float, ctypes.c_int, ctypes.c_size_t
 _SIGNATURES = {
@@ -26,12 +27,13 @@ _SIGNATURES = {
 
 @lru_cache(maxsize=1)
 def load_library() -> ctypes.CDLL | None:
-    """The library for this processor, or None where none was built."""
+    """The library for this processor, compiled now where none was built, or None where that is not possible."""
     try:
-        code = open_library(str(library(BASELINE)))
-        faster = library("x86-64-v3")
+        folder = SOURCES if library(BASELINE).exists() else compile_for_user()
+        code = open_library(str(library(BASELINE, folder)))
+        faster = library("x86-64-v3", folder)
         return open_library(str(faster)) if code.wsss_processor_level() >= 3 and faster.exists() else code
-    except OSError:
+    except (OSError, subprocess.CalledProcessError):
         return None
 
 
