@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from PIL import Image
 
 from benchmarks.common import Row, photographs, row_of, threads
 from wsss.classes import VOC
+from wsss.cores import own_cores
 from wsss.data import Dataset
 from wsss.data.folder import add_folder
 from wsss.data.label_maps import LabelMapWriter, encode_label_map
@@ -34,7 +34,7 @@ def rows() -> Iterator[Row]:
     with photograph_dataset(IMAGES) as dataset:
         labelling = Labelling(dataset.root, classifier(), CamSettings(), BackgroundSettings(), CrfSettings())
         ids = dataset.splits["train"]
-        cores = os.cpu_count() or 1
+        cores = own_cores()
         stream, bound = [], []
         for turn in range(ROUNDS + 1):
             started = time.perf_counter()

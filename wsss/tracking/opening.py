@@ -31,7 +31,7 @@ def open_run(client: MlflowClient, info: RunInfo, parent: str | None) -> Run:
     given = os.environ.pop(_RUN_ID, None)
     run = _given(client, given, info.fingerprint) if given else find_interrupted(client, info.fingerprint)
     if run is None:
-        run = client.create_run(_experiment(client), run_name=info.title, tags=_source_tags(info))
+        run = client.create_run(experiment_id(client), run_name=info.title, tags=_source_tags(info))
     else:
         client.update_run(run.info.run_id, "RUNNING")
         if names.ERROR in run.data.tags:
@@ -56,7 +56,7 @@ def _given(client: MlflowClient, run_id: str, fingerprint: str) -> Run:
     return run
 
 
-def _experiment(client: MlflowClient) -> str:
+def experiment_id(client: MlflowClient) -> str:
     """The id of MLFLOW_EXPERIMENT_NAME (made if new) or MLFLOW_EXPERIMENT_ID, else MLflow's default one."""
     if name := os.environ.get("MLFLOW_EXPERIMENT_NAME"):
         found = client.get_experiment_by_name(name)

@@ -11,6 +11,7 @@ from wsss.methods.affinity.labels import AffinityLabelSettings, check_labels, ma
 from wsss.methods.affinity.network import AffinityTrainSettings, check_train, train_affinity
 from wsss.methods.affinity.walk import WalkSettings, walk
 from wsss.methods.cam import LOCALIZE
+from wsss.scores.metric_names import TRAIN_LOSS
 from wsss.stages.refine import CrfSettings, crf_step
 from wsss.stages.segment import DEEPLAB
 
@@ -19,7 +20,15 @@ REFINE = Stage(
     "affinity",
     (
         Step("labels", 1, AffinityLabelSettings, make_affinity_labels, inputs=("localize",), check=check_labels),
-        Step("train", 2, AffinityTrainSettings, train_affinity, inputs=("labels", "localize.train"), check=check_train),
+        Step(
+            "train",
+            2,
+            AffinityTrainSettings,
+            train_affinity,
+            inputs=("labels", "localize.train"),
+            metrics=(TRAIN_LOSS,),
+            check=check_train,
+        ),
         Step(
             "walk",
             2,
