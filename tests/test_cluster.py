@@ -47,9 +47,7 @@ def test_every_part_of_a_cluster_can_be_had(
 
 
 def test_what_can_never_be_had_is_refused_with_what_there_is() -> None:
-    with pytest.raises(
-        UserError, match=r"has a GPU .* is 2 machines \(4 cores, 0 GPUs; 0 cores, 1 GPUs\)"
-    ):
+    with pytest.raises(UserError, match=r"has a GPU .* is 2 machines \(4 cores, 0 GPUs; 0 cores, 1 GPUs\)"):
         slots_of([{"CPU": 4.0}, {"GPU": 1.0}], "cuda")
     with pytest.raises(UserError, match="no machine with a core: there is 0 machines"):
         slots_of([])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ray import tune
 
 from wsss.errors import UserError, unknown
 from wsss.interface import STAGES
-from wsss.run.plan import Plan
-from wsss.settings import Search, settings_of
+from wsss.run.plan import Plan, PlannedStep
+from wsss.settings import Search, Setting, choice, settings_of
 
 
 def domain(search: Search) -> Any:
@@ -27,6 +28,8 @@ def search_space(
 ) -> Mapping[str, Search]:
     """The settings to search, and how, by key; the plan's own values lie in it.
 
+    Values that a step refuses beside the plan's others are left out of a choice.
+
     Args:
         plan: the method with its preset.
         until: the last stage that is run.
@@ -37,13 +40,12 @@ def search_space(
     Raises:
         UserError: a key that nothing searchable belongs to (names what is), or nothing to search.
     """
-    values = plan.settings
     known = {
-        setting.key: space
+        f"{planned.key}.{setting.key}": space
         for planned in plan.steps
         if planned.stage in STAGES[: STAGES.index(until) + 1]
-        for setting in settings_of(planned.step.settings, f"{planned.key}.")
-        if setting.key not in fixed and (space := setting.space(values[setting.key])) is not None
+        for setting in settings_of(planned.step.settings)
+        if f"{planned.key}.{setting.key}" not in fixed and (space := _space(planned, setting)) is not None
     }
     if not known:
         raise UserError(
@@ -57,3 +59,19 @@ def search_space(
             raise unknown("searchable setting", key, known)
         chosen |= spaces
     return chosen
+
+
+def _space(planned: PlannedStep, setting: Setting) -> Search | None:
+    space = setting.space(getattr(planned.settings, setting.key))
+    if space is None or space.kind != "choice":
+        return space
+    values = [value for value in space.values if _takes(planned, setting.key, value)]
+    return choice(*values) if len(values) > 1 else None
+
+
+def _takes(planned: PlannedStep, name: str, value: Any) -> bool:
+    try:
+        planned.step.check(replace(planned.settings, **{name: value}))
+    except UserError:
+        return False
+    return True

@@ -67,7 +67,7 @@ class Share:
 
     def take(self) -> None:
         """Make it this process's."""
-        os.environ.update(self.variables | {CORES: str(self.cores)})
+        os.environ.update({**self.variables, CORES: str(self.cores)})
         torch.set_num_threads(own_cores())
 
 

@@ -33,7 +33,7 @@ class AffinityLabelSettings(CrfSettings):
         source="PSA code",
         low=0.05,
         high=256,
-        search=factor(0.25, 1.5),
+        search=factor(0.25, 1.25),
     )
     alpha_high: float = setting(
         32.0,
@@ -41,7 +41,7 @@ class AffinityLabelSettings(CrfSettings):
         source="PSA code (24 in the CVPR version)",
         low=0.05,
         high=256,
-        search=factor(0.7, 2),
+        search=factor(0.75, 2),
     )
 
 
