@@ -34,6 +34,8 @@ def can_be_had(slots: Slots, machines: list[dict[str, float]]) -> bool:
         ([{"CPU": 2.0, "GPU": 4.0}], "cuda", 2, (0.5, 1, 4)),
         (MIXED, "auto", 2, (0.5, 1, 6)),
         (MIXED, "cpu", 2, (1, 0, 19)),
+        # One machine's cores and another's GPU: a slot of both was waited for, for ever.
+        ([{"CPU": 8.0}, {"GPU": 1.0}], "auto", float("inf"), (8, 0, 1)),
         # 8 cores in all and 2 GPUs, but 4 cores beside a GPU are nowhere.
         ([{"CPU": 6.0}, {"CPU": 2.0, "GPU": 2.0}], "auto", 2, (1, 1, 2)),
     ],

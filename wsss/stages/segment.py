@@ -54,7 +54,7 @@ class SegmenterSettings(TrainingSettings):
     batch_size: int = setting(10, "images in a batch", source="deeplab-pytorch", low=1)
     epochs: int = setting(20, "passes over the training images", source="deeplab-pytorch: 20,000 iterations", low=1)
     lr: float = setting(
-        2.5e-4, "learning rate of pretrained weights", source="deeplab-pytorch", low=0, search=factor(0.2, 20)
+        2.5e-4, "learning rate of pretrained weights", source="deeplab-pytorch", low=0, search=factor(0.1, 10)
     )
 
 

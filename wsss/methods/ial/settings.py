@@ -35,7 +35,7 @@ class RoundsSettings(SegmenterSettings):
         "learning rate of the unary network in the first round",
         source=RECONSTRUCTION,
         low=0,
-        search=factor(0.2, 20),
+        search=factor(0.1, 10),
     )
     pairwise_epochs: int = setting(8, "passes of the pairwise network in the first round", source="PSA code", low=1)
     pairwise_lr: float = setting(
