@@ -23,6 +23,7 @@ from rich.table import Column, Table
 
 from wsss.errors import UserError, unknown
 from wsss.git import state_of
+from wsss.process import own_cores
 
 _SHARED = ("__init__", "common")
 _LIBRARIES = ("torch", "numpy", "pydensecrf2")
@@ -96,7 +97,7 @@ def machine() -> dict[str, Any]:
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
         "cpu": models[0] if models else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
+        "cores": own_cores(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         **{name: _version(name) for name in _LIBRARIES},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from wsss.data.folder import add_folder
 from wsss.data.label_maps import LabelMapWriter, encode_label_map
 from wsss.labels.stream import make_labels
 from wsss.nets.folding import folded
+from wsss.process import own_cores
 from wsss.stages.labelling import Labelling
 from wsss.stages.localize import CamSettings, Classifier, image_maps, load_classifier, tagged_score_map
 from wsss.stages.outputs import save_model
@@ -34,7 +34,7 @@ def rows() -> Iterator[Row]:
     with photograph_dataset(IMAGES) as dataset:
         labelling = Labelling(dataset.root, classifier(), CamSettings(), BackgroundSettings(), CrfSettings())
         ids = dataset.splits["train"]
-        cores = os.cpu_count() or 1
+        cores = own_cores()
         stream, bound = [], []
         for turn in range(ROUNDS + 1):
             started = time.perf_counter()

@@ -156,12 +156,7 @@ def _text(value: Any) -> str:
 
 
 def _search(setting: Setting) -> str:
-    search = setting.search
-    if search is None:
-        return ""
-    return (
-        ", ".join(map(_text, search.values)) if search.values else f"{search.low:g} to {search.high:g} ({search.kind})"
-    )
+    return setting.search.text if setting.search else ""
 
 
 def _markdown(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from itertools import chain
@@ -176,7 +175,7 @@ def test_the_number_of_cores_leaves_score_maps_alone(
 
     found = []
     for cores in (1, 3):
-        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr("wsss.stream.own_cores", lambda cores=cores: cores)
         made = stream_images(tiny_shapes, tiny_shapes.splits["dev"], CPU, infer, lambda *made: made[2].numpy())
         found.append(list(made))
     for (one, maps_one), (three, maps_three) in zip(*found, strict=True):

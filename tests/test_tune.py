@@ -1,99 +1,76 @@
+"""A search on a Ray cluster whose workers know nothing but what the search gives them."""
+
+from __future__ import annotations
+
 import json
+import os
 import shlex
 import shutil
+import signal
+import sqlite3
+import sys
+from pathlib import Path
 
-import numpy as np
+import psutil
 import pytest
 from mlflow import MlflowClient
-from ray import tune as ray_tune
+from ray.cluster_utils import Cluster
 
-from tune.runner import SEARCH_RUN, TRIAL, run_search
+from tune.__main__ import main
+from tune.parent import TRIAL
+from tune.progress import Progress
+from tune.runner import run_search
 from tune.search import plan_search
-from tune.space import default_objective, domain, last_stage, search_space
 from wsss.cli.runs import parse_settings
 from wsss.data.shapes import make_shapes
 from wsss.errors import UserError
-from wsss.run.plan import make_plan
-from wsss.settings import Search, choice, loguniform, uniform
 from wsss.tracking import names
-from wsss.tracking.query import runs
+from wsss.tracking.liveness import mark_dead_runs, process_tags
+from wsss.tracking.query import runs, search
 
 FAST = {"localize.train.epochs": "1", "localize.train.crop": "33"}
 KEYS = ("refine.background.alpha", "refine.crf.bilateral_weight")
+SECRET = "hidden-in-no-file"
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory):
+def cluster(tmp_path_factory):
+    """The address of a cluster of two cores, started without the variables that runs need."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        for name in list(os.environ):
+            if name.startswith(("WSSS_", "MLFLOW_TRACKING", "MLFLOW_EXPERIMENT", "AWS_")):
+                patch.delenv(name)
+        machine = Cluster(True, head_node_args={"num_cpus": 2, "object_store_memory": 100 * 2**20})
+        yield machine.address
+        machine.shutdown()
+
+
+@pytest.fixture(scope="module")
+def workspace(cluster, template, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("workspace")
+        shutil.copy(template, folder / "runs.db")
+        with sqlite3.connect(folder / "runs.db") as database:
+            database.execute("UPDATE experiments SET artifact_location = ?", (f"{folder}/mlruns/0",))
         patch.chdir(folder)
-        patch.setenv("HOME", str(folder))
         patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/runs.db")
+        patch.setenv("MLFLOW_EXPERIMENT_NAME", "birds")
+        patch.setenv("WSSS_STORE", str(folder / "elsewhere"))
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         make_shapes(folder / "data" / "little", images=16, val_images=2, size=40, classes=2)
+        shutil.copytree(folder / "data" / "little", folder / "data" / "unmasked")
+        for mask in (folder / "data" / "unmasked").glob("SegmentationClass*/*.png"):
+            mask.unlink()
         yield folder
 
 
-@pytest.mark.parametrize(
-    ("search", "inside"),
-    [
-        (uniform(0.5, 32), lambda v: 0.5 <= v <= 32),
-        (loguniform(1e-3, 1e-1), lambda v: 1e-3 <= v <= 1e-1),
-        (choice(2.0, 4.0), lambda v: v in (2.0, 4.0)),
-        (Search("int", 1, 3), lambda v: v in (1, 2, 3)),
-    ],
-)
-def test_every_kind_of_search_draws_from_its_range(search, inside):
-    drawn = [domain(search).sample() for _ in range(200)]
-    assert all(map(inside, drawn)) and len(set(drawn)) > 1
-
-
-def test_both_ends_of_an_integer_range_are_drawn_and_loguniform_is_even_in_the_logarithm():
-    assert {domain(Search("int", 1, 3)).sample() for _ in range(200)} == {1, 2, 3}
-    drawn = np.array([domain(loguniform(1e-4, 1e-2)).sample() for _ in range(2000)])
-    assert 0.45 < (drawn < 1e-3).mean() < 0.55
-    assert isinstance(domain(choice(1)), ray_tune.search.sample.Categorical)
-
-
-def test_by_default_the_settings_of_the_objective_s_stage_are_searched():
-    plan = make_plan("affinity", "demo")
-    assert default_objective(plan) == "dev/labels_crf/miou"
-    for objective, stage in [("dev/labels_crf/miou", "refine"), ("dev/pred/miou", "segment"), ("tags/map", "segment")]:
-        assert last_stage(plan, objective) == stage
-        space = search_space(plan, stage)
-        assert space and all(key.startswith(f"{stage}.") for key in space)
-    assert "refine.walk.beta" in search_space(plan, "refine")
-    assert default_objective(make_plan("bound", "demo")) == "dev/pred_crf/miou"
-
-
-def test_keys_name_settings_steps_and_stages_and_fixed_ones_are_left_out():
-    plan = make_plan("affinity", "demo")
-    assert list(search_space(plan, "refine", ["refine.walk.beta"])) == ["refine.walk.beta"]
-    crf = search_space(plan, "refine", ["refine.crf"], fixed=["refine.crf.bilateral_srgb"])
-    assert list(crf) == ["refine.crf.bilateral_weight"]
-    assert "localize.train.lr" in search_space(plan, "refine", ["localize", "refine.crf"])
-    with pytest.raises(UserError, match=r"unknown searchable setting 'refine\.wal'; choose from .*refine\.walk\.beta"):
-        search_space(plan, "refine", ["refine.wal"])
-    with pytest.raises(UserError, match="unknown searchable setting"):
-        search_space(plan, "refine", ["segment.train.lr"])
-
-
-def test_no_search_looks_at_val():
-    with pytest.raises(UserError, match="looks at the masks of val; a search may look at those of dev alone"):
-        last_stage(make_plan("cam", "demo"), "val/pred_crf/miou")
-    with pytest.raises(UserError, match="unknown maps in the objective: 'cam'; choose from"):
-        last_stage(make_plan("bound", "demo"), "dev/cam/miou")
-
-
-def test_without_masks_on_dev_an_objective_has_to_be_named(workspace):
-    root = workspace / "data" / "unmasked"
-    shutil.copytree(workspace / "data" / "little", root)
-    for mask in root.glob("SegmentationClass*/*.png"):
-        mask.unlink()
-    with pytest.raises(UserError, match="no masks for its split dev.* --objective"):
-        plan_search("cam", "demo", "unmasked", trials=2)
-    assert plan_search("cam", "demo", "unmasked", trials=2, objective="tags/map").mode == "max"
-    assert plan_search("cam", "demo", "unmasked", trials=2, objective="train/loss").mode == "min"
+@pytest.fixture
+def parent(workspace):
+    """The newest search's run."""
+    return lambda: next(search(MlflowClient(), f"tags.`{names.KIND}` = '{names.SEARCH_RUN}'"))
 
 
 def test_equal_searches_have_equal_names(workspace):
@@ -101,34 +78,101 @@ def test_equal_searches_have_equal_names(workspace):
     assert one.name == same.name != plan_search("cam", "demo", "little", trials=2).name
 
 
-def test_a_search_runs_reuses_and_is_found_again(workspace):
-    search = plan_search("cam", "demo", "little", trials=2, keys=KEYS, fixed=FAST)
-    found = run_search(search)
-    assert found.trials == 2 and found.failed == 0 and set(found.settings) == set(KEYS)
+def test_a_search_is_limited_continued_under_its_run_reused_and_found_again(workspace, cluster, parent):
+    plan = plan_search("cam", "demo", "little", trials=2, keys=KEYS, fixed=FAST)
+    for _ in range(2):  # the second one is restored, and has a limit as well
+        with pytest.raises(UserError, match=r"no trial of the search finished: 0\.01 seconds were not enough.*goes on"):
+            run_search(plan, ray_address=cluster, max_seconds=0.01)
+        assert parent().info.status == "FAILED" and runs() == []
+    before = parent().info.run_id
+
+    result = run_search(plan, ray_address=cluster)
+    assert result.trials == 2 and result.failed == 0 and set(result.settings) == set(KEYS)
+    assert result.search_run == before == parent().info.run_id
 
     trials = {record.id: record for record in runs()}
-    assert len(trials) == 2 and found.run in trials
-    assert {record.tags[names.MLFLOW_PARENT] for record in trials.values()} == {found.search_run}
+    assert len(trials) == 2 and result.run in trials
+    assert {record.tags[names.MLFLOW_PARENT] for record in trials.values()} == {before}
     assert all(TRIAL in record.tags for record in trials.values())
+    settings = [{key: json.loads(record.params[key]) for key in KEYS} for record in trials.values()]
+    assert plan.first == {"refine.background.alpha": 6.0, "refine.crf.bilateral_weight": 10.0} == settings[-1]
     values = [record.metrics["dev/labels_crf/miou"] for record in trials.values()]
-    assert found.value == pytest.approx(max(values))
-    best = {key: json.loads(trials[found.run].params[key]) for key in KEYS}
-    assert best == found.settings
+    assert result.value == pytest.approx(max(values))
+    assert {key: json.loads(trials[result.run].params[key]) for key in KEYS} == result.settings
 
-    store = workspace / "work" / "store"
+    client = MlflowClient()
+    experiments = {client.get_run(run_id).info.experiment_id for run_id in (*trials, before)}
+    assert [client.get_experiment(experiment).name for experiment in experiments] == ["birds"]
+    assert parent().info.status == "FINISHED" and parent().data.tags[names.PID] == str(os.getpid())
+    assert parent().data.metrics["dev/labels_crf/miou"] == pytest.approx(result.value)
+
+    store = workspace / "elsewhere"  # where WSSS_STORE says: the workers were told
     assert len(list((store / "localize.cam.train").iterdir())) == 1
-    assert len(list((store / "refine.cam.crf").iterdir())) == len({str(r.params) for r in trials.values()})
+    assert len(list((store / "refine.cam.crf").iterdir())) == 2
     assert not list(store.glob("segment*")) and not (workspace / ".dvc").exists()
+    written = [path for path in (workspace / "work").rglob("*") if path.is_file()]
+    assert written and not any(SECRET.encode() in path.read_bytes() for path in written)
 
-    words = shlex.split(found.command)
+    words = shlex.split(result.command)
     assert parse_settings(words[words.index("--set") + 1 :: 2]) == {
         **FAST,
-        **{key: str(value) for key, value in found.settings.items()},
+        **{key: str(value) for key, value in result.settings.items()},
     }
-
-    parent = MlflowClient().get_run(found.search_run)
-    assert parent.info.status == "FINISHED" and parent.data.tags[names.KIND] == SEARCH_RUN
-    assert parent.data.metrics["dev/labels_crf/miou"] == pytest.approx(found.value)
-
-    assert run_search(search) == found
+    assert run_search(plan) == result
     assert {record.id for record in runs()} == set(trials)
+
+
+def test_a_dataset_without_masks_is_searched_by_what_its_runs_give(workspace, cluster):
+    plan = plan_search("cam", "demo", "unmasked", trials=1, fixed=FAST, objective="dev/tags/map")
+    assert plan.objective.until == "localize"
+    result = run_search(plan, ray_address=cluster)
+    assert 0 <= result.value <= 1 and result.settings == plan.first and set(result.settings) == {"localize.train.lr"}
+
+
+def test_the_command_refuses_an_objective_that_the_data_cannot_give(workspace, monkeypatch, capsys):
+    # As `mlflow run -e search` calls it: what isn't given is empty.
+    arguments = ["--method", "cam", "--data", "unmasked", "--trials", "2", "--rng", "0"]
+    monkeypatch.setattr(sys, "argv", ["tune", *arguments, "--objective", "", "--keys", "", "--set", ""])
+    assert main() == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and len(printed.err.splitlines()) == 1
+    assert "no masks for its split dev" in printed.err and "train/loss, dev/tags/map" in printed.err
+
+
+def test_an_interrupted_search_says_so_and_is_marked_killed(workspace, cluster, parent, monkeypatch):
+    """Ray ends in order without an error, also with no trial finished and no time limit."""
+    plan = plan_search("cam", "demo", "little", trials=3, keys=KEYS, fixed=FAST)
+    monkeypatch.setattr(Progress, "on_step_begin", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        run_search(plan, ray_address=cluster)
+    assert parent().info.status == "KILLED"
+
+
+def test_what_no_machine_has_is_refused_before_the_first_trial(workspace, cluster, parent, monkeypatch):
+    plan = plan_search("cam", "demo", "little", trials=4, fixed=FAST, device="cuda")
+    with pytest.raises(UserError, match=r"no machine has a GPU .* 1 machine \(2 cores, 0 GPUs\)"):
+        run_search(plan, ray_address=cluster)
+    assert parent().info.status == "FAILED"
+
+
+def test_a_search_whose_process_is_gone_is_marked_by_the_next_command(workspace):
+    gone = psutil.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    client = MlflowClient()
+    tags = {names.KIND: names.SEARCH_RUN, **process_tags(), names.PID: str(gone.pid)}
+    dead = client.create_run("0", tags=tags).info.run_id
+    alive = client.create_run("0", tags=tags | process_tags()).info.run_id
+    assert mark_dead_runs(client) == [dead]
+    assert [client.get_run(run).info.status for run in (dead, alive)] == ["FAILED", "RUNNING"]
+    client.set_terminated(alive)
+
+
+def test_two_processes_do_not_run_one_search(workspace, parent):
+    plan = plan_search("cam", "demo", "little", trials=5, keys=KEYS, fixed=FAST)
+    run = MlflowClient().create_run("0", tags={names.KIND: names.SEARCH_RUN, **process_tags()})
+    note = Path("work", "search", plan.name, "mlflow_run")
+    note.parent.mkdir(parents=True)
+    note.write_text(run.info.run_id)
+    with pytest.raises(UserError, match=f"is being run by process {os.getpid()} on .*; wait until it ends"):
+        run_search(plan)
+    assert MlflowClient().get_run(run.info.run_id).info.status == "RUNNING"

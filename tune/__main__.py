@@ -20,7 +20,8 @@ def search(
     data: Annotated[str, typer.Option(help="A dataset's name or folder.")] = "shapes",
     trials: Annotated[int, typer.Option(min=1, help="How many settings are tried.")] = 20,
     objective: Annotated[
-        str | None, typer.Option(help="A metric, such as dev/pred_crf/miou; by default dev/labels_crf/miou.")
+        str | None,
+        typer.Option(help="A metric, by default dev/labels_crf/miou; an unknown one lists them."),
     ] = None,
     keys: Annotated[
         str, typer.Option(help="Settings, steps or stages, separated by commas; by default the objective's stage.")
@@ -31,7 +32,7 @@ def search(
     rng: Annotated[int, typer.Option(min=0, help="The seed of the runs and of the search.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     ray_address: Annotated[str | None, typer.Option(help="A Ray cluster; by default this machine.")] = None,
-    max_seconds: Annotated[float | None, typer.Option(min=1, help="End the search after this time.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(min=1, help="End then; the same command goes on.")] = None,
 ) -> None:
     """Search the settings of a method for the best labels on dev; the same command continues an interrupted search."""
     from tune.runner import run_search
@@ -44,18 +45,22 @@ def search(
         data,
         trials=trials,
         rng=rng,
-        objective=objective,
+        objective=objective or None,
         keys=tuple(key.strip() for key in keys.split(",") if key.strip()),
         fixed=parse_settings([pair for text in settings or [] for pair in shlex.split(text)]),
         device=device,
     )
-    print(f"search {plan.name}: {plan.objective} over {', '.join(plan.keys)}", flush=True)
-    found = run_search(plan, ray_address=ray_address, max_seconds=max_seconds)
-    failed = f", {found.failed} failed" if found.failed else ""
-    print(f"\nbest of {found.trials} trials{failed}: {plan.objective} {found.value:.4f}, run {found.run}")
-    for key, value in found.settings.items():
-        print(f"  {key} = {value}")
-    print(f"\nA whole run with it (what the search computed is reused):\n  {found.command}")
+    metric = plan.objective.metric
+    print(f"search {plan.name}: {metric} over {', '.join(plan.keys)}", flush=True)
+    result = run_search(plan, ray_address=ray_address, max_seconds=max_seconds)
+    failed = f", {result.failed} failed" if result.failed else ""
+    print(f"\nbest of {result.trials} trials{failed}: {metric} {result.value:.4f}, run {result.run}")
+    for key, value in result.settings.items():
+        preset = "" if value == plan.first[key] else f" ({plan.first[key]} in the preset)"
+        print(f"  {key} = {value}{preset}")
+    print(f"\nA whole run with it (what the search computed is reused):\n  {result.command}")
+    if result.trials < trials:
+        print(f"\n{trials - result.trials} of {trials} trials did not finish; the same command goes on with them.")
 
 
 def main() -> int:
@@ -65,6 +70,9 @@ def main() -> int:
     except UserError as error:
         print(f"tune: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("tune: interrupted; the same command continues where it stopped", file=sys.stderr)
+        return 130
     return 0
 
 

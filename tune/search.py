@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tune.space import check_masks, default_objective, last_stage, search_space
+from tune.objective import Objective, choose_objective
+from tune.space import search_space
 from wsss.data import open_dataset
 from wsss.run.plan import make_plan
-from wsss.scores import metric_names
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class SearchPlan:
         method, preset, data: their names.
         rng: the seed of the runs and of the search.
         trials: how many settings are tried.
-        objective: a metric's name; one that ends in "loss" is made small, any other large.
-        until: the last stage of a trial.
+        objective: what is made good, and by which step it is known.
         keys: the settings that are searched.
+        first: their values in the preset, which the first trial has.
         fixed: settings that every trial has.
         device: "auto", "cpu" or "cuda".
-        inputs: hash of the data and of the steps' versions.
+        inputs: hash of the data, of the steps' versions and of the space.
     """
 
     method: str
@@ -37,16 +37,12 @@ class SearchPlan:
     data: str
     rng: int
     trials: int
-    objective: str
-    until: str
+    objective: Objective
     keys: tuple[str, ...]
+    first: Mapping[str, Any]
     fixed: Mapping[str, str]
     device: str
     inputs: str
-
-    @property
-    def mode(self) -> str:
-        return "min" if self.objective.endswith(metric_names.LOSS) else "max"
 
     @property
     def name(self) -> str:
@@ -69,17 +65,19 @@ def plan_search(
     """Decide and check all of a search; by default it makes the labels after the CRF good on dev.
 
     Raises:
-        UserError: unknown names, nothing to search, no masks on dev for the objective.
+        UserError: unknown names, nothing to search, an objective that no trial would give (names those that it would).
     """
     fixed = dict(fixed or {})
     plan = make_plan(method, preset, fixed)
     dataset = open_dataset(data)
-    objective = objective or default_objective(plan)
-    until = last_stage(plan, objective)
-    check_masks(dataset, objective)
-    space = search_space(plan, until, keys, fixed)
-    inputs = _digest([dataset.digest, {planned.key: planned.step.version for planned in plan.steps}])
-    return SearchPlan(method, preset, data, rng, trials, objective, until, tuple(space), fixed, device, inputs)
+    for planned in plan.steps:
+        planned.step.check(planned.settings)
+    chosen = choose_objective(plan, dataset, objective)
+    space = search_space(plan, chosen.until, keys, fixed)
+    first = {key: plan.settings[key] for key in space}
+    versions = {planned.key: planned.step.version for planned in plan.steps}
+    inputs = _digest([dataset.digest, versions, {key: asdict(search) for key, search in space.items()}])
+    return SearchPlan(method, preset, data, rng, trials, chosen, tuple(space), first, fixed, device, inputs)
 
 
 def command(search: SearchPlan, settings: Mapping[str, Any]) -> str:

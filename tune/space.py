@@ -1,21 +1,17 @@
-"""What is searched: the settings of a plan that say how they are searched, and the objective that ends the plan."""
+"""What is searched: the settings of a plan that say how they are searched."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ray import tune
 
-from wsss.data import Dataset
 from wsss.errors import UserError, unknown
 from wsss.interface import STAGES
-from wsss.run.plan import Plan
-from wsss.scores import Masks, metric_names
-from wsss.settings import Search, settings_of
-from wsss.stages.evaluate import EVALUATIONS
-
-SPLIT = "dev"
+from wsss.run.plan import Plan, PlannedStep
+from wsss.settings import Search, Setting, choice, settings_of
 
 
 def domain(search: Search) -> Any:
@@ -27,52 +23,15 @@ def domain(search: Search) -> Any:
     return {"uniform": tune.uniform, "loguniform": tune.loguniform}[search.kind](search.low, search.high)
 
 
-def default_objective(plan: Plan) -> str:
-    """The mean IoU on dev of the labels after the CRF, or of the last maps that the plan gives."""
-    given = [planned.step.name for planned in plan.steps if planned.stage == "evaluate"]
-    return metric_names.metric(SPLIT, "labels_crf" if "labels_crf" in given else given[-1], metric_names.MIOU)
-
-
-def last_stage(plan: Plan, objective: str) -> str:
-    """The stage after which an objective is known: the one whose maps it scores, else the plan's last.
-
-    Raises:
-        UserError: it would look at other masks than dev's, or scores maps that the plan does not give.
-    """
-    split, _, rest = objective.partition("/")
-    what = rest.partition("/")[0]
-    if what not in EVALUATIONS:
-        return [planned.stage for planned in plan.steps if planned.stage != "evaluate"][-1]
-    if split != SPLIT:
-        raise UserError(
-            f"the objective {objective} looks at the masks of {split}; a search may look at those of dev alone"
-        )
-    giving = {p.step.name: p.inputs["maps"].partition(".")[0] for p in plan.steps if p.stage == "evaluate"}
-    if what not in giving:
-        raise unknown("maps in the objective:", what, giving)
-    return giving[what]
-
-
-def check_masks(dataset: Dataset, objective: str) -> None:
-    """Refuse an objective that needs the masks of dev where there are none.
-
-    Raises:
-        UserError: that.
-    """
-    if objective.startswith(f"{SPLIT}/") and not Masks(dataset).ids(SPLIT):
-        raise UserError(
-            f"dataset {dataset.name} has no masks for its split {SPLIT}, so {objective} is not known; name an "
-            "objective that needs none, such as --objective tags/map, or add masks for a dev list"
-        )
-
-
 def search_space(
     plan: Plan, until: str, keys: Collection[str] = (), fixed: Collection[str] = ()
 ) -> Mapping[str, Search]:
-    """The settings to search, and how, by key.
+    """The settings to search, and how, by key; the plan's own values lie in it.
+
+    Values that a step refuses beside the plan's others are left out of a choice.
 
     Args:
-        plan: the method.
+        plan: the method with its preset.
         until: the last stage that is run.
         keys: which: settings, steps or stages ("refine.walk.beta", "refine.walk", "refine"); by default the settings of
             the last stage, so that what comes before is computed once and reused by every trial.
@@ -81,18 +40,38 @@ def search_space(
     Raises:
         UserError: a key that nothing searchable belongs to (names what is), or nothing to search.
     """
-    stages = STAGES[: STAGES.index(until) + 1]
     known = {
-        setting.key: setting.search
+        f"{planned.key}.{setting.key}": space
         for planned in plan.steps
-        if planned.stage in stages
-        for setting in settings_of(planned.step.settings, f"{planned.key}.")
-        if setting.search is not None and setting.key not in fixed
+        if planned.stage in STAGES[: STAGES.index(until) + 1]
+        for setting in settings_of(planned.step.settings)
+        if f"{planned.key}.{setting.key}" not in fixed and (space := _space(planned, setting)) is not None
     }
+    if not known:
+        raise UserError(
+            f"there is nothing to search up to stage {until} of method {plan.method.name}: every searchable setting is "
+            "set; take some --set away, or name another --objective"
+        )
     chosen: dict[str, Search] = {}
     for key in keys or [until]:
-        found = {name: search for name, search in known.items() if f"{name}.".startswith(f"{key}.")}
-        if not found:
+        spaces = {name: search for name, search in known.items() if f"{name}.".startswith(f"{key}.")}
+        if not spaces:
             raise unknown("searchable setting", key, known)
-        chosen |= found
+        chosen |= spaces
     return chosen
+
+
+def _space(planned: PlannedStep, setting: Setting) -> Search | None:
+    space = setting.space(getattr(planned.settings, setting.key))
+    if space is None or space.kind != "choice":
+        return space
+    values = [value for value in space.values if _takes(planned, setting.key, value)]
+    return choice(*values) if len(values) > 1 else None
+
+
+def _takes(planned: PlannedStep, name: str, value: Any) -> bool:
+    try:
+        planned.step.check(replace(planned.settings, **{name: value}))
+    except UserError:
+        return False
+    return True

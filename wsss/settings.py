@@ -7,6 +7,7 @@ A step's settings are a frozen dataclass whose fields are made with `setting`. F
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -20,14 +21,26 @@ from wsss.errors import UserError, unknown
 class Search:
     """How a setting is searched.
 
-    `kind` is one of "uniform", "loguniform" (float between `low` and `high`), "int" (both ends included) or
-    "choice" (one of `values`).
+    `kind` is one of "uniform", "loguniform" (float between `low` and `high`), "int" (both ends included), "choice" (one
+    of `values`) or "factor" (the preset's value times a number between `low` and `high`, on a logarithmic scale).
     """
 
     kind: str
     low: float = 0.0
     high: float = 0.0
     values: tuple[Any, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """How it is searched, for people."""
+        if self.kind == "choice":
+            return ", ".join(f"{value:g}" if type(value) is float else str(value) for value in self.values)
+        unit = "× the preset" if self.kind == "factor" else f"({self.kind})"
+        return f"{self.low:g} to {self.high:g} {unit}"
+
+    def holds(self, value: Any) -> bool:
+        """Whether a search may draw the value; a factor is resolved first, see `Setting.space`."""
+        return value in self.values if self.kind == "choice" else self.low <= value <= self.high
 
 
 def choice(*values: Any) -> Search:
@@ -38,6 +51,11 @@ def choice(*values: Any) -> Search:
 def loguniform(low: float, high: float) -> Search:
     """Search between two numbers, on a logarithmic scale."""
     return Search("loguniform", low, high)
+
+
+def factor(low: float, high: float) -> Search:
+    """Search around the preset's value: times a factor, on a logarithmic scale. For what the presets decide."""
+    return Search("factor", low, high)
 
 
 def uniform(low: float, high: float) -> Search:
@@ -107,6 +125,13 @@ class Setting:
     file: bool
     folder: bool
     dataset: bool
+
+    def space(self, value: Any) -> Search | None:
+        """How the setting is searched where a preset gives it a value, within what is allowed; None if it is not."""
+        if self.search is None or self.search.kind != "factor":
+            return self.search
+        lowest, highest = self.low or 0.0, math.inf if self.high is None else self.high
+        return loguniform(max(value * self.search.low, lowest), min(value * self.search.high, highest))
 
     @property
     def allowed(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,14 +9,21 @@ from typing import TypeVar
 
 import torch
 
+from wsss.process import own_cores
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def use_own_cores() -> None:
+    """Keep torch from taking more threads than this process has cores."""
+    torch.set_num_threads(min(torch.get_num_threads(), own_cores()))
 
 
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
 ) -> Iterator[Result]:
-    """Apply a function in threads, as many as there are cores; results in order, at most a few waiting.
+    """Apply a function in threads, as many as this process has cores; results in order, at most a few waiting.
 
     The items are drawn in the calling thread while the threads work on those before them, so that streams chain:
     `ordered_map(refine, map(network, ordered_map(read, files)))` reads, infers and refines at the same time. In each
@@ -32,7 +38,7 @@ def ordered_map(
     Raises:
         Exception: what the function or the items raised; items after it are not begun.
     """
-    workers = workers or os.cpu_count() or 1
+    workers = workers or own_cores()
     own_threads = torch.get_num_threads()
     pending: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))

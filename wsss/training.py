@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.nets.backbones import freeze_batch_norm
+from wsss.process import own_cores
 from wsss.scores import metric_names
 from wsss.settings import setting
 from wsss.storage import write_bytes
@@ -217,7 +217,7 @@ def _batches(samples: _Samples, places: Iterator[list[tuple[int, int]]], device:
     """
     if device.type == "cpu":
         return ordered_map(lambda batch: default_collate([samples[place] for place in batch]), places, workers=1)
-    workers = min(8, max(1, (os.cpu_count() or 1) - 1))
+    workers = min(8, max(1, own_cores() - 1))
     return iter(DataLoader(samples, batch_sampler=places, num_workers=workers, pin_memory=True))
 
 

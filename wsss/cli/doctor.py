@@ -14,6 +14,7 @@ from rich.table import Table
 
 from wsss import storage
 from wsss.errors import UserError
+from wsss.process import own_cores
 
 _PACKAGES = ("torch", "torchvision", "mlflow", "ray", "dvc", "boto3")
 _PROBE = ".wsss-doctor"
@@ -36,7 +37,7 @@ def examine() -> int:
 
 
 def _python() -> tuple[str, str]:
-    return f"{platform.python_version()}, {os.cpu_count()} cores, {storage.free_bytes('.') / 1e9:.0f} GB free", ""
+    return f"{platform.python_version()}, {own_cores()} cores, {storage.free_bytes('.') / 1e9:.0f} GB free", ""
 
 
 def _packages() -> tuple[str, str]:

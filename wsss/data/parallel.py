@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from tqdm import tqdm
 
+from wsss.process import own_cores
 from wsss.errors import UserError
 
 Item = TypeVar("Item")
@@ -30,7 +30,7 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], what: str) -> li
             problems.append(str(error))
             return []
 
-    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(min(16, 2 * own_cores())) as pool:
         tries = tqdm(pool.map(attempt, items), total=len(items), desc=what, disable=None, delay=1, leave=False)
         results = [result for found in tries for result in found]
     if problems:

@@ -18,6 +18,7 @@ from wsss.run.plan import make_plan
 from wsss.progress import ConsoleReporter
 from wsss.stages.inference import id_batches
 from wsss.stages.labelling import Labelling
+from wsss.stream import use_own_cores
 from wsss.run.steps import StepRunner, choose_device
 
 IMAGES_A_SHARD = 256
@@ -55,6 +56,7 @@ def make_labels(
     unfinished = to.with_name(f".{to.name}-{what[:16]}")
     with LabelMapWriter(unfinished, resume=True) as writer:
         if ray_address is None:
+            use_own_cores()
             made = labelling.stream(ids, device, writer.kept)
         else:
             made = _on_a_cluster(labelling, id_batches(dataset, ids, device), writer.kept, ray_address)

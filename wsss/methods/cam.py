@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wsss.interface import BACKGROUND_SCORES, CRF, NETWORK, Method, Stage, Step
+from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
 from wsss.stages.localize import CamSettings, ClassifierSettings, check_training, infer_cam, train_classifier
 from wsss.stages.refine import BackgroundSettings, CrfSettings, add_background, crf_step
 from wsss.stages.segment import DEEPLAB
@@ -11,8 +12,12 @@ LOCALIZE = Stage(
     "localize",
     "cam",
     (
-        Step("train", 2, ClassifierSettings, train_classifier, check=check_training, uses=NETWORK),
-        Step("infer", 2, CamSettings, infer_cam, inputs=("train",), outputs=("cam",), uses=NETWORK),
+        Step(
+            "train", 2, ClassifierSettings, train_classifier, metrics=(TRAIN_LOSS,), check=check_training, uses=NETWORK
+        ),
+        Step(
+            "infer", 2, CamSettings, infer_cam, inputs=("train",), outputs=("cam",), metrics=TAG_METRICS, uses=NETWORK
+        ),
     ),
     {
         "demo": {

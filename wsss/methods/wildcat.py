@@ -20,7 +20,7 @@ from wsss.interface import CRF, NETWORK, Method, Stage, Step, StepContext
 from wsss.methods.cam import LOCALIZE, REFINE
 from wsss.nets.backbones import BACKBONES, build_backbone
 from wsss.ops.pooling import class_wise_pool, spatial_pool
-from wsss.settings import choice, loguniform, setting, uniform
+from wsss.settings import choice, factor, setting, uniform
 from wsss.stages.direct import predict_directly
 from wsss.stages.localize import (
     CamSettings,
@@ -56,7 +56,7 @@ class WildcatSettings(ClassifierSettings):
     weight_decay: float = setting(1e-4, "weight decay", source="WILDCAT code", low=0)
     epochs: int = setting(20, "passes over the training images", source="WILDCAT code", low=1)
     lr: float = setting(
-        1e-3, "learning rate of pretrained weights", source="WILDCAT code", low=0, search=loguniform(1e-4, 1e-2)
+        1e-3, "learning rate of pretrained weights", source="WILDCAT code", low=0, search=factor(0.1, 10)
     )
     maps: int = setting(
         8, "maps for each class (M)", source="WILDCAT code, VOC 2007", low=1, high=64, search=choice(1, 4, 8)

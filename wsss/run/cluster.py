@@ -1,4 +1,4 @@
-"""Work on the machines of a Ray cluster."""
+"""Work on the machines of a Ray cluster: the way there, what there is, what a worker is given, and shards of work."""
 
 from __future__ import annotations
 
@@ -6,24 +6,75 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-import ray.data
 import torch
-from ray.data import DataContext
 
 from wsss.errors import UserError
+from wsss.process import CORES, own_cores
 
 Row = dict[str, Any]
+Machine = Mapping[str, float]
+"""What a machine has, by Ray's names, such as {"CPU": 16, "GPU": 1}."""
 
+LOCAL = "local"
 _OBJECT_STORE = 200 * 2**20
+_FORWARDED = ("WSSS_", "MLFLOW_", "AWS_", "TORCH_HOME")
+_OF_ONE_PROCESS = (CORES, "MLFLOW_RUN_ID")
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Equal parts of a cluster's machines, each for one worker. Every one of them can be had.
+
+    Attributes:
+        cores: what a worker asks for; below 1 where a machine has more GPUs than cores.
+        gpus: 1, or 0 where the workers use none.
+        count: how many workers fit at once.
+        machines: what there is, for people.
+    """
+
+    cores: float
+    gpus: int
+    count: int
+    machines: str
+
+    def __str__(self) -> str:
+        gpu = " and a GPU" if self.gpus else ""
+        return f"{self.cores:g} core{'s' if self.cores > 1 else ''}{gpu} each, {self.count} at once on {self.machines}"
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a worker is given. Variables hold passwords, so they stay out of every text and of Ray's job metadata.
+
+    Attributes:
+        cores: its own, in whole numbers.
+        variables: of the environment, by name.
+    """
+
+    cores: int
+    variables: Mapping[str, str] = field(repr=False)
+
+    @classmethod
+    def of(cls, slots: Slots, variables: dict[str, str] | None = None) -> Share:
+        """That of a worker in a slot: this process's WSSS_*, MLFLOW_*, AWS_* and TORCH_HOME, and variables besides."""
+        known = {k: v for k, v in os.environ.items() if k.startswith(_FORWARDED) and k not in _OF_ONE_PROCESS}
+        return cls(max(1, int(slots.cores)), known | (variables or {}))
+
+    def take(self) -> None:
+        """Make it this process's."""
+        os.environ.update({**self.variables, CORES: str(self.cores)})
+        torch.set_num_threads(own_cores())
 
 
 class _Worker:
-    """What holds a machine, or a GPU of one, while there is work."""
+    """What holds a slot while there is work."""
 
-    def __init__(self, work: Callable[[list[str], torch.device], Iterator[Row]]) -> None:
+    def __init__(self, work: Callable[[list[str], torch.device], Iterator[Row]], share: Share) -> None:
+        share.take()
         self._work = work
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -37,8 +88,8 @@ def spread(
     """Do shards of work on all machines of a cluster, by Ray Data: a machine that is lost is replaced by another.
 
     Args:
-        work: from the ids of a shard and the device of the machine to rows of plain values; it and its files must be
-            reachable under the same paths on every machine. A machine, or a GPU of it, does one shard at a time.
+        work: from the ids of a shard and the device of the worker to rows of plain values; it and its files must be
+            reachable under the same paths on every machine. A worker does one shard at a time.
         shards: of ids.
         address: of the cluster, "auto" for one that this machine belongs to, "local" for one made of this machine.
 
@@ -46,42 +97,94 @@ def spread(
         The rows, in the order of the shards; without a shard, no cluster is asked.
 
     Raises:
-        UserError: no cluster answers.
+        UserError: no cluster answers, or none of its machines has a core.
     """
     if not shards:
         return
-    with _cluster(address):
-        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpus = sum(int(machine.get("GPU", 0)) for machine in machines)
-        slots = gpus or len(machines)
-        cores = min(machine["CPU"] / max(1, machine.get("GPU", 0)) for machine in machines if machine.get("CPU"))
+    import ray.data
+
+    with connected(address):
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        slots = slots_of(machines())
         rows = ray.data.from_items([{"ids": list(shard)} for shard in shards], override_num_blocks=len(shards))
         done = rows.flat_map(
             _Worker,
-            fn_constructor_args=(work,),
-            concurrency=min(slots, len(shards)),
-            num_cpus=int(cores),
-            num_gpus=1 if gpus else 0,
+            fn_constructor_args=(work, Share.of(slots)),
+            concurrency=min(slots.count, len(shards)),
+            num_cpus=slots.cores,
+            num_gpus=slots.gpus,
         )
         yield from done.iter_rows()
 
 
+def slots_of(machines: Sequence[Machine], device: str = "auto", cores: float = float("inf")) -> Slots:
+    """Divide machines into equal parts.
+
+    With GPUs a worker has one of them and its share of the cores beside it; machines without a GPU are left out.
+    Without, it has as many cores as the smallest machine.
+
+    Args:
+        machines: those of a cluster.
+        device: "auto" uses GPUs where there are some, "cpu" none, "cuda" has to.
+        cores: at most so many for a worker without a GPU.
+
+    Raises:
+        UserError: no machine has what a worker needs.
+    """
+    usable = [machine for machine in machines if machine.get("CPU", 0) > 0]
+    with_gpu = [machine for machine in usable if machine.get("GPU", 0) >= 1]
+    shown = "; ".join(f"{machine.get('CPU', 0):g} cores, {machine.get('GPU', 0):g} GPUs" for machine in machines)
+    shown = f"{len(machines)} machine{'s' if len(machines) != 1 else ''} ({shown})"
+    if device == "cuda" and not with_gpu:
+        raise UserError(f"device cuda was asked for, but no machine has a GPU with a core beside it: there is {shown}")
+    if not usable:
+        raise UserError(f"the cluster has no machine with a core: there is {shown}; start one with `ray start`")
+    if with_gpu and device != "cpu":
+        share = min(machine["CPU"] / int(machine["GPU"]) for machine in with_gpu)
+        return Slots(_whole(share), 1, sum(int(machine["GPU"]) for machine in with_gpu), shown)
+    share = _whole(min(cores, *(machine["CPU"] for machine in usable)))
+    return Slots(share, 0, sum(int(machine["CPU"] / share) for machine in usable), shown)
+
+
+def machines() -> list[Machine]:
+    """Those of the connected cluster that are alive."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def is_elsewhere() -> bool:
+    """Whether a machine of the connected cluster is another than this one."""
+    here = ray.util.get_node_ip_address()
+    return any(node["NodeManagerAddress"] != here for node in ray.nodes() if node["Alive"])
+
+
 @contextmanager
-def _cluster(address: str) -> Iterator[None]:
+def connected(address: str) -> Iterator[None]:
+    """A connection to the cluster at an address, or to one made of this process's cores for the time ("local").
+
+    Raises:
+        UserError: no cluster answers.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
-    options = here if address == "local" else {}
+    here: dict[str, Any] = {
+        "num_cpus": own_cores(),
+        "include_dashboard": False,
+        "object_store_memory": _OBJECT_STORE,
+    }
+    options = here if address == LOCAL else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
         raise UserError(
             f"no Ray cluster answers at {address} ({error}); start it or leave --ray-address away"
         ) from None
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _whole(cores: float) -> float:
+    return float(int(cores)) if cores >= 1 else cores

@@ -27,6 +27,7 @@ from wsss.scores import Masks, metric_names
 from wsss.scores.evaluation import joined
 from wsss.settings import settings_of
 from wsss.stages.evaluate import read_evaluations
+from wsss.stream import use_own_cores
 from wsss.tracking import names
 from wsss.tracking.info import DatasetInfo, RunInfo
 from wsss.tracking.runs import MethodRun, method_run
@@ -90,6 +91,7 @@ def run_method(
     Raises:
         UserError: whatever is wrong with the names, the settings, the data or the stores, before any work.
     """
+    use_own_cores()
     plan = make_plan(method, preset, overrides)
     if until is not None and until not in STAGES:
         raise unknown("stage", until, STAGES)

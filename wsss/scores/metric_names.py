@@ -62,6 +62,10 @@ def tags_map(split: str) -> str:
     return f"{split}/{TAGS_MAP}"
 
 
+TAG_METRICS = (tags_map("dev"), tags_map("val"))
+"""What a step that ranks tags gives."""
+
+
 def step_time(key: str) -> str:
     """The metric of a step's seconds: `step_time("refine.walk")` is "time/refine.walk_s"."""
     return f"{TIME}{key}_s"

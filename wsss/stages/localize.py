@@ -19,7 +19,7 @@ from wsss.interface import StepContext
 from wsss.nets.backbones import BACKBONES, build_backbone, check_weights
 from wsss.nets.folding import folded
 from wsss.scores import mean_average_precision, metric_names
-from wsss.settings import loguniform, setting
+from wsss.settings import factor, setting
 from wsss.stages.inference import multi_scale, node_grid, stream_images
 from wsss.stages.outputs import load_model, save_model, write_metrics
 from wsss.training import TrainingSettings, fit, parameter_groups, to_device
@@ -41,7 +41,7 @@ class ClassifierSettings(TrainingSettings):
     scale_high: float = setting(1.0, "largest resizing factor in training", source="PSA code", low=0.1, high=4)
     jitter: float = setting(0.3, "strength of the colour jitter", source="PSA code", low=0, high=0.9)
     epochs: int = setting(15, "passes over the training images", source="PSA code", low=1)
-    lr: float = setting(0.01, "learning rate of pretrained weights", low=0, search=loguniform(1e-3, 1e-1))
+    lr: float = setting(0.01, "learning rate of pretrained weights", low=0, search=factor(0.1, 10))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from wsss.data.score_maps import ScoreMap, ScoreMaps, ScoreMapWriter
 from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.ops.crf import DenseCrf
-from wsss.settings import choice, setting, uniform
+from wsss.settings import choice, factor, setting
 from wsss.stages.inference import resize
 from wsss.stream import ordered_map as ordered_map
 
@@ -31,7 +31,7 @@ class BackgroundSettings:
         choices=("power", "constant"),
     )
     alpha: float = setting(
-        16.0, "exponent of the power; larger is less background", low=0.05, high=256, search=uniform(0.5, 32)
+        16.0, "exponent of the power; larger is less background", low=0.05, high=256, search=factor(0.125, 4)
     )
     threshold: float = setting(0.2, "score of the constant background", low=0, high=1)
 

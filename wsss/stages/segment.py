@@ -23,7 +23,8 @@ from wsss.interface import CRF, NETWORK, Stage, Step, StepContext
 from wsss.nets.backbones import BACKBONES
 from wsss.nets.deeplab import DeepLab
 from wsss.nets.folding import folded
-from wsss.settings import loguniform, setting
+from wsss.scores.metric_names import TRAIN_LOSS
+from wsss.settings import factor, setting
 from wsss.stages.inference import multi_scale, node_grid, resize, stream_images
 from wsss.stages.localize import check_training
 from wsss.stages.outputs import save_model, write_metrics
@@ -53,7 +54,7 @@ class SegmenterSettings(TrainingSettings):
     batch_size: int = setting(10, "images in a batch", source="deeplab-pytorch", low=1)
     epochs: int = setting(20, "passes over the training images", source="deeplab-pytorch: 20,000 iterations", low=1)
     lr: float = setting(
-        2.5e-4, "learning rate of pretrained weights", source="deeplab-pytorch", low=0, search=loguniform(5e-5, 5e-3)
+        2.5e-4, "learning rate of pretrained weights", source="deeplab-pytorch", low=0, search=factor(0.1, 10)
     )
 
 
@@ -278,6 +279,7 @@ DEEPLAB = Stage(
             SegmenterSettings,
             train_on_labels,
             inputs=("refine",),
+            metrics=(TRAIN_LOSS,),
             check=check_training,
             uses=NETWORK,
             model=True,
@@ -296,6 +298,7 @@ SUPERVISED = Stage(
             2,
             SegmenterSettings,
             train_on_masks,
+            metrics=(TRAIN_LOSS,),
             supervision=frozenset({"masks"}),
             check=check_training,
             uses=NETWORK,

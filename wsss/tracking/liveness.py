@@ -52,11 +52,13 @@ def mark_dead_runs(client: MlflowClient) -> list[str]:
     """Mark the runs, and their stages' runs, that are RUNNING in name only as FAILED, ended at their last heartbeat.
 
     Returns:
-        The ids of the methods' runs that were marked.
+        The ids of the methods' and searches' runs that were marked.
     """
     dead = []
-    for run in search(client, f"tags.`{names.KIND}` = '{names.METHOD_RUN}' and attributes.status = 'RUNNING'"):
-        if process_gone(run.data.tags):
+    for kind in (names.METHOD_RUN, names.SEARCH_RUN):
+        for run in search(client, f"tags.`{names.KIND}` = '{kind}' and attributes.status = 'RUNNING'"):
+            if not process_gone(run.data.tags):
+                continue
             ended = int(float(run.data.tags.get(names.HEARTBEAT, time.time())) * 1000)
             for stage in stage_runs(client, run.info.experiment_id, run.info.run_id).values():
                 if stage.info.status == "RUNNING":

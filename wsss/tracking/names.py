@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # Tags of a run.
 KIND = "wsss.kind"
-METHOD_RUN, STAGE_RUN = "method", "stage"
+METHOD_RUN, STAGE_RUN, SEARCH_RUN = "method", "stage", "search"
 METHOD = "method"
 PRESET = "preset"
 DATASET = "dataset"

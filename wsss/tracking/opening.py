@@ -61,7 +61,7 @@ def _new(client: MlflowClient, info: RunInfo) -> Run:
     from mlflow.exceptions import MlflowException
 
     try:
-        return client.create_run(_experiment(client), run_name=info.title, tags=_source_tags(info))
+        return client.create_run(experiment_id(client), run_name=info.title, tags=_source_tags(info))
     except MlflowException as error:
         raise UserError(
             f"MLflow begins no run in this experiment ({one_line(error)}); name one that exists, or a new one, in "
@@ -69,7 +69,7 @@ def _new(client: MlflowClient, info: RunInfo) -> Run:
         ) from error
 
 
-def _experiment(client: MlflowClient) -> str:
+def experiment_id(client: MlflowClient) -> str:
     """The id of MLFLOW_EXPERIMENT_NAME (made if new) or MLFLOW_EXPERIMENT_ID, else MLflow's default one."""
     if name := os.environ.get("MLFLOW_EXPERIMENT_NAME"):
         found = client.get_experiment_by_name(name)

@@ -11,6 +11,7 @@ from wsss.methods.affinity.labels import AffinityLabelSettings, check_labels, ma
 from wsss.methods.affinity.network import AffinityTrainSettings, check_train, train_affinity
 from wsss.methods.affinity.walk import WalkSettings, walk
 from wsss.methods.cam import LOCALIZE
+from wsss.scores.metric_names import TRAIN_LOSS
 from wsss.stages.refine import CrfSettings, crf_step
 from wsss.stages.segment import DEEPLAB
 
@@ -27,6 +28,7 @@ REFINE = Stage(
             AffinityTrainSettings,
             train_affinity,
             inputs=("labels", "localize.train"),
+            metrics=(TRAIN_LOSS,),
             check=check_train,
             uses=NETWORK,
         ),

@@ -10,7 +10,7 @@ from wsss.classes import IGNORE
 from wsss.data.score_maps import ScoreMaps
 from wsss.errors import UserError
 from wsss.interface import StepContext
-from wsss.settings import choice, setting
+from wsss.settings import factor, setting
 from wsss.stages.refine import (
     BackgroundSettings,
     CrfSettings,
@@ -33,7 +33,7 @@ class AffinityLabelSettings(CrfSettings):
         source="PSA code",
         low=0.05,
         high=256,
-        search=choice(1.0, 2.0, 4.0, 8.0),
+        search=factor(0.25, 1.25),
     )
     alpha_high: float = setting(
         32.0,
@@ -41,7 +41,7 @@ class AffinityLabelSettings(CrfSettings):
         source="PSA code (24 in the CVPR version)",
         low=0.05,
         high=256,
-        search=choice(8.0, 16.0, 24.0, 32.0),
+        search=factor(0.75, 2),
     )
 
 

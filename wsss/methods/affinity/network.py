@@ -21,7 +21,7 @@ from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.nets.backbones import BACKBONES, build_backbone
 from wsss.ops.pairs import affinity_loss, pair_affinity, pair_labels
-from wsss.settings import loguniform, setting
+from wsss.settings import factor, setting
 from wsss.stages.inference import resize
 from wsss.stages.localize import check_training
 from wsss.stages.outputs import backbone_weights, save_model, write_metrics
@@ -62,7 +62,7 @@ class AffinityTrainSettings(TrainingSettings):
         "learning rate of initialised weights",
         source="PSA code: 0.1 without momentum",
         low=0,
-        search=loguniform(1e-3, 1e-1),
+        search=factor(0.1, 10),
     )
 
 

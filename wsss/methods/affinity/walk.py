@@ -36,7 +36,7 @@ class WalkSettings(BackgroundSettings):
         source="PSA code",
         low=1,
         high=64,
-        search=choice(2.0, 4.0, 8.0, 16.0),
+        search=choice(2.0, 4.0, 8.0, 16.0, 32.0),
     )
     steps: int = setting(256, "steps of the walk", source="PSA code", low=0, high=4096, search=choice(16, 64, 256))
     reduction: Literal["mean", "sum"] = setting(

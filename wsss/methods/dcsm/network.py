@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.nets.backbones import BACKBONES, build_backbone, read_weights
-from wsss.settings import loguniform, setting
+from wsss.settings import factor, setting
 from wsss.stages.localize import ClassifierSettings, check_training, classifier_architecture, fit_to_tags
 from wsss.stages.outputs import save_model, write_metrics
 
@@ -36,7 +36,7 @@ class DcsmSettings(ClassifierSettings):
     scale_high: float = setting(1.4, "largest resizing factor in training", source="paper", low=0.1, high=4)
     jitter: float = setting(0.0, "strength of the colour jitter", low=0, high=0.9)
     epochs: int = setting(20, "passes over the training images", low=1)
-    lr: float = setting(1e-3, "learning rate of pretrained weights", low=0, search=loguniform(1e-4, 1e-2))
+    lr: float = setting(1e-3, "learning rate of pretrained weights", low=0, search=factor(0.1, 10))
 
 
 class FullyConnected(nn.Sequential):

@@ -29,7 +29,7 @@ from wsss.nets.folding import folded
 from wsss.ops.region_crf import region_kernel, region_mean_field, region_statistics
 from wsss.ops.superpixels import masked_average, region_weights
 from wsss.scores import metric_names
-from wsss.settings import choice, loguniform, setting, uniform
+from wsss.settings import choice, factor, setting, uniform
 from wsss.stages.inference import multi_scale, node_grid, stream_images
 from wsss.stages.localize import check_training
 from wsss.stages.outputs import backbone_weights, save_model
@@ -81,7 +81,7 @@ class RoundsSettings(TrainingSettings):
     batch_size: int = setting(10, "images in a batch", low=1)
     epochs: int = setting(5, "passes over the training images in a round", low=1)
     image_limit: int | None = setting(None, "at most so many images in a round; fewer epochs, one at least", low=1)
-    lr: float = setting(1e-3, "learning rate of initialised weights", low=0, search=loguniform(1e-4, 1e-2))
+    lr: float = setting(1e-3, "learning rate of initialised weights", low=0, search=factor(0.1, 10))
     region_weight: float = setting(
         10.0, "weight of the CRF over the regions when they are labelled; 0 is none", low=0, high=100
     )

@@ -30,7 +30,7 @@ class SuperpixelSettings:
     """Splitting images into superpixels."""
 
     count: int = setting(
-        250, "about how many superpixels an image has", low=1, high=20000, search=choice(150, 250, 400)
+        250, "about how many superpixels an image has", low=1, high=20000, search=choice(120, 150, 200, 250, 400)
     )
     compactness: float = setting(
         10.0, "weight of the distance in px against the distance in colour", source="scikit-image", low=0.01, high=1000

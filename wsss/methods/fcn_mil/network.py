@@ -15,7 +15,7 @@ from wsss.interface import StepContext
 from wsss.methods.fcn_mil.synsets import SYNSETS
 from wsss.nets.backbones import BACKBONES, build_backbone, read_weights
 from wsss.scores import metric_names
-from wsss.settings import choice, loguniform, setting
+from wsss.settings import choice, factor, setting
 from wsss.stages.localize import Classifier, ClassifierSettings, check_training, classifier_architecture, fit_to_tags
 from wsss.stages.outputs import save_model, write_metrics
 
@@ -49,9 +49,7 @@ class FcnMilSettings(ClassifierSettings):
     jitter: float = setting(0.0, "strength of the colour jitter", low=0, high=0.9)
     batch_size: int = setting(8, "images in a batch", low=1)
     epochs: int = setting(7, "passes over the training images", source="paper: below 10,000 iterations", low=1)
-    lr: float = setting(
-        1e-4, "learning rate of pretrained weights", source="paper", low=0, search=loguniform(1e-5, 1e-3)
-    )
+    lr: float = setting(1e-4, "learning rate of pretrained weights", source="paper", low=0, search=factor(0.1, 10))
     head_lr: float = setting(1.0, "factor on the learning rate of new layers", source="paper", low=0)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from wsss.errors import UserError
 from wsss.methods.affinity.network import AffinityTrainSettings
-from wsss.settings import choice, loguniform, setting, uniform
+from wsss.settings import choice, factor, setting, uniform
 from wsss.stages.localize import check_training
 from wsss.stages.segment import SegmenterSettings
 from wsss.training import TrainingSettings
@@ -35,7 +35,7 @@ class RoundsSettings(SegmenterSettings):
         "learning rate of the unary network in the first round",
         source=RECONSTRUCTION,
         low=0,
-        search=loguniform(5e-5, 5e-3),
+        search=factor(0.1, 10),
     )
     pairwise_epochs: int = setting(8, "passes of the pairwise network in the first round", source="PSA code", low=1)
     pairwise_lr: float = setting(

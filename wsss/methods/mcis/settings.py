@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from wsss.errors import UserError
 from wsss.methods.mcis.network import STARTS, VIEWS, view_side
 from wsss.nets.backbones import BACKBONES, check_weights
-from wsss.settings import loguniform, setting
+from wsss.settings import factor, setting
 from wsss.training import TrainingSettings
 
 
@@ -50,9 +50,7 @@ class McisTrainSettings(TrainingSettings):
     filter_epochs: int = setting(5, "passes of the round-0 classifier over the dataset's own images", low=1)
     epochs: int = setting(11, "passes over the training images", source="MCIS code: epoch 10 of 0 to 14 is used", low=1)
     batch_size: int = setting(5, "pairs in a batch", source="MCIS code", low=1)
-    lr: float = setting(
-        1e-3, "learning rate of pretrained weights", source="MCIS code", low=0, search=loguniform(3e-4, 3e-3)
-    )
+    lr: float = setting(1e-3, "learning rate of pretrained weights", source="MCIS code", low=0, search=factor(0.3, 3))
 
 
 def check_train(settings: McisTrainSettings) -> None:

@@ -1,0 +1,104 @@
+"""What a search draws: every preset lies in its own space, and every setting that can be drawn can be run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ray import tune as ray_tune
+
+from tune.space import domain, search_space
+from wsss import methods
+from wsss.errors import UserError
+from wsss.run.plan import PRESETS, Plan, make_plan
+from wsss.settings import Search, Setting, choice, factor, loguniform, settings_of, uniform
+
+PLANS = {f"{method}-{preset}": (method, preset) for method in methods.names() for preset in PRESETS}
+
+
+def searchable(plan: Plan) -> list[tuple[Setting, object]]:
+    settings = [s for p in plan.steps for s in settings_of(p.step.settings, f"{p.key}.") if s.search is not None]
+    return [(setting, plan.settings[setting.key]) for setting in settings]
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_preset_lies_in_its_own_space_and_the_space_in_what_is_allowed(name: str) -> None:
+    for setting, value in searchable(make_plan(*PLANS[name])):
+        space = setting.space(value)
+        assert space is not None and space.holds(value), f"{setting.key} = {value} is outside {space}"
+        for drawn in space.values or (space.low, space.high):
+            assert setting.low is None or drawn >= setting.low, setting.key
+            assert setting.high is None or drawn <= setting.high, setting.key
+        assert space.values or space.low < space.high, setting.key
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_what_is_drawn_around_a_preset_can_be_run(name: str) -> None:
+    """No step refuses it, at the ends of its ranges either: exponents don't cross."""
+    method, preset = PLANS[name]
+    plan = make_plan(method, preset)
+    spaces = search_space(plan, "segment", {setting.key.partition(".")[0] for setting, _ in searchable(plan)})
+    ends = [{k: (s.values or (s.low, s.high))[end] for k, s in spaces.items()} for end in (0, -1)]
+    crossed = [{key: ends[number % 2 ^ flip][key] for number, key in enumerate(spaces)} for flip in (0, 1)]
+    for values in (*ends, *crossed):
+        for planned in make_plan(method, preset, values).steps:
+            if any(key.startswith(f"{planned.key}.") for key in values):
+                planned.step.check(planned.settings)
+
+
+def test_a_choice_leaves_out_what_the_step_refuses_beside_the_preset():
+    assert "localize.train.transplant" not in search_space(make_plan("fcn_mil", "demo"), "localize")
+    assert "localize.train.transplant" in search_space(make_plan("fcn_mil", "paper"), "localize")
+
+
+def test_a_factor_is_around_the_preset_s_value_within_what_is_allowed() -> None:
+    setting = Setting("lr", float, 0.01, "", "ours", 0, 1, None, "", factor(0.1, 10), False, False, False)
+    assert setting.space(0.01) == loguniform(0.001, 0.1)
+    assert setting.space(0.5) == loguniform(0.05, 1)
+    assert factor(0.1, 10).text == "0.1 to 10 × the preset"
+
+
+@pytest.mark.parametrize(
+    ("search", "inside"),
+    [
+        (uniform(0.5, 32), lambda v: 0.5 <= v <= 32),
+        (loguniform(1e-3, 1e-1), lambda v: 1e-3 <= v <= 1e-1),
+        (choice(2.0, 4.0), lambda v: v in (2.0, 4.0)),
+        (Search("int", 1, 3), lambda v: v in (1, 2, 3)),
+    ],
+)
+def test_every_kind_of_search_draws_from_its_range(search, inside):
+    drawn = [domain(search).sample() for _ in range(200)]
+    assert all(map(inside, drawn)) and len(set(drawn)) > 1 and all(map(search.holds, drawn))
+
+
+def test_both_ends_of_an_integer_range_are_drawn_and_loguniform_is_even_in_the_logarithm():
+    assert {domain(Search("int", 1, 3)).sample() for _ in range(200)} == {1, 2, 3}
+    drawn = np.array([domain(loguniform(1e-4, 1e-2)).sample() for _ in range(2000)])
+    assert 0.45 < (drawn < 1e-3).mean() < 0.55
+    assert isinstance(domain(choice(1)), ray_tune.search.sample.Categorical)
+
+
+def test_by_default_the_settings_of_one_stage_are_searched():
+    plan = make_plan("affinity", "demo")
+    for stage in ("localize", "refine", "segment"):
+        space = search_space(plan, stage)
+        assert space and all(key.startswith(f"{stage}.") for key in space)
+    assert "refine.walk.beta" in search_space(plan, "refine")
+
+
+def test_keys_name_settings_steps_and_stages_and_fixed_ones_are_left_out():
+    plan = make_plan("affinity", "demo")
+    assert list(search_space(plan, "refine", ["refine.walk.beta"])) == ["refine.walk.beta"]
+    crf = search_space(plan, "refine", ["refine.crf"], fixed=["refine.crf.bilateral_srgb"])
+    assert list(crf) == ["refine.crf.bilateral_weight"]
+    assert "localize.train.lr" in search_space(plan, "refine", ["localize", "refine.crf"])
+    with pytest.raises(UserError, match=r"unknown searchable setting 'refine\.wal'; choose from .*refine\.walk\.beta"):
+        search_space(plan, "refine", ["refine.wal"])
+    with pytest.raises(UserError, match="unknown searchable setting"):
+        search_space(plan, "refine", ["segment.train.lr"])
+
+
+def test_where_everything_is_set_there_is_nothing_to_search():
+    plan = make_plan("cam", "demo")
+    with pytest.raises(UserError, match="nothing to search up to stage localize of method cam.*--set"):
+        search_space(plan, "localize", fixed=["localize.train.lr"])

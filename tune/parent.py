@@ -1,0 +1,102 @@
+"""The search's own run in MLflow, below which every trial has its run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tune.search import SearchPlan
+from wsss.data import open_dataset
+from wsss.errors import UserError
+from wsss.storage import write_bytes
+from wsss.tracking import names
+from wsss.tracking.connection import mlflow_client
+from wsss.tracking.info import user
+from wsss.tracking.liveness import Heartbeat, mark_dead_runs, process_gone, process_tags
+from wsss.tracking.opening import experiment_id
+from wsss.tracking.writes import batch, send
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+SEARCH, TRIAL, OBJECTIVE, BEST_RUN = "tune.search", "tune.trial", "tune.objective", "tune.best_run"
+_RUN_ID = "MLFLOW_RUN_ID"
+
+
+@contextmanager
+def search_run(search: SearchPlan, folder: Path) -> Iterator[Run]:
+    """The search's own run: that of MLFLOW_RUN_ID, of the interrupted search in the folder, or a new one.
+
+    It ends as the `with` block ends: FINISHED, FAILED, or KILLED by a keyboard interrupt. Before that, and at the end,
+    runs whose process is gone are marked FAILED, such as those of trials that were stopped.
+
+    Raises:
+        UserError: another process is running the same search, MLFLOW_RUN_ID names a run that is not there, or the
+            tracking store can't be used.
+    """
+    client = mlflow_client()
+    mark_dead_runs(client)
+    run = _open(client, search, folder / "mlflow_run")
+    heartbeat = Heartbeat(client, run.info.run_id)
+    heartbeat.start()
+    try:
+        yield run
+    except BaseException as error:
+        # A store that is away must not hide what went wrong; the next command then marks the run.
+        with contextlib.suppress(Exception):
+            _end(client, run, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    else:
+        _end(client, run, "FINISHED")
+    finally:
+        heartbeat.stop()
+
+
+def _open(client: MlflowClient, search: SearchPlan, note: Path) -> Run:
+    given = os.environ.pop(_RUN_ID, None)
+    run = _run(client, note.read_text()) if note.exists() else None
+    if run and run.info.status == "RUNNING" and not process_gone(run.data.tags):
+        who = f"process {run.data.tags[names.PID]} on {run.data.tags[names.HOST]}"
+        raise UserError(f"search {search.name} is being run by {who}; wait until it ends, then run the same command")
+    if given:
+        run = _run(client, given)
+        if run is None:
+            raise UserError(f"{_RUN_ID} names run {given}, which the tracking store does not have; unset it")
+    tags = {
+        names.KIND: names.SEARCH_RUN,
+        names.METHOD: search.method,
+        names.PRESET: search.preset,
+        names.DATASET: open_dataset(search.data).name,
+        names.RNG: str(search.rng),
+        SEARCH: search.name,
+        OBJECTIVE: search.objective.metric,
+        **process_tags(),
+    }
+    if run is None:
+        run = client.create_run(experiment_id(client), run_name=search.name, tags=tags | {names.MLFLOW_USER: user()})
+    else:
+        send(client, batch(run.info.run_id, tags=tags), run.info.run_id, Path())
+        client.update_run(run.info.run_id, "RUNNING")
+    write_bytes(note, run.info.run_id.encode())
+    return run
+
+
+def _run(client: MlflowClient, run_id: str) -> Run | None:
+    """The run of that id, if it is there and not deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException:
+        return None
+    return run if run.info.lifecycle_stage == "active" else None
+
+
+def _end(client: MlflowClient, run: Run, status: str) -> None:
+    client.set_terminated(run.info.run_id, status)
+    mark_dead_runs(client)
