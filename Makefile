@@ -11,6 +11,10 @@ READY := $(VENV)/.installed
 PYTHON ?= $(firstword $(foreach name,python3.11 python3,$(if $(shell $(name) -c "" 2>/dev/null && echo yes),$(name))))
 UV = $(or $(shell command -v uv),$(BIN)/uv)
 
+# The caller's PATH: commands are printed as they work in that shell.
+ifndef WSSS_READER_PATH
+export WSSS_READER_PATH := $(PATH)
+endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export MLFLOW_DISABLE_TELEMETRY := true

@@ -22,7 +22,7 @@ from ray import tune
 from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
-from tune.search import SearchPlan, command
+from tune.search import SearchPlan, run_command
 from tune.space import domain, search_space
 from wsss.data import open_dataset
 from wsss.errors import UserError
@@ -98,7 +98,7 @@ def run_search(search: SearchPlan, *, ray_address: str | None = None, max_second
             search_run=run_id,
             trials=len(ended),
             failed=results.num_errors,
-            command=command(search, settings),
+            command=run_command(search, settings),
         )
         client = mlflow_client()
         client.log_metric(run_id, search.objective, finding.value)

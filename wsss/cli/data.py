@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wsss.commands import command
+
 if TYPE_CHECKING:
     from wsss.data import Dataset
 
@@ -105,7 +107,7 @@ def download(
     if what not in ARCHIVES:
         raise unknown("download", what, ARCHIVES)
     archive = replace(ARCHIVES[what], url=url) if url else ARCHIVES[what]
-    typer.echo(f"{fetch(archive, into)} is there; next: wsss data add {what} {into}")
+    typer.echo(f"{fetch(archive, into)} is there; next: {command('wsss', 'data', 'add', what, str(into))}")
 
 
 @make_app.command()
@@ -156,7 +158,11 @@ def list_datasets() -> None:
         dataset = open_dataset(name)
         counts = [f"{len(dataset.splits[split]):,}" for split in SPLITS]
         table.add_row(name, dataset.kind, str(len(dataset.classes)), *counts, dataset.tags_source, dataset.digest[:12])
-    Console().print(table if table.row_count else "no dataset yet; `wsss data add` and `wsss data make` make one")
+    if table.row_count:
+        Console().print(table)
+    else:
+        add, make = command("wsss", "data", "add"), command("wsss", "data", "make", "shapes")
+        typer.echo(f"no dataset yet; `{add}` and `{make}` make one")
 
 
 @app.command()
