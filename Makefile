@@ -54,6 +54,10 @@ lint: $(READY) ## style, types and who may import whom
 generate: $(READY) ## dvc.yaml and the tables in the docs, from the methods
 	python -m pipelines.generate
 
+.PHONY: docs
+docs: $(READY) ## the documentation site in site/, links checked; nothing is fetched
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
+
 .PHONY: performance
 performance: $(READY) ## every benchmark, and docs/performance.md from their figures; ten minutes of a quiet machine
 	mkdir -p work/performance
