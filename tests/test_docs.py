@@ -110,7 +110,7 @@ def test_the_architecture_names_every_room_and_files_that_are_there() -> None:
     for path in (PROJECT / "wsss").iterdir():
         if path.name[0] not in "_." and (path.suffix == ".py" or any(path.glob("*.py"))):
             assert f"`wsss/{path.name}`" in table, f"docs/architecture.md says nothing of wsss/{path.name}"
-    named = sorted({name for name in re.findall(r"`((?:wsss|tune|pipelines|benchmarks)/[\w/]+\.py)`", page)})
+    named = sorted(set(re.findall(r"`((?:wsss|tune|pipelines|benchmarks)/[\w/]+\.py)`", page)))
     defined = set(re.findall(r"^ *(?:def|class) (\w+)", "".join((PROJECT / n).read_text() for n in named), re.M))
     for name in re.findall(r"\((?:`[\w/.]+`: )?`(?:\w+\.)?(\w+)`[^)]*\)", page):
         assert name in defined, f"docs/architecture.md speaks of {name}, which no file it names defines"
