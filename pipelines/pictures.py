@@ -19,6 +19,7 @@ from wsss import methods, storage
 from wsss.commands import command
 from wsss.errors import UserError
 from wsss.run.pictures import stacked
+from wsss.run.plan import stands_alone
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
 from wsss.tracking.query import runs
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    missing = [method for method in methods.names() if method not in newest]
+    missing = [method for method in methods.names() if method not in newest and stands_alone(method)]
     for method in missing:
         print(f"{method} has no run: {command('wsss', 'run', '--method', method, '--preset', PRESET)}", file=sys.stderr)
     return int(bool(missing))
