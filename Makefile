@@ -11,6 +11,10 @@ READY := $(VENV)/.installed
 PYTHON ?= $(firstword $(foreach name,python3.11 python3,$(if $(shell $(name) -c "" 2>/dev/null && echo yes),$(name))))
 UV = $(or $(shell command -v uv),$(BIN)/uv)
 
+# The caller's PATH: commands are printed as they work in that shell.
+ifndef WSSS_READER_PATH
+export WSSS_READER_PATH := $(PATH)
+endif
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -49,6 +53,10 @@ lint: $(READY) ## style, types and who may import whom
 .PHONY: generate
 generate: $(READY) ## dvc.yaml and the tables in the docs, from the methods
 	python -m pipelines.generate
+
+.PHONY: docs
+docs: $(READY) ## the documentation site in site/, links checked; nothing is fetched
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
 
 .PHONY: performance
 performance: $(READY) ## every benchmark, and docs/performance.md from their figures; ten minutes of a quiet machine

@@ -1,7 +1,8 @@
 """Write what is derived from the methods: DVC stages, params, versions and sources of the steps, catalogue, tables.
 
-A table stands in a Markdown file between `<!-- table: NAME -->` and `<!-- end of table -->`; its names are `methods`
-and `settings METHOD`. Run it with `make generate`; with `--check` nothing is written and what is out of date is named.
+A table stands in a Markdown file between `<!-- table: NAME -->` and `<!-- end of table -->`; its names are
+`leaderboard`, `methods` and `settings METHOD`. Run it with `make generate`; with `--check` nothing is written and what
+is out of date is named.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import yaml
 
 import wsss.methods as methods
 from pipelines import sources
+from pipelines.leaderboard import RESULTS, leaderboard
 from wsss import storage
 from wsss.errors import UserError, unknown
 from wsss.interface import Method
 from wsss.run.plan import PRESETS, all_settings, make_plan, stands_alone
 from wsss.settings import Setting
 from wsss.tables.catalogue import FILE, entry
+from wsss.tables.render import as_markdown
 
 HEADER = "# Written by `make generate` from wsss/methods; change those instead.\n"
 PARAMS_HEADER = """\
@@ -108,23 +111,32 @@ def params_text(current: str, names: Sequence[str]) -> str:
 
 
 def table(name: str) -> str:
-    """The Markdown table of that name.
+    """The Markdown table of that name; the leaderboard is made from the results of the current folder.
 
     Raises:
         UserError: there is none.
     """
     kind, _, method = name.partition(" ")
+    if name == "leaderboard":
+        return leaderboard(RESULTS.read_text())
     if name == "methods":
         return _methods_table([methods.load(each) for each in methods.names()])
     if kind == "settings":
         return _settings_table(methods.load(method))
-    raise unknown("table", name, ["methods", "settings METHOD"])
+    raise unknown("table", name, ["leaderboard", "methods", "settings METHOD"])
 
 
 def _methods_table(known: list[Method]) -> str:
     rows = [
-        (f"`{m.name}`", m.title, str(m.year), m.summary, ", ".join(sorted(m.supervision)) or "tags only", m.citation)
-        for m in sorted(known, key=lambda m: (m.year, m.name))
+        (
+            f"[`{method.name}`]({method.name}.md)",
+            method.title,
+            str(method.year),
+            method.summary,
+            ", ".join(sorted(method.supervision)) or "tags only",
+            method.citation,
+        )
+        for method in sorted(known, key=lambda method: (method.year, method.name))
     ]
     return _markdown(("method", "name", "year", "what it does", "supervision", "source"), rows)
 
@@ -160,8 +172,7 @@ def _search(setting: Setting) -> str:
 
 
 def _markdown(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [header, ("---",) * len(header), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
+    return as_markdown(header, rows) + "\n"
 
 
 def _dump(value: Any) -> str:

@@ -16,6 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from wsss.commands import command
 from wsss.errors import UserError
 
 Report = Mapping[str, Any]
@@ -33,7 +34,7 @@ COLUMNS = ("key", "what", "ours", "peer", "unit", "ratio", "quartiles", "aim")
 def main(arguments: list[str] | None = None) -> int:
     """Print the page; 2 when a file is not the JSON of a benchmark."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.performance", description="The page of measured speed.")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="the output of `wsss bench NAME --json`")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="what `bench NAME --json` printed")
     try:
         print(page([_report(path) for path in parser.parse_args(arguments).files]), end="")
     except UserError as error:
@@ -112,7 +113,9 @@ def _report(path: Path) -> Report:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not the JSON of a benchmark: {error}") from error
     if not isinstance(report, dict) or not {"name", "machine", "commit", "dirty", "rows"} <= set(report):
-        raise UserError(f"{path} is not the JSON of a benchmark; write it with: wsss bench NAME --json")
+        raise UserError(
+            f"{path} is not the JSON of a benchmark; write it with: {command('wsss', 'bench', 'NAME', '--json')}"
+        )
     return report
 
 

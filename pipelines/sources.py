@@ -4,10 +4,10 @@
     python -m pipelines.sources --no-effect WHY KEY   record that the change of a step (or of `all`) changes no output
 
 The source of a step is its function and everything in `wsss` that the function names, directly or through what it
-names, but for storage and errors; comments, docstrings and annotations don't count. What is reached through an object
-alone, such as the dataset's reading of images, is not seen, nor is what is compiled. `sources.json` keeps the hash of
-each step's source. `make generate` adds new steps and new versions to it; a changed source it leaves for a person to
-decide.
+names, but for storage and the wording of what is printed; comments, docstrings and annotations don't count. What is
+reached through an object alone, such as the dataset's reading of images, is not seen, nor is what is compiled.
+`sources.json` keeps the hash of each step's source. `make generate` adds new steps and new versions to it; a changed
+source it leaves for a person to decide.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from typing import Any, NamedTuple
 
 import wsss.methods as methods
 from wsss import storage
+from wsss.commands import command
 from wsss.interface import Step
 from wsss.stages.evaluate import EVALUATIONS
 
 FILE = "pipelines/sources.json"
-BESIDE = ("wsss.storage", "wsss.errors")
-"""Where files are put and how refusals are worded changes no output."""
+BESIDE = ("wsss.storage", "wsss.errors", "wsss.commands")
+"""Where files are put and how refusals and commands are worded changes no output."""
 Record = dict[str, dict[str, Any]]
 
 
@@ -68,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     for key in changed:
         print(
             f"the source of {key} changed, its version did not: if an output changes, raise the version in its Step; "
-            f"else run: python -m pipelines.sources --no-effect WHY {key}"
+            f"else run: {command('python', '-m', 'pipelines.sources', '--no-effect', 'WHY', key)}"
         )
     return int(bool(changed))
 

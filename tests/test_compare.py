@@ -1,11 +1,23 @@
+import csv
+import io
 import json
 import statistics
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from wsss.classes import BACKGROUND, VOC
-from wsss.tables.compare import Figure, published, render_json, render_markdown, render_text, table
+from wsss.tables.compare import (
+    COLUMNS,
+    Figure,
+    published,
+    render_csv,
+    render_json,
+    render_markdown,
+    render_text,
+    table,
+)
 from wsss.tracking import names
 from wsss.tracking.query import RunRecord
 
@@ -84,6 +96,57 @@ def test_published_figures_are_percent_and_means_of_their_classes():
 def test_renderings_hold_every_row():
     rows = table([record("a", train__cam=0.4), record("b", method="cam", group="h")])
     text = render_text(rows, width=250)
-    assert "affinity" in text and "40.0" in text and "cam (train)" in text
+    assert "affinity" in text and "40.0" in text and "(train)" in text
     assert [row["method"] for row in json.loads(render_json(rows))] == ["affinity", "cam"]
     assert len({line.count("|") for line in render_markdown(rows).splitlines()}) == 1
+
+
+TEN = ("fcn_mil", "cam", "dcsm", "wildcat", "affinity", "bound", "imported", "deep_clustering", "ial", "mcis")
+LONG = "street_scenes_of_the_northern_suburbs_2026_second_delivery"
+
+
+def ten_methods():
+    return table(
+        replace(
+            record(f"{number:02d}{rng}" + "e" * 29, rng, f"g{number}", method, minutes=rng, supervision=sees, **scores),
+            dataset=dataset,
+        )
+        for dataset in ("shapes", LONG)
+        for number, method in enumerate(TEN)
+        for rng in range(3)
+        for sees in [["extra single-label images", "saliency model"] if method == "mcis" else []]
+        for scores in [{f"{split}__{what}": 0.5 + rng / 30 for split, what in COLUMNS}]
+    )
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_ten_methods_are_readable_at_any_width(width):
+    text = render_text(ten_methods(), width=width)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width and "…" not in text
+    for name in (*TEN, LONG, "labels_crf", "pred_crf", "rngs", "supervision"):
+        assert name in text.replace("\n", " "), name
+    for method in TEN:
+        rows = [line for line in lines if line.split()[:1] == [method] and "53.3" in line]
+        assert len(rows) == 2 and all(row.count("53.3 ± 3.3") >= 2 for row in rows)
+    assert ("Left out for want of room: " in text) == (width == 80)
+    assert "--wide" in text
+
+
+def test_wide_leaves_nothing_out_and_gives_whole_ids():
+    rows = ten_methods()
+    text = render_text(rows, width=80, wide=True)
+    assert all(id in text for row in rows for id in row.runs)
+    assert "58.4 AffinityNet-DeepLab (Ahn & Kwak, CVPR 2018); 61.7" in text
+    assert all(f"{what} ({split})" in text for split, what in COLUMNS)
+
+
+def test_csv_has_every_number_and_id():
+    rows = ten_methods()
+    lines = list(csv.DictReader(io.StringIO(render_csv(rows))))
+    assert [line["method"] for line in lines] == [row.method for row in rows]
+    assert lines[0]["runs"].split() == list(rows[0].runs) and lines[0]["rngs"] == "0 1 2"
+    assert float(lines[0]["val/pred_crf/miou"]) == pytest.approx(0.5 + 1 / 30)
+    assert float(lines[0]["val/pred_crf/miou/deviation"]) == pytest.approx(1 / 30)
+    (line,) = csv.DictReader(io.StringIO(render_csv(table([record("a")]))))
+    assert line["val/pred/miou"] == ""

@@ -154,7 +154,7 @@ def test_what_is_wrong_with_label_maps_is_named_at_once(
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({}, "has no label maps of its own; bring some in with `wsss labels import FOLDER`"),
+        ({}, "has no label maps of its own; bring some in with .*labels import FOLDER`"),
         ({"refine.read.folder": "nowhere"}, "refine.read.folder = nowhere is not a folder"),
         ({"refine.read.folder": ".", "refine.read.name": "a, b"}, "name = 'a, b' must be letters, digits"),
     ],

@@ -85,7 +85,7 @@ def test_tables_stand_between_their_markers(workspace: Path) -> None:
     generate.main([])
     lines = page.read_text().splitlines()
     assert lines[:2] == ["before", "<!-- table: methods -->"] and lines[-2:] == ["<!-- end of table -->", "after"]
-    rows = [line for line in lines if line.startswith("| `")]
+    rows = [line for line in lines if line.startswith("| [`")]
     assert sorted(row.split("`")[1] for row in rows) == sorted(methods.names()) and "old" not in lines
 
 

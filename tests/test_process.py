@@ -19,13 +19,13 @@ from wsss.stream import ordered_map, use_own_cores
 def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that may use four cores, without a quota."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 4, 6}, raising=False)
-    monkeypatch.setattr(cores, "_quotas", lambda: iter(()))
+    monkeypatch.setattr(process, "_quotas", lambda: iter(()))
     monkeypatch.delenv(process.CORES, raising=False)
 
 
 def test_affinity_quota_and_variable_each_lower_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own_cores() == 4
-    monkeypatch.setattr(cores, "_quotas", lambda: iter((3, 8)))
+    monkeypatch.setattr(process, "_quotas", lambda: iter((3, 8)))
     assert own_cores() == 3
     monkeypatch.setenv(process.CORES, "2")
     assert own_cores() == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import shutil
 import tempfile
 from dataclasses import replace
@@ -10,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import SMALL, Workspace
+from typer.testing import CliRunner
 
 from wsss import methods
+from wsss.cli import app
 from wsss.data import Dataset, open_dataset
 from wsss.data.layout import MASKS
 from wsss.data.shapes import make_shapes
@@ -19,7 +23,7 @@ from wsss.errors import UserError
 from wsss.labels.exchange import pull_labels
 from wsss.run.method import group_of
 from wsss.run.plan import make_plan
-from wsss.tables.results import _percent, entries, measure, results_page
+from wsss.tables.results import _percent, entries, measure, results_of, results_page
 from wsss.tracking.query import find_run
 
 
@@ -50,9 +54,9 @@ def test_over_several_rngs_the_mean_its_deviation_and_the_interval_of_the_summed
     right, wrong = np.array([[3, 0], [0, 1]]), np.array([[3, 0], [1, 0]])
     rngs = [np.array([right, right]), np.array([right, wrong])]
     # IoU of the second: background 6 / 7, the class 1 / 2; mean 67.9 %. The first is all right.
-    assert _percent(rngs, None).startswith("83.9 ± 22.7 [")
-    assert _percent(rngs, [1]).startswith("75.0 ± 35.4 [")
-    assert _percent(rngs[:1], None) == "100.0 [100.0, 100.0]"
+    assert str(_percent(rngs, None)).startswith("83.9 ± 22.7 [")
+    assert str(_percent(rngs, [1])).startswith("75.0 ± 35.4 [")
+    assert str(_percent(rngs[:1], None)) == "100.0 [100.0, 100.0]"
 
 
 def test_cam_comes_first_and_bound_last_and_a_row_may_have_its_own_settings() -> None:
@@ -134,3 +138,34 @@ def test_a_group_hangs_on_the_content_of_extra_images_and_of_masks(tiny_shapes: 
 
     shutil.rmtree(tmp_path / "two/another" / MASKS)
     assert group(tmp_path / "one/extra", open_dataset(tmp_path / "two/another")) != first
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_in_a_terminal_it_is_a_table_that_fits(inside: Workspace, width: int) -> None:
+    dataset = open_dataset("shapes")
+    text = results_of(dataset, "demo", ["background", dataset.classes.names[0]]).text(width=width)
+    assert max(map(len, text.splitlines())) <= width and "…" not in text and "| ---" not in text
+    score = find_run(inside.run_id).metrics["val/pred_crf/miou"]
+    assert (f"{100 * score:.1f}" in text and "labels_crf" in text and inside.run_id[:8] in text) or width == 80
+    assert "localize.train.epochs" in text.replace("\n", "")
+
+
+def test_csv_has_a_line_for_each_figure_and_set_of_classes(inside: Workspace) -> None:
+    dataset = open_dataset("shapes")
+    page = results_of(dataset, "demo", [dataset.classes.names[0]])
+    lines = list(csv.DictReader(io.StringIO(page.csv())))
+    assert {line["classes"] for line in lines} == {"all 4 classes", dataset.classes.names[0]}
+    run = find_run(inside.run_id)
+    for line in lines[: len(lines) // 2]:
+        key = f"{line['split']}/{line['what']}/miou"
+        assert float(line["miou"]) == pytest.approx(run.metrics[key], abs=1e-5)
+        assert float(line["low"]) <= float(line["miou"]) <= float(line["high"]) and line["deviation"] == ""
+        assert line["runs"] == run.id
+
+
+def test_the_command_prints_a_table_and_writes_a_page(inside: Workspace, tmp_path: Path) -> None:
+    words = ["results", "--data", "shapes", "--preset", "demo"]
+    shown = CliRunner().invoke(app, words).output
+    assert "affinity" in shown and "| ---" not in shown
+    assert CliRunner().invoke(app, [*words, "--to", str(tmp_path / "page.md")]).exit_code == 0
+    assert (tmp_path / "page.md").read_text() == results_page(open_dataset("shapes"), "demo", []) + "\n"

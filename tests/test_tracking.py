@@ -253,7 +253,7 @@ def test_runs_are_found_by_dataset_method_and_end(store, monkeypatch):
     assert query.find_run(started[0]) == found[-1]
     stage = query.stage_runs(store, "0", started[0])["localize"].info.run_id
     for other in (stage, "1" * 32):
-        with pytest.raises(UserError, match="wsss compare"):
+        with pytest.raises(UserError, match="compare --wide` lists"):
             query.find_run(other)
 
 

@@ -23,7 +23,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from tune.parent import BEST_RUN, SEARCH, TRIAL, search_run
 from tune.progress import VALUE, Progress, reason
-from tune.search import SearchPlan, command
+from tune.search import SearchPlan, run_command
 from tune.space import domain, search_space
 from wsss.errors import UserError
 from wsss.run.cluster import LOCAL, Share, Slots, connected, is_elsewhere, machines, slots_of
@@ -97,7 +97,7 @@ def run_search(search: SearchPlan, *, ray_address: str | None = None, max_second
             search_run=parent.info.run_id,
             trials=len(ended),
             failed=results.num_errors,
-            command=command(search, settings),
+            command=run_command(search, settings),
         )
         client = mlflow_client()
         client.log_metric(result.search_run, search.objective.metric, result.value)

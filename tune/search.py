@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from tune.objective import Objective, choose_objective
 from tune.space import search_space
+from wsss.commands import command
 from wsss.data import open_dataset
 from wsss.run.plan import make_plan
 
@@ -80,12 +80,12 @@ def plan_search(
     return SearchPlan(method, preset, data, rng, trials, chosen, tuple(space), first, fixed, device, inputs)
 
 
-def command(search: SearchPlan, settings: Mapping[str, Any]) -> str:
+def run_command(search: SearchPlan, settings: Mapping[str, Any]) -> str:
     """The command line that makes a whole run of the settings of a trial."""
     values = {**search.fixed, **settings}
     sets = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
-    line = ["wsss", "run", "--method", search.method, "--preset", search.preset, "--data", search.data]
-    return shlex.join([*line, "--rng", str(search.rng), *sets])
+    line = ["run", "--method", search.method, "--preset", search.preset, "--data", search.data]
+    return command("wsss", *line, "--rng", str(search.rng), *sets)
 
 
 def _digest(content: Any) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wsss.commands import command
+
 if TYPE_CHECKING:
     from wsss.data import Dataset
 
@@ -105,7 +107,7 @@ def download(
     if what not in ARCHIVES:
         raise unknown("download", what, ARCHIVES)
     archive = replace(ARCHIVES[what], url=url) if url else ARCHIVES[what]
-    typer.echo(f"{fetch(archive, into)} is there; next: wsss data add {what} {into}")
+    typer.echo(f"{fetch(archive, into)} is there; next: {command('wsss', 'data', 'add', what, str(into))}")
 
 
 @make_app.command()
@@ -142,21 +144,34 @@ def shapes(
 
 
 @app.command("list")
-def list_datasets() -> None:
+def list_datasets(
+    wide: Annotated[bool, typer.Option("--wide", help="Every column, however long the lines get.")] = False,
+) -> None:
     """The datasets of the workspace."""
-    from rich.console import Console
-    from rich.table import Table
-
     from wsss.data import open_dataset
     from wsss.data.dataset import dataset_names
     from wsss.data.layout import SPLITS
+    from wsss.tables.render import Column, Table, as_text
 
-    table = Table("name", "kind", "classes", "train", "dev", "val", "tags from", "digest", box=None)
+    columns = (
+        Column("name"),
+        Column("kind", rank=2),
+        Column("classes", rank=1, right=True),
+        *(Column(split, rank=1, right=True) for split in SPLITS),
+        Column("tags from", rank=2),
+        Column("digest", rank=3),
+    )
+    rows = []
     for name in dataset_names():
         dataset = open_dataset(name)
         counts = [f"{len(dataset.splits[split]):,}" for split in SPLITS]
-        table.add_row(name, dataset.kind, str(len(dataset.classes)), *counts, dataset.tags_source, dataset.digest[:12])
-    Console().print(table if table.row_count else "no dataset yet; `wsss data add` and `wsss data make` make one")
+        described = [name, dataset.kind, str(len(dataset.classes)), *counts]
+        rows.append([*described, dataset.tags_source, dataset.digest[:12]])
+    if rows:
+        typer.echo(as_text([Table("", columns, rows)], wide=wide))
+    else:
+        add, make = command("wsss", "data", "add"), command("wsss", "data", "make", "shapes")
+        typer.echo(f"no dataset yet; `{add}` and `{make}` make one")
 
 
 @app.command()

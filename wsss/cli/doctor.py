@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wsss import storage
+from wsss.commands import command
 from wsss.errors import UserError
 from wsss.process import own_cores
 
@@ -110,9 +111,9 @@ def _datasets() -> tuple[str, str]:
     from wsss.data.dataset import dataset_names
 
     names = dataset_names()
-    return ", ".join(
-        names
-    ) or "none yet", "" if names else "the built-in shapes is drawn on first use; wsss data add --help"
+    if names:
+        return ", ".join(names), ""
+    return "none yet", f"the built-in shapes are drawn on first use; {command('wsss', 'data', 'add', '--help')}"
 
 
 _CHECKS: tuple[tuple[str, Callable[[], tuple[str, str]]], ...] = (

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from wsss.cli.runs import Setting, parse_settings
+from wsss.cli.runs import Csv, Setting, Wide, parse_settings
+from wsss.commands import command
 from wsss.errors import UserError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -53,6 +54,8 @@ def serve(
 def compare(
     data: Annotated[str | None, typer.Option(help="Only runs on this dataset.")] = None,
     method: Annotated[str | None, typer.Option(help="Only runs of this method.")] = None,
+    wide: Wide = False,
+    as_csv: Csv = False,
     as_json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
 ) -> None:
@@ -63,12 +66,14 @@ def compare(
     rows = comparison.table(runs(data, method))
     if as_json:
         typer.echo(comparison.render_json(rows))
+    elif as_csv:
+        typer.echo(comparison.render_csv(rows))
     elif not rows:
-        typer.echo("no finished run yet; `wsss run` makes one")
+        typer.echo(f"no finished run yet; `{command('wsss', 'run')}` makes one")
     elif markdown:
         typer.echo(comparison.render_markdown(rows))
     else:
-        typer.echo(comparison.render_text(rows))
+        typer.echo(comparison.render_text(rows, wide=wide))
 
 
 def results(
@@ -81,21 +86,23 @@ def results(
     ] = None,
     rngs: Annotated[str, typer.Option(help="The seeds, separated by commas.")] = "0",
     settings: Setting = None,
-    to: Annotated[Path | None, typer.Option(help="The file the page goes to, instead of the terminal.")] = None,
+    wide: Wide = False,
+    as_csv: Csv = False,
+    to: Annotated[Path | None, typer.Option(help="A file for the page, in Markdown; with --csv, for the CSV.")] = None,
 ) -> None:
-    """A results page in Markdown: a row for each method on a dataset, with bootstrap intervals over images."""
+    """A row for each method on a dataset, with bootstrap intervals over images; with --to a page in Markdown."""
     from wsss.data import open_dataset
     from wsss.storage import write_bytes
-    from wsss.tables.results import entries, measure, results_page
+    from wsss.tables.results import entries, measure, results_of
 
     dataset = open_dataset(data)
     if run or also:
         measure(dataset, preset, _seeds(rngs), entries(_split(run), also or []), parse_settings(settings or []))
-    page = results_page(dataset, preset, _split(classes))
-    if to is None:
-        typer.echo(page)
+    page = results_of(dataset, preset, _split(classes))
+    if to is not None:
+        write_bytes(to, ((page.csv() if as_csv else page.markdown()) + "\n").encode())
     else:
-        write_bytes(to, (page + "\n").encode())
+        typer.echo(page.csv() if as_csv else page.text(wide=wide))
 
 
 def _split(text: str) -> list[str]:

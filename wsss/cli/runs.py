@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from wsss.commands import command
 from wsss.errors import UserError
 
 labels_app = typer.Typer(no_args_is_help=True)
@@ -17,6 +17,9 @@ Setting = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting, such as refine.walk.beta=8; repeatable."),
 ]
+
+Wide = Annotated[bool, typer.Option("--wide", help="Every column, however long the lines get.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Comma-separated values, for programs.")]
 
 
 def parse_settings(pairs: list[str]) -> dict[str, str]:
@@ -32,9 +35,9 @@ def parse_settings(pairs: list[str]) -> dict[str, str]:
 
 
 def run(
-    method: Annotated[str, typer.Option(help="The method; `wsss methods` lists them.")] = "affinity",
+    method: Annotated[str, typer.Option(help="The method; command methods lists them.")] = "affinity",
     preset: Annotated[str, typer.Option(help="demo, small or paper.")] = "demo",
-    data: Annotated[str, typer.Option(help="A dataset's name or folder; `wsss data list` lists them.")] = "shapes",
+    data: Annotated[str, typer.Option(help="A dataset's name or folder; command data list lists them.")] = "shapes",
     rng: Annotated[int, typer.Option(help="The seed.", min=0)] = 0,
     settings: Setting = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -52,24 +55,45 @@ def run(
     print_outcome(outcome, method=method, preset=preset, data=data, rng=rng)
 
 
-def methods(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+def methods(
+    wide: Wide = False,
+    as_csv: Csv = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs, with every setting.")] = False,
+) -> None:
     """List the methods: name, year, stages, supervision, settings, published figures."""
-    from rich.console import Console
-    from rich.table import Table
-
     from wsss.tables.catalogue import catalogue
+    from wsss.tables.render import Column, Table, as_text
+    from wsss.tables.render import as_csv as csv_text
 
     described = catalogue()
     if as_json:
         print(json.dumps(described, indent=1))
         return
-    table = Table("method", "name", "year", "stages", "supervision", "settings", "published mIoU on VOC 2012")
-    for row in described:
-        stages = " > ".join(f"{kind}: {name}" for kind, name in row["stages"].items())
-        figures = "\n".join(_figure(published, row["supervision"]) for published in row["published"])
-        settings = str(len(row["settings"]))
-        table.add_row(row["method"], row["title"], str(row["year"]), stages, row["supervision"], settings, figures)
-    Console().print(table)
+    columns = (
+        Column("method"),
+        Column("name", rank=1, wrap=24),
+        Column("year", rank=2, right=True),
+        Column("supervision", rank=3, wrap=14),
+        Column("published mIoU (VOC 2012)", rank=4, wrap=16),
+        Column("stages", rank=5, wrap=36),
+        Column("settings", rank=6, right=True),
+    )
+    rows = [
+        [
+            row["method"],
+            row["title"],
+            str(row["year"]),
+            row["supervision"],
+            ", ".join(_figure(published, row["supervision"]) for published in row["published"]) or "-",
+            " > ".join(f"{kind}: {name}" for kind, name in row["stages"].items()),
+            str(len(row["settings"])),
+        ]
+        for row in described
+    ]
+    if as_csv:
+        print(csv_text([column.head for column in columns], rows))
+    else:
+        print(as_text([Table("", columns, rows)], wide=wide))
 
 
 def _figure(published: dict[str, Any], supervision: str) -> str:
@@ -81,7 +105,7 @@ def _figure(published: dict[str, Any], supervision: str) -> str:
 @labels_app.command()
 def make(
     to: Annotated[Path, typer.Option(help="The folder they go to; it must not exist yet.")],
-    data: Annotated[str, typer.Option(help="A dataset's name or folder; `wsss data list` lists them.")] = "shapes",
+    data: Annotated[str, typer.Option(help="A dataset's name or folder; command data list lists them.")] = "shapes",
     preset: Annotated[str, typer.Option(help="demo, small or paper.")] = "demo",
     rng: Annotated[int, typer.Option(help="The seed.", min=0)] = 0,
     settings: Setting = None,
@@ -135,9 +159,9 @@ def import_labels(
     LabelFolder(folder).check(open_dataset(data))
     outcome = run_method("imported", preset, data, overrides=settings, until="refine")
     print_outcome(outcome, method="imported", preset=preset, data=data, rng=0)
-    command = ["wsss", "run", "--method", "imported", "--preset", preset, "--data", data]
-    command += [part for pair in settings.items() for part in ("--set", "=".join(pair))]
-    typer.echo(f"  {shlex.join(command)}\n{' ' * 40}train the segmentation network on them")
+    sets = [part for pair in settings.items() for part in ("--set", "=".join(pair))]
+    train = command("wsss", "run", "--method", "imported", "--preset", preset, "--data", data, *sets)
+    typer.echo(f"  {train}\n      train the segmentation network on them")
 
 
 @labels_app.command()

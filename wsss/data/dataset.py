@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from wsss.commands import command
 from wsss.classes import Classes
 from wsss.data import layout
 from wsss.data.images import image_problem, image_size, read_image
@@ -198,7 +199,8 @@ def open_dataset(name: str | Path) -> Dataset:
     if str(name) == DEFAULT:
         return _make_shapes()
     if path.is_dir():
-        raise UserError(f"{path} is not a dataset folder: it has no {layout.DESCRIPTION}; add it with `wsss data add`")
+        raise UserError(f"{path} is not a dataset folder: it has no {layout.DESCRIPTION}; add it with "
+            f"`{command('wsss', 'data', 'add')}`")
     pointer = Path("data") / f"{name}.dvc"
     if pointer.is_file():
         raise UserError(f"dataset {name} is tracked but not here; fetch it with `dvc pull {pointer}`")

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from wsss.commands import command
 from wsss.classes import Classes
 from wsss.data.manifest import refresh_manifest, write_manifest
 from wsss.data.tags import write_csv
@@ -156,7 +157,8 @@ def read_description(root: Path) -> Description:
             settings=found.get("settings", {}),
         )
     except FileNotFoundError:
-        raise UserError(f"{root} has no {DESCRIPTION}, so it is no dataset; make one with `wsss data add`") from None
+        raise UserError(f"{root} has no {DESCRIPTION}, so it is no dataset; make one with "
+            f"`{command('wsss', 'data', 'add')}`") from None
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); add the dataset again") from None
 

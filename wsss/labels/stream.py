@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from wsss.commands import command
 from wsss.data import Dataset, open_dataset
 from wsss.data.label_maps import EncodedLabelMap, LabelMaps, LabelMapWriter
 from wsss.errors import UserError
@@ -109,7 +110,10 @@ def make_cam_labels(
     plan = make_plan("cam", preset, overrides)
     settings = {planned.key: planned.settings for planned in plan.steps}
     if any(planned.implementation != "cam" for planned in plan.steps if planned.stage in ("localize", "refine")):
-        raise UserError("the stream makes the labels of method cam; for others, use `wsss run --until refine`")
+        raise UserError(
+            "the stream makes the labels of method cam; for others, use "
+            f"`{command('wsss', 'run', '--until', 'refine')}`"
+        )
     planned = next(planned for planned in plan.steps if planned.key == "localize.train")
     planned.step.check(planned.settings)
     dataset = open_dataset(data)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsss.commands import command
 from wsss.data.label_folder import LabelFolder
 from wsss.data.label_maps import LabelMapWriter
 from wsss.errors import UserError
@@ -32,7 +33,10 @@ def check_read(settings: ReadSettings) -> None:
         UserError: such settings.
     """
     if settings.folder is None:
-        raise UserError("method imported has no label maps of its own; bring some in with `wsss labels import FOLDER`")
+        raise UserError(
+            "method imported has no label maps of its own; bring some in with "
+            f"`{command('wsss', 'labels', 'import', 'FOLDER')}`"
+        )
     if not Path(settings.folder).is_dir():
         raise UserError(f"refine.read.folder = {settings.folder} is not a folder; it should hold label maps ID.png")
     if not re.fullmatch(r"[\w.-]+", settings.name):
@@ -69,6 +73,6 @@ METHOD = Method(
     title="Imported labels",
     year=2018,
     citation="Chen, Papandreou, Kokkinos, Murphy, Yuille: DeepLab, TPAMI 2018; the labels are their makers'",
-    summary="What the segmentation network learns from label maps that were made elsewhere (`wsss labels import`).",
+    summary="What the segmentation network learns from label maps that were made elsewhere and imported.",
     stages={"refine": REFINE, "segment": DEEPLAB},
 )

@@ -16,6 +16,7 @@ import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from wsss.commands import command
 from wsss.errors import UserError, unknown
 from wsss.nets import resnet38
 
@@ -174,8 +175,9 @@ def check_weights(backbone: str, weights: str) -> None:
         raise UserError('backbone "tiny" has no pretrained weights; set its weights to "none"')
     if backbone == "resnet38" and weights == "imagenet":
         raise UserError(
-            "the ImageNet weights of resnet38 are published for MXNet alone; convert them once with `python -m "
-            "wsss.nets.resnet38 FILE.params resnet38.safetensors` and give that file as the weights"
+            "the ImageNet weights of resnet38 are published for MXNet alone; convert them once with "
+            f"`{command('python', '-m', 'wsss.nets.resnet38', 'FILE.params', 'resnet38.safetensors')}` and give that "
+            "file as the weights"
         )
     if weights not in ("imagenet", "none", "localize") and not Path(weights).is_file():
         raise UserError(f'no weights file {weights}; give a .safetensors or .pth file, "imagenet" or "none"')

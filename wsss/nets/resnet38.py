@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from wsss.commands import command
 from wsss.errors import UserError
 
 STEM = 64
@@ -171,7 +172,8 @@ def convert(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
 def main(arguments: list[str]) -> int:
     """Convert a file; exit status 2 is the user's to mend."""
     if len(arguments) != 2:
-        print("usage: python -m wsss.nets.resnet38 IN.params OUT.safetensors", file=sys.stderr)
+        usage = command("python", "-m", "wsss.nets.resnet38", "IN.params", "OUT.safetensors")
+        print(f"usage: {usage}", file=sys.stderr)
         return 2
     try:
         save_file(convert(read_params(Path(arguments[0]))), arguments[1])

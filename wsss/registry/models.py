@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from wsss.commands import command
 from wsss.data import Dataset
 from wsss.errors import UserError
 from wsss.run.method import Outcome
@@ -152,4 +153,6 @@ def _known(what: str) -> Iterator[None]:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        raise UserError(f"there is no {what}; `wsss compare` lists the runs with their ids") from None
+        raise UserError(
+            f"there is no {what}; `{command('wsss', 'compare', '--wide')}` lists the runs with their ids"
+        ) from None

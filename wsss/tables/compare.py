@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-
-from rich.console import Console
-from rich.table import Table
+from itertools import groupby
 
 from wsss.scores import metric_names
 from wsss.scores.scored import SCORED, reported
 from wsss.tables.groups import same_but_for_rng
 from wsss.tables.published import Published, published
+from wsss.tables.render import Column, Table, as_csv, as_markdown, as_text
 from wsss.tracking import names
 from wsss.tracking.query import RunRecord
 
@@ -21,10 +20,7 @@ COLUMNS = tuple((split, what) for split, what in reported() if split == SCORED[w
 """Split and what is scored."""
 
 PUBLISHED_ON = "val"
-_HEADS = (
-    "method", "preset", "dataset", "supervision", "backbone", "rngs", *(f"{what} ({split})" for split, what in COLUMNS),
-    f"published, VOC 2012 {PUBLISHED_ON}",
-)  # fmt: skip
+PUBLISHED = f"published, VOC 2012 {PUBLISHED_ON}"
 
 
 @dataclass(frozen=True)
@@ -51,6 +47,7 @@ class Row:
         group: what they have in common.
         rngs: their seeds.
         runs: their ids; of several runs with one rng the newest.
+        newest: the id of the last of them.
         figures: "<split>/<what>" to its mIoU; what was not measured is absent.
         published: results of the same method by others, on VOC 2012 val.
     """
@@ -63,6 +60,7 @@ class Row:
     group: str
     rngs: tuple[int, ...]
     runs: tuple[str, ...]
+    newest: str
     figures: dict[str, Figure]
     published: tuple[Published, ...]
 
@@ -90,6 +88,7 @@ def _row(records: Sequence[RunRecord]) -> Row:
         newest.group,
         tuple(record.rng for record in records),
         tuple(record.id for record in records),
+        newest.id,
         figures,
         tuple(p for p in published() if p.method == newest.method and p.split == PUBLISHED_ON),
     )
@@ -102,45 +101,87 @@ def render_json(rows: Sequence[Row]) -> str:
 
 def render_markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table, mIoU in percent."""
-    lines = [_HEADS, ["---"] * len(_HEADS), *map(_cells, rows)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    heads = ("method", "preset", "dataset", "supervision", "backbone", "rngs", *map(_head, COLUMNS), PUBLISHED)
+    return as_markdown(
+        heads,
+        [
+            [row.method, row.preset, row.dataset, row.supervision or "tags", row.backbone or "-", str(len(row.rngs)),
+             *(_measured(row, column) for column in COLUMNS), _others(row)]
+            for row in rows
+        ],
+    )  # fmt: skip
 
 
-def render_text(rows: Sequence[Row], width: int | None = None) -> str:
-    """The rows for a terminal, mIoU in percent; `width` in columns, the terminal's by default."""
-    table = Table(caption="mIoU in percent, mean ± deviation over rngs")
-    for head in _HEADS:
-        table.add_column(head, justify="right" if head.endswith(")") or head == "rngs" else "left")
+def render_csv(rows: Sequence[Row]) -> str:
+    """The rows as CSV: mIoU in [0, 1], seeds and ids of the runs separated by spaces."""
+    heads = ["method", "preset", "dataset", "supervision", "backbone", "rngs", "runs"]
+    for split, what in COLUMNS:
+        key = metric_names.metric(split, what, metric_names.MIOU)
+        heads += [key, f"{key}/deviation"]
+    lines = []
     for row in rows:
-        table.add_row(*_cells(row))
-    console = Console(width=width)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get().rstrip()
+        figures = [row.figures.get(f"{split}/{what}") for split, what in COLUMNS]
+        values = [value for f in figures for value in ((f.mean, f.deviation) if f else (None, None))]
+        described = [row.method, row.preset, row.dataset, row.supervision or "tags", row.backbone]
+        lines.append([*described, " ".join(map(str, row.rngs)), " ".join(row.runs), *values, _others(row)])
+    return as_csv([*heads, PUBLISHED], lines)
 
 
-def _cells(row: Row) -> list[str]:
-    others = "; ".join(
-        f"{p.miou:.1f} {p.title} ({p.source})" if p.source else f"{p.miou:.1f} {p.title}" for p in row.published
+def render_text(rows: Sequence[Row], width: int | None = None, wide: bool = False) -> str:
+    """The rows for a terminal, mIoU in percent, in a table for each dataset and preset.
+
+    Args:
+        rows: sorted by dataset and preset.
+        width: in columns, the terminal's by default.
+        wide: leave nothing out: every figure, the sources of what was published, the ids of the runs.
+    """
+    measured = [column for column in COLUMNS if any("/".join(column) in row.figures for row in rows)]
+    columns = (
+        Column("method"),
+        Column("supervision", rank=2, wrap=14),
+        Column("backbone", rank=8),
+        Column("rngs", rank=3, right=True),
+        *(Column(_head(column), rank=_figure_rank(*column), right=True) for column in measured),
+        Column(PUBLISHED if wide else "published (VOC val)", rank=4, wrap=16),
+        Column("runs" if wide else "newest run", rank=9),
     )
-    measured = [_figure(row.figures.get(f"{split}/{what}"), len(row.rngs)) for split, what in COLUMNS]
-    supervision = row.supervision or "tags"
-    return [
-        row.method,
-        row.preset,
-        row.dataset,
-        supervision,
-        row.backbone or "-",
-        str(len(row.rngs)),
-        *measured,
-        others or "-",
+    tables = [
+        Table(f"{dataset}, preset {preset}", columns, [list(_cells(row, measured, wide)) for row in group])
+        for (dataset, preset), group in groupby(rows, lambda row: (row.dataset, row.preset))
     ]
+    note = "mIoU in percent, mean ± deviation over rngs."
+    return as_text(tables, note if wide else f"{note} Ids of all runs: --wide or --csv.", width=width, wide=wide)
 
 
-def _figure(figure: Figure | None, rngs: int) -> str:
+def _cells(row: Row, measured: Sequence[tuple[str, str]], wide: bool) -> Iterator[str]:
+    yield from (row.method, row.supervision or "tags", row.backbone or "-", str(len(row.rngs)))
+    yield from (_measured(row, column) for column in measured)
+    yield _others(row) if wide else ", ".join(f"{p.miou:.1f}" for p in row.published) or "-"
+    yield " ".join(row.runs) if wide else row.newest
+
+
+def _figure_rank(split: str, what: str) -> int:
+    """The most telling figure of a split stays longest; the others come after what is said of the row."""
+    of_split = [column for column in COLUMNS if column[0] == split]
+    before_last = len(of_split) - 1 - of_split.index((split, what))
+    return 1 if before_last == 0 else 4 + before_last
+
+
+def _head(column: tuple[str, str]) -> str:
+    split, what = column
+    return f"{what} ({split})"
+
+
+def _others(row: Row) -> str:
+    others = (f"{p.miou:.1f} {p.title} ({p.source})" if p.source else f"{p.miou:.1f} {p.title}" for p in row.published)
+    return "; ".join(others) or "-"
+
+
+def _measured(row: Row, column: tuple[str, str]) -> str:
+    figure = row.figures.get("/".join(column))
     if figure is None:
         return "-"
     text = f"{100 * figure.mean:.1f}"
     if figure.deviation is not None:
         text += f" ± {100 * figure.deviation:.1f}"
-    return text if figure.rngs == rngs else f"{text} (of {figure.rngs})"
+    return text if figure.rngs == len(row.rngs) else f"{text} (of {figure.rngs})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from wsss.commands import command
 from wsss.run.method import Outcome
 from wsss.scores import metric_names
 from wsss.scores.scored import SCORED, reported
@@ -27,10 +28,14 @@ def print_outcome(outcome: Outcome, *, method: str, preset: str, data: str, rng:
         Console().print(table)
     print(f"run {outcome.run_id}" + (f", model {outcome.model}" if outcome.model else ""))
     print("\nNext:")
-    print("  wsss compare                          the table of all runs")
+    _suggest("the table of all runs", "compare")
     if outcome.model:
-        print(f"  wsss promote {outcome.run_id}   make it the champion, if it is better on val")
-        print(f"  wsss serve {outcome.model}            answer images with masks, on http://127.0.0.1:8000")
+        _suggest("make it the champion, if it is better on val", "promote", outcome.run_id)
+        _suggest("answer images with masks, on http://127.0.0.1:8000", "serve", outcome.model)
+
+
+def _suggest(purpose: str, *arguments: str) -> None:
+    print(f"  {command('wsss', *arguments)}\n      {purpose}")
 
 
 def _bound(preset: str, data: str, rng: int) -> float | None:

@@ -6,12 +6,13 @@ import hashlib
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 import wsss.methods as methods
 from wsss.classes import Classes
+from wsss.commands import command
 from wsss.data import Dataset
 from wsss.errors import UserError
 from wsss.registry.models import publish
@@ -21,6 +22,7 @@ from wsss.scores import Scores, bootstrap, metric_names
 from wsss.scores.scored import reported
 from wsss.tables.catalogue import roles
 from wsss.tables.groups import same_but_for_rng
+from wsss.tables.render import Column, Table, as_csv, as_markdown, as_text
 from wsss.tracking import names
 from wsss.tracking.query import RunRecord, evaluation, runs
 
@@ -74,12 +76,67 @@ def measure(
             run_method(entry.method, preset, str(dataset.root), rng=rng, overrides=own, publish=publish)
 
 
-def results_page(dataset: Dataset, preset: str, chosen: Sequence[str]) -> str:
-    """Markdown: the data's identity, a row for each method, mIoU of all and of chosen classes, seconds of the steps.
+@dataclass(frozen=True)
+class Results:
+    """What the runs of a dataset reached.
+
+    Attributes:
+        identity: a sentence on the data.
+        rows: the runs of each method, or of a method with settings of its own.
+        chosen: names and indices of classes for a second mean; None for all.
+    """
+
+    identity: str
+    rows: Sequence[_Row]
+    chosen: Sequence[tuple[str, Sequence[int] | None]]
+
+    def markdown(self) -> str:
+        """A page: the data's identity, mIoU of all and of chosen classes, seconds of the steps."""
+        parts = [self.identity]
+        for table in self._tables():
+            parts += [table.title, as_markdown([column.head for column in table.columns], table.rows)]
+        return "\n\n".join(parts)
+
+    def text(self, width: int | None = None, wide: bool = False) -> str:
+        """The same for a terminal; see `wsss.tables.render.as_text`."""
+        note = "In brackets 95 % bootstrap intervals over images; ± is the deviation over rngs."
+        interval = " [" if wide else "\n["
+        tables = [
+            replace(table, rows=[[cell.replace("`", "").replace(" [", interval) for cell in row] for row in table.rows])
+            for table in self._tables()
+        ]
+        return as_text(tables, note, width=width, wide=wide)
+
+    def csv(self) -> str:
+        """A line for each row, set of classes and figure: mIoU in [0, 1]; ids and commits separated by spaces."""
+        head = ["method", "supervision", "rngs", "classes", "split", "what",
+                "miou", "deviation", "low", "high", "runs", "commits"]  # fmt: skip
+        lines = []
+        for row in self.rows:
+            rngs = " ".join(str(run.rng) for run in row.runs)
+            runs = [" ".join(run.id for run in row.runs), " ".join(row.commits)]
+            for names_of, indices in self.chosen:
+                for (split, what), matrices in row.matrices.items():
+                    miou = _percent(matrices, indices)
+                    values = [miou.mean, miou.deviation, miou.low, miou.high]
+                    shares = [None if value is None else round(value / 100, 6) for value in values]
+                    lines.append([row.name, row.supervision, rngs, names_of, split, what, *shares, *runs])
+        return as_csv(head, lines)
+
+    def _tables(self) -> list[Table]:
+        figures = [
+            _figures(self.rows, indices, f"Over {chosen}:" if indices else f"mIoU in percent over {chosen}:")
+            for chosen, indices in self.chosen
+        ]
+        return [*figures, _costs(self.rows), _seconds(self.rows)]
+
+
+def results_of(dataset: Dataset, preset: str, chosen: Sequence[str]) -> Results:
+    """The results of a dataset, from the logged matrices of its finished runs.
 
     Args:
-        dataset: whose runs.
-        preset: of the runs.
+        dataset: whose runs are shown.
+        preset: that of the runs.
         chosen: class names, "background" among them if wanted, for a second mean.
 
     Raises:
@@ -89,14 +146,20 @@ def results_page(dataset: Dataset, preset: str, chosen: Sequence[str]) -> str:
     indices = [classes.with_background.index(n) if n in classes.with_background else classes.index(n) for n in chosen]
     groups = same_but_for_rng(run for run in runs(dataset.name) if run.preset == preset)
     if not groups:
-        raise UserError(f"there is no finished run with preset {preset} on {dataset.name}; start one with `wsss run`")
-    rows = [_Row.of(group, preset) for group in sorted(groups, key=lambda group: _order(group[0].method))]
-    parts = [_identity(dataset), f"mIoU in percent over all {len(classes) + 1} classes:", _figures(rows, None)]
+        raise UserError(
+            f"there is no finished run with preset {preset} on {dataset.name}; start one with "
+            f"`{command('wsss', 'run', '--data', dataset.name, '--preset', preset)}`"
+        )
+    means: list[tuple[str, Sequence[int] | None]] = [(f"all {len(classes) + 1} classes", None)]
     if indices:
-        parts += [f"Over {', '.join(chosen)}:", _figures(rows, indices)]
-    return "\n\n".join(
-        [*parts, "The runs:", _costs(rows), "Seconds of each step, where it was computed:", _seconds(rows)]
-    )
+        means.append((", ".join(chosen), indices))
+    rows = [_Row.of(group, preset) for group in sorted(groups, key=lambda group: _order(group[0].method))]
+    return Results(_identity(dataset), rows, means)
+
+
+def results_page(dataset: Dataset, preset: str, chosen: Sequence[str]) -> str:
+    """The Markdown of `results_of`."""
+    return results_of(dataset, preset, chosen).markdown()
 
 
 @dataclass(frozen=True)
@@ -119,6 +182,28 @@ class _Row:
         matrices = {where: [e.matrices for run in group if (e := evaluation(run, *where))] for where in reported()}
         return cls(" ".join([group[0].method, *_changes(changed)]), group, {k: v for k, v in matrices.items() if v})
 
+    @property
+    def supervision(self) -> str:
+        return ", ".join(sorted(self.runs[0].supervision)) or "tags"
+
+    @property
+    def commits(self) -> list[str]:
+        return sorted({run.tags.get(names.GIT_COMMIT, "")[:8] for run in self.runs})
+
+
+@dataclass(frozen=True)
+class _Percent:
+    """A mIoU in percent: the mean over rngs, its deviation (of several), and the interval over images."""
+
+    mean: float
+    deviation: float | None
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        deviation = "" if self.deviation is None else f" ± {self.deviation:.1f}"
+        return f"{self.mean:.1f}{deviation} [{self.low:.1f}, {self.high:.1f}]"
+
 
 def _order(method: str) -> tuple[int, str]:
     return _ROLES.get(roles().get(method, ""), 1), method
@@ -140,22 +225,34 @@ def _hash(ids: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
 
 
-def _figures(rows: Sequence[_Row], classes: Sequence[int] | None) -> str:
+def _figures(rows: Sequence[_Row], classes: Sequence[int] | None, title: str) -> Table:
     shown = [figure for figure in reported() if any(figure in row.matrices for row in rows)]
-    head = ["method", "supervision", "rngs", *(f"{what} ({split})" for split, what in shown), "mean FP", "mean FN"]
+    columns = (
+        Column("method", wrap=24),
+        Column("supervision", rank=2, wrap=14),
+        Column("rngs", rank=3, right=True),
+        *(Column(f"{what} ({split})", rank=_rank(shown, split, what), wrap=12) for split, what in shown),
+        Column("mean FP", rank=4, right=True),
+        Column("mean FN", rank=4, right=True),
+    )
     lines = []
     for row in rows:
-        supervision = ", ".join(sorted(row.runs[0].supervision)) or "tags"
-        cells = [_percent(row.matrices[f], classes) if f in row.matrices else "-" for f in shown]
+        cells = [str(_percent(row.matrices[f], classes)) if f in row.matrices else "-" for f in shown]
         errors = ["-", "-"]
         if last := [figure for figure in shown if figure in row.matrices]:
             total = Scores.of(np.sum([m.sum(0, dtype=np.int64) for m in row.matrices[last[-1]]], 0))
             errors = [f"{np.nanmean(e if classes is None else e[list(classes)]):.2f}" for e in (total.fp, total.fn)]
-        lines.append([row.name, supervision, str(len(row.runs)), *cells, *errors])
-    return _table(head, lines)
+        lines.append([row.name, row.supervision, str(len(row.runs)), *cells, *errors])
+    return Table(title, columns, lines)
 
 
-def _percent(matrices: Sequence[np.ndarray], classes: Sequence[int] | None) -> str:
+def _rank(shown: Sequence[tuple[str, str]], split: str, what: str) -> int:
+    """The most telling figure of train and of val stays longest."""
+    of_split = [figure for figure in shown if figure[0] == split]
+    return 1 if (split, what) == of_split[-1] and split != "dev" else 5 + (split == "dev")
+
+
+def _percent(matrices: Sequence[np.ndarray], classes: Sequence[int] | None) -> _Percent:
     """The mean over rngs, its deviation, and the bootstrap interval over images of the rngs' summed matrices."""
 
     def mean(matrix: np.ndarray) -> float:
@@ -164,11 +261,11 @@ def _percent(matrices: Sequence[np.ndarray], classes: Sequence[int] | None) -> s
 
     values = [mean(matrix) for matrix in matrices]
     low, high = bootstrap(np.stack(matrices).sum(0, dtype=np.int64), classes=classes)
-    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.1f}{deviation} [{100 * low:.1f}, {100 * high:.1f}]"
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return _Percent(statistics.fmean(values), deviation, 100 * low, 100 * high)
 
 
-def _costs(rows: Sequence[_Row]) -> str:
+def _costs(rows: Sequence[_Row]) -> Table:
     lines = []
     for row in rows:
         seconds = statistics.fmean(sum(_times(run).values()) for run in row.runs)
@@ -176,11 +273,19 @@ def _costs(rows: Sequence[_Row]) -> str:
             (v for run in row.runs for k, v in run.metrics.items() if k.startswith(metric_names.MEMORY)), default=0
         )
         tags = row.runs[0].tags
-        commits = {run.tags.get(names.GIT_COMMIT, "")[:8] for run in row.runs}
         ids = ", ".join(f"`{run.id[:8]}`" for run in row.runs)
         lines.append([row.name, tags.get(names.BACKBONE, ""), tags.get(names.PRETRAINING, ""), f"{seconds:.0f}",
-                      f"{memory:.0f}", ids, ", ".join(f"`{commit}`" for commit in sorted(commits))])  # fmt: skip
-    return _table(["method", "backbone", "pretraining", "seconds", "peak memory, MB", "runs", "commit"], lines)
+                      f"{memory:.0f}", ids, ", ".join(f"`{commit}`" for commit in row.commits)])  # fmt: skip
+    columns = (
+        Column("method", wrap=24),
+        Column("backbone", rank=2),
+        Column("pretraining", rank=3, wrap=16),
+        Column("seconds", rank=1, right=True),
+        Column("peak memory, MB", rank=4, right=True, wrap=12),
+        Column("runs", rank=5, wrap=22),
+        Column("commit", rank=1),
+    )
+    return Table("The runs:", columns, lines)
 
 
 def _times(run: RunRecord) -> dict[str, float]:
@@ -191,13 +296,7 @@ def _times(run: RunRecord) -> dict[str, float]:
     }
 
 
-def _seconds(rows: Sequence[_Row]) -> str:
+def _seconds(rows: Sequence[_Row]) -> Table:
     times = [(row.name, _times(row.runs[0])) for row in rows]
-    return _table(
-        ["method", "seconds"],
-        [[name, ", ".join(f"{step} {value:.0f}" for step, value in sorted(steps.items()))] for name, steps in times],
-    )
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
+    lines = [[name, ", ".join(f"{step} {value:.0f}" for step, value in sorted(steps.items()))] for name, steps in times]
+    return Table("Seconds of each step, where it was computed:", (Column("method", wrap=24), Column("seconds")), lines)

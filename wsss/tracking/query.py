@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
+from wsss.commands import command
 from wsss.errors import UserError
 from wsss.scores import metric_names
 from wsss.scores.evaluation import Evaluation, decode
@@ -99,12 +100,13 @@ def find_run(run_id: str) -> RunRecord:
     client = mlflow_client()
     from mlflow.exceptions import MlflowException
 
+    listing = command("wsss", "compare", "--wide")
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
-        raise UserError(f"there is no run {run_id}; `wsss compare` lists the runs and their ids") from error
+        raise UserError(f"there is no run {run_id}; `{listing}` lists the runs and their ids") from error
     if run.data.tags.get(names.KIND) != names.METHOD_RUN:
-        raise UserError(f"run {run_id} is not the run of a method; `wsss compare` lists those and their ids")
+        raise UserError(f"run {run_id} is not the run of a method; `{listing}` lists those and their ids")
     return RunRecord.of(run)
 
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from wsss.commands import command
 from wsss.errors import UserError
 from wsss.ops.mean_field import Kernels
 from wsss.ops.memory import memory_limit
@@ -87,5 +88,5 @@ def _grid_lattice(height: int, width: int, sigma: float) -> _Lattice:
 def _code() -> ctypes.CDLL:
     code = load_library()
     if code is None:
-        raise UserError("the native kernels are not built; run `python -m wsss.ops.native.build`")
+        raise UserError(f"the native kernels are not built; run `{command('python', '-m', 'wsss.ops.native.build')}`")
     return code
