@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsss import methods, storage
+import wsss.methods as methods
+from wsss import storage
 from wsss.commands import command
 from wsss.errors import UserError
 from wsss.run.pictures import stacked

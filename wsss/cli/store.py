@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from wsss.commands import command
+
 
 def migrate(
     store: Annotated[
@@ -33,4 +35,7 @@ def migrate(
     for reason, number in sorted(done.left.items()):
         typer.echo(f"{number} left as they were, {reason}: they are computed again when they are needed")
     if migration.UNKNOWN_MACHINE in done.left:
-        typer.echo("if all machines that wrote to this store are like this one, run: wsss migrate --made-here")
+        typer.echo(
+            "if all machines that wrote to this store are like this one, run: "
+            + command("wsss", "migrate", "--made-here")
+        )

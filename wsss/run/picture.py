@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from wsss.commands import command
 from wsss.data import Dataset
 from wsss.data.score_maps import ScoreMap, ScoreMaps
 from wsss.errors import UserError
@@ -96,7 +97,8 @@ def score_map_step(plan: Plan) -> PlannedStep:
         if planned.stage == "localize" and CAM in planned.step.outputs:
             return planned
     raise UserError(
-        f"method {plan.method.name} has no localizer, so it makes no score maps; see `wsss methods` for those that have"
+        f"method {plan.method.name} has no localizer, so it makes no score maps; "
+        f"`{command('wsss', 'methods')}` lists those that have"
     )
 
 

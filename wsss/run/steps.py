@@ -25,6 +25,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from wsss import storage
+from wsss.commands import command
 from wsss.data import Dataset
 from wsss.errors import UserError
 from wsss.interface import Reporter, StepContext
@@ -158,7 +159,10 @@ class StepRunner:
         if not planned.inputs and is_of_the_first_format(
             planned, self.store, self.dataset.digest, self._mask_digests(), self.rng
         ):
-            say(f"{self.store} has step {planned.key} of an earlier version; `wsss migrate` brings such outputs over")
+            say(
+                f"{self.store} has step {planned.key} of an earlier version; "
+                f"`{command('wsss', 'migrate')}` brings such outputs over"
+            )
 
     def _work(self, planned: PlannedStep, fingerprint: str, scratch: Path, report: Reporter) -> None:
         """Run a step in its scratch folder and write the manifest of what it left."""
