@@ -174,13 +174,13 @@ def test_maps_that_are_zero_everywhere_stay_zero() -> None:
 def test_settings_that_cannot_be_meant_are_refused_before_any_work(settings: dict[str, str], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         planned = make_plan("wildcat", "demo", {f"localize.train.{k}": v for k, v in settings.items()}).steps[0]
-        planned.step.check(planned.settings)
+        planned.check()
 
 
 @pytest.mark.parametrize("preset", ["demo", "small", "paper"])
 def test_the_presets_are_accepted(preset: str) -> None:
     for planned in make_plan("wildcat", preset, {}).steps:
-        planned.step.check(planned.settings)
+        planned.check()
 
 
 def run(dataset: Dataset, work: Path) -> dict[str, StepResult]:

@@ -11,6 +11,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from wsss.errors import UserError, unknown
@@ -56,6 +57,7 @@ def setting(
     unit: str = "",
     search: Search | None = None,
     file: bool = False,
+    words: tuple[str, ...] = (),
     folder: bool = False,
     dataset: bool = False,
 ) -> Any:
@@ -69,7 +71,8 @@ def setting(
         choices: the allowed values, where they can be listed.
         unit: the unit of a number, such as "px".
         search: how a search draws it; None is not worth searching.
-        file: the value may be the path of a file, whose content then counts, not its name.
+        file: the value is the path of a file, whose content then counts, not its name.
+        words: what else it may be, such as "none".
         folder: the value is the path of a folder, whose files' names and contents then count.
         dataset: the value is the name of a dataset, whose content then counts.
     """
@@ -84,6 +87,7 @@ def setting(
             unit=unit,
             search=search,
             file=file,
+            words=words,
             folder=folder,
             dataset=dataset,
         ),
@@ -105,6 +109,7 @@ class Setting:
     unit: str
     search: Search | None
     file: bool
+    words: tuple[str, ...]
     folder: bool
     dataset: bool
 
@@ -113,6 +118,8 @@ class Setting:
         """The allowed values in words."""
         if self.choices is not None:
             return "one of " + ", ".join(map(str, self.choices))
+        if self.file:
+            return " or ".join(filter(None, (", ".join(self.words), "a file")))
         if self.low is not None and self.high is not None:
             return f"{self.low:g} to {self.high:g}"
         if self.low is not None:
@@ -155,6 +162,19 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
         prefix + field.name: list(value) if isinstance(value := getattr(settings, field.name), tuple) else value
         for field in dataclasses.fields(settings)
     }
+
+
+def check_files(settings: Any, prefix: str = "") -> None:
+    """Refuse a file that is not there; `prefix` is put before the settings' keys.
+
+    Raises:
+        UserError: the value of a file setting is neither one of its words nor the path of a file.
+    """
+    values = flatten(settings, prefix)
+    for spec in settings_of(type(settings), prefix):
+        value = values[spec.key]
+        if spec.file and value is not None and value not in spec.words and not Path(value).is_file():
+            raise UserError(f"{spec.key} = {value}: there is no such file; allowed: {spec.allowed}")
 
 
 def _convert(spec: Setting, value: Any, key: str) -> Any:

@@ -109,7 +109,7 @@ def make_cam_labels(
     if any(planned.implementation != "cam" for planned in plan.steps if planned.stage in ("localize", "refine")):
         raise UserError("the stream makes the labels of method cam; for others, use `wsss run --until refine`")
     planned = next(planned for planned in plan.steps if planned.key == "localize.train")
-    planned.step.check(planned.settings)
+    planned.check()
     dataset = open_dataset(data)
     dataset.check()
     runner = StepRunner(dataset, rng, choose_device(device))

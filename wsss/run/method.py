@@ -93,7 +93,7 @@ def run_method(
     if until is not None and until not in STAGES:
         raise unknown("stage", until, STAGES)
     for planned in plan.steps:
-        planned.step.check(planned.settings)
+        planned.check()
     dataset = open_dataset(data)
     for used in (dataset, *_extra_datasets(plan)):
         used.check()

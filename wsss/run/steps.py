@@ -99,7 +99,7 @@ class StepRunner:
             "rng": self.rng,
             "inputs": {need: self.results[key].fingerprint for need, key in planned.inputs.items()},
             "data": self.dataset.digest,
-            "masks": [masks.digest(s) for s in self.dataset.splits] if "masks" in planned.step.supervision else None,
+            "masks": [masks.digest(s) for s in self.dataset.splits] if "masks" in planned.supervision else None,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -139,7 +139,7 @@ class StepRunner:
         self, planned: PlannedStep, name: str, fingerprint: str, scratch: Path, report: Reporter
     ) -> StepResult:
         scratch.mkdir(parents=True, exist_ok=True)
-        masks = Masks(self.dataset) if "masks" in planned.step.supervision else None
+        masks = Masks(self.dataset) if "masks" in planned.supervision else None
         context = StepContext(
             settings=planned.settings,
             dataset=self.dataset,

@@ -28,7 +28,7 @@ from wsss.stages.inference import multi_scale, node_grid, resize, stream_images
 from wsss.stages.localize import check_training
 from wsss.stages.outputs import save_model, write_metrics
 from wsss.stages.refine import CrfSettings, crf_labels, probabilities
-from wsss.training import TrainingSettings, fit, parameter_groups, to_device
+from wsss.training import TrainingSettings, fit, parameter_groups, to_device, weights_setting
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SegmenterSettings(TrainingSettings):
     """Training the segmentation network."""
 
     backbone: str = setting("resnet50", "the network", choices=BACKBONES)
-    weights: str = setting("imagenet", 'initial weights: "imagenet", "none", or a file', file=True)
+    weights: str = weights_setting()
     output_stride: int = setting(8, "pixels of the image for a cell of the scores", choices=(8, 16), unit="px")
     freeze_bn: bool = setting(True, "keep the batch norm of the initial weights", source="deeplab-pytorch")
     rates: tuple[int, ...] = setting((6, 12, 18, 24), "dilations of the pyramid", source="DeepLabv2", low=1, high=64)

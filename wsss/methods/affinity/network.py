@@ -25,7 +25,7 @@ from wsss.settings import loguniform, setting
 from wsss.stages.inference import resize
 from wsss.stages.localize import check_training
 from wsss.stages.outputs import backbone_weights, save_model, write_metrics
-from wsss.training import TrainingSettings, fit, parameter_groups
+from wsss.training import TrainingSettings, fit, parameter_groups, weights_setting
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,7 @@ class AffinityTrainSettings(TrainingSettings):
     """Training AffinityNet."""
 
     backbone: str = setting("resnet50", "the network", choices=BACKBONES)
-    weights: str = setting(
-        "imagenet",
-        'initial weights: "imagenet", "none", "localize" (the classifier\'s backbone), or a file',
-        source="SEAM author: ImageNet is what matched",
-        file=True,
-    )
+    weights: str = weights_setting("SEAM author: ImageNet is what matched", localized=True)
     output_stride: int = setting(8, "of the backbone", choices=(8, 16), unit="px")
     stride: int = setting(
         8, "pixels of the image for a cell of the affinity features", source="paper", choices=(4, 8), unit="px"

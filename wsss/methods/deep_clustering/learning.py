@@ -33,7 +33,7 @@ from wsss.settings import choice, loguniform, setting, uniform
 from wsss.stages.inference import multi_scale, node_grid, stream_images
 from wsss.stages.localize import check_training
 from wsss.stages.outputs import backbone_weights, save_model
-from wsss.training import TrainingSettings, fit, parameter_groups, to_device
+from wsss.training import TrainingSettings, fit, parameter_groups, to_device, weights_setting
 
 RegionLabels = Mapping[str, np.ndarray]
 """The label of each region, uint8 R, by image id; 255 is none."""
@@ -66,11 +66,7 @@ class RoundsSettings(TrainingSettings):
     )
     dimension: int = setting(256, "numbers in a region's feature", low=2, high=4096)
     backbone: str = setting("resnet50", "the network", choices=BACKBONES)
-    weights: str = setting(
-        "imagenet",
-        'first initial weights: "imagenet", "none", "localize" (the localizer\'s backbone), or a file',
-        file=True,
-    )
+    weights: str = weights_setting(localized=True)
     output_stride: int = setting(8, "of the backbone", choices=(8, 16), unit="px")
     stride: int = setting(8, "pixels of the image for a cell of the features", choices=(4, 8), unit="px")
     freeze_bn: bool = setting(True, "keep the batch norm of the initial weights")

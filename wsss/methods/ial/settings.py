@@ -12,7 +12,7 @@ from wsss.methods.affinity.network import AffinityTrainSettings
 from wsss.settings import choice, loguniform, setting, uniform
 from wsss.stages.localize import check_training
 from wsss.stages.segment import SegmenterSettings
-from wsss.training import TrainingSettings
+from wsss.training import TrainingSettings, weights_setting
 
 RECONSTRUCTION = "ours: reconstruction"
 LOWEST_CONFIDENCE = 0.5
@@ -24,11 +24,7 @@ class RoundsSettings(SegmenterSettings):
     """The rounds; a setting that does not say which network it is for holds for both."""
 
     rounds: int = setting(3, "rounds of training, refining and mining", source=RECONSTRUCTION, low=1, high=20)
-    weights: str = setting(
-        "imagenet",
-        'initial weights: "imagenet", "none", "localize" (the classifier\'s backbone), or a file',
-        file=True,
-    )
+    weights: str = weights_setting(localized=True)
     epochs: int = setting(15, "passes of the unary network in the first round", source=RECONSTRUCTION, low=1)
     lr: float = setting(
         2.5e-4,

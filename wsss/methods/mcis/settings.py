@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from wsss.errors import UserError
 from wsss.methods.mcis.network import STARTS, VIEWS, view_side
-from wsss.nets.backbones import BACKBONES, check_weights
+from wsss.nets.backbones import BACKBONES
 from wsss.settings import loguniform, setting
-from wsss.training import TrainingSettings
+from wsss.training import TrainingSettings, check_start, weights_setting
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class McisTrainSettings(TrainingSettings):
     """Training the co-attention network, and on what."""
 
     backbone: str = setting("vgg16", "the network", source="paper", choices=BACKBONES)
-    weights: str = setting("imagenet", 'initial weights: "imagenet", "none", or a file', source="paper", file=True)
+    weights: str = weights_setting("paper")
     output_stride: int = setting(8, "pixels of the image for a cell", source="MCIS code", choices=(8, 16), unit="px")
     freeze_bn: bool = setting(True, "keep the batch norm of the initial weights (VGG16 has none)")
     width: int = setting(512, "channels of the three added convolutions", source="MCIS code", low=8, high=2048)
@@ -59,8 +59,8 @@ def check_train(settings: McisTrainSettings) -> None:
     """Refuse settings that contradict each other.
 
     Raises:
-        UserError: views without the pair or doubled, a side off the nodes, noisy tags of nothing, frozen batch norm
-            without weights, or a weights file that is not there.
+        UserError: views without the pair or doubled, a side off the nodes, noisy tags of nothing; see also
+            `check_start`.
     """
     check_views(settings.views, "localize.train.views")
     if "pair" not in settings.views:
@@ -68,11 +68,7 @@ def check_train(settings: McisTrainSettings) -> None:
     check_side(settings.side, settings.output_stride, "localize.train.side")
     if settings.extra is None and settings.extra_tags == "noisy":
         raise UserError("localize.train.extra_tags = noisy says how extra images are tagged; set localize.train.extra")
-    if settings.freeze_bn and settings.weights == "none":
-        raise UserError(
-            "freeze_bn=true keeps the batch norm of initial weights, but weights=none; set one of them otherwise"
-        )
-    check_weights(settings.backbone, settings.weights)
+    check_start(settings)
 
 
 def check_views(views: tuple[str, ...], key: str) -> None:
