@@ -66,7 +66,7 @@ def test_what_does_not_exist_names_what_does(arguments: tuple, sentence: str) ->
         (
             "localize.train.weights",
             "nowhere.safetensors",
-            r"localize\.train\.weights = nowhere\.safetensors: there is no such file; allowed: imagenet, none or a file",
+            r"weights = nowhere\.safetensors: there is no such file; allowed: imagenet, none or a file",
         ),
         ("localize.train.scale_low", 3, "scale_low = 3.0 is above scale_high"),
         ("refine.labels.alpha_low", 64, "alpha_low = 64.0 is above alpha_high"),

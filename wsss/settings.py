@@ -7,12 +7,16 @@ A step's settings are a frozen dataclass whose fields are made with `setting`. F
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from wsss.errors import UserError, unknown
 
@@ -183,18 +187,25 @@ def _convert(spec: Setting, value: Any, key: str) -> Any:
         if not optional:
             raise UserError(f"{key} can't be none; allowed: {spec.allowed}")
         return None
+    several = typing.get_origin(kind) is tuple
     try:
-        value = _to_type(kind, value)
-    except (TypeError, ValueError):
-        name = getattr(kind, "__name__", str(kind)) if not typing.get_origin(kind) else "list of numbers"
+        parts = (
+            [part.strip() for part in value.strip("[]() ").split(",")] if several and isinstance(value, str) else value
+        )
+        converted = _adapter(kind).validate_python(parts)
+        if kind is not bool and any(isinstance(part, bool) for part in (parts if several else (parts,))):
+            raise ValueError(value)
+    except ValueError:  # pydantic's ValidationError is one
+        name = "list of numbers" if several else getattr(kind, "__name__", str(kind))
         raise UserError(f"{key} = {value!r} is not a valid {name}; allowed: {spec.allowed}") from None
-    for element in value if isinstance(value, tuple) else (value,):
+    for element in converted if several else (converted,):
+        finite = not isinstance(element, float) or math.isfinite(element)
         too_low = spec.low is not None and not element >= spec.low
         too_high = spec.high is not None and not element <= spec.high
-        if too_low or too_high or (spec.choices is not None and element not in spec.choices):
-            unit = f" {spec.unit}" if spec.unit else ""
-            raise UserError(f"{key} = {value} is out of range; allowed: {spec.allowed}{unit}")
-    return value
+        if not finite or too_low or too_high or (spec.choices is not None and element not in spec.choices):
+            allowed = f"{'' if finite else 'finite numbers, '}{spec.allowed}{f' {spec.unit}' if spec.unit else ''}"
+            raise UserError(f"{key} = {converted} is out of range; allowed: {allowed}")
+    return converted
 
 
 def _unwrap_optional(kind: Any) -> tuple[Any, bool]:
@@ -204,31 +215,8 @@ def _unwrap_optional(kind: Any) -> tuple[Any, bool]:
     return kind, False
 
 
-def _to_type(kind: Any, value: Any) -> Any:
-    if typing.get_origin(kind) is tuple:
-        element = typing.get_args(kind)[0]
-        parts = value.strip("[]() ").split(",") if isinstance(value, str) else value
-        if not isinstance(parts, list | tuple) or not parts:
-            raise ValueError(value)
-        return tuple(_to_type(element, part) for part in parts)
-    if kind is bool:
-        if isinstance(value, bool):
-            return value
-        return (
-            {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(str(value).lower())
-            if str(value).lower() in ("true", "1", "yes", "false", "0", "no")
-            else _fail(value)
-        )
-    if kind is int:
-        if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
-            raise ValueError(value)
-        return int(value)
-    if kind is float:
-        if isinstance(value, bool):
-            raise ValueError(value)
-        return float(value)
-    return str(value)
-
-
-def _fail(value: Any) -> Any:
-    raise ValueError(value)
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Converts text, and numbers that lose nothing, to a setting's type; a tuple has one element at least."""
+    limited = typing.Annotated[kind, Field(min_length=1)] if typing.get_origin(kind) is tuple else kind
+    return TypeAdapter(limited, config=ConfigDict(coerce_numbers_to_str=True))
