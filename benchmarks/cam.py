@@ -14,7 +14,7 @@ from benchmarks.common import Row, compare, photographs, threads
 from wsss.data.augmentation import normalise
 from wsss.nets.folding import folded
 from wsss.stages.inference import node_grid, node_size, resize
-from wsss.stages.localize import CamSettings, Classifier, image_maps
+from wsss.stages.localize import CamSettings, Classifier, image_maps, inference_dtype
 
 CLASSES, STRIDE = 20, 16
 SCALES = (0.5, 1.0, 1.5, 2.0)
@@ -28,7 +28,7 @@ def rows() -> Iterator[Row]:
     model = classifier()
     with threads(1):
         yield row("cam-fp32", 1.2, "float32", pictures, model)
-        if torch.cpu._is_avx512_bf16_supported():
+        if inference_dtype("auto", CPU) == torch.bfloat16:
             yield row("cam-bf16", 2.5, "bfloat16", pictures, model)
 
 

@@ -218,5 +218,5 @@ def _unwrap_optional(kind: Any) -> tuple[Any, bool]:
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     """Converts text, and numbers that lose nothing, to a setting's type; a tuple has one element at least."""
-    limited = typing.Annotated[kind, Field(min_length=1)] if typing.get_origin(kind) is tuple else kind
+    limited: Any = typing.Annotated[kind, Field(min_length=1)] if typing.get_origin(kind) is tuple else kind
     return TypeAdapter(limited, config=ConfigDict(coerce_numbers_to_str=True))

@@ -265,7 +265,11 @@ def class_scores(model: Any, images: Sequence[np.ndarray], device: torch.device)
 
 def inference_dtype(precision: str, device: torch.device) -> torch.dtype:
     """The number format of inference: "auto" is bfloat16 where the device computes faster in it."""
-    gains = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    gains = (
+        torch.cuda.is_bf16_supported()
+        if device.type == "cuda"
+        else torch.cpu.get_capabilities().get("avx512_bf16", False)
+    )
     return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and gains) else torch.float32
 
 
