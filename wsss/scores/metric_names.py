@@ -61,6 +61,10 @@ def tags_map(split: str) -> str:
     return f"{split}/{TAGS_MAP}"
 
 
+TAG_METRICS = (tags_map("dev"), tags_map("val"))
+"""How well a localizer's step ranks the tags, on every split that it is asked of."""
+
+
 def step_time(key: str) -> str:
     """The metric of a step's seconds: `step_time("refine.walk")` is "time/refine.walk_s"."""
     return f"{TIME}{key}_s"

@@ -21,7 +21,7 @@ from wsss.nets.folding import folded
 from wsss.scores import mean_average_precision, metric_names
 from wsss.settings import loguniform, setting
 from wsss.stages.inference import multi_scale, node_grid, stream_images
-from wsss.stages.outputs import load_model, save_model, write_metrics
+from wsss.stages.outputs import backbone_weights, load_model, save_model, write_metrics
 from wsss.training import TrainingSettings, check_start, fit, parameter_groups, to_device, weights_setting
 
 
@@ -276,3 +276,22 @@ def inference_dtype(precision: str, device: torch.device) -> torch.dtype:
 def load_classifier(folder: Path) -> Classifier:
     """The trained classifier of a step's output, in eval mode, on the CPU."""
     return load_model(folder, Classifier)
+
+
+def begin_localized(context: StepContext, key: str) -> Callable[[Any], None]:
+    """Initial weights from the localizer: a function that loads them into a network's `backbone`.
+
+    Raises (when called):
+        UserError: the localizer's backbone is another one; `key` is the step whose settings choose it.
+    """
+
+    def begin(model: Any) -> None:
+        try:
+            model.backbone.load_state_dict(backbone_weights(context.inputs["localize.train"]))
+        except RuntimeError:
+            raise UserError(
+                f'{key}.weights = "localize" needs the localizer\'s own backbone, but {key}.backbone is '
+                f"{context.settings.backbone}"
+            ) from None
+
+    return begin

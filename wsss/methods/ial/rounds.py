@@ -25,13 +25,14 @@ from wsss.data.augmentation import normalise
 from wsss.data.label_maps import EncodedLabelMap, LabelMaps, LabelMapWriter, encode_label_map
 from wsss.data.score_maps import ScoreMap, ScoreMapWriter
 from wsss.interface import StepContext
-from wsss.methods.affinity.network import begin_localized, load_affinity_net, train_affinity_net
+from wsss.methods.affinity.network import load_affinity_net, train_affinity_net
 from wsss.methods.ial.refinement import agreed_labels, energy, keep_lost_classes, masked_probabilities, refine
 from wsss.methods.ial.settings import RoundsSettings, pairwise_settings, some_ids, thresholds, unary_settings
 from wsss.nets.folding import folded
 from wsss.ops.pairs import pair_affinity
 from wsss.scores import metric_names
 from wsss.stages.inference import multi_scale, node_size, resize, stream_images
+from wsss.stages.localize import begin_localized
 from wsss.stages.outputs import read_metrics, write_metrics
 from wsss.stages.parts import in_parts, once, part_of
 from wsss.stages.refine import argmax_labels, upsampled

@@ -10,6 +10,7 @@ import numpy as np
 from wsss.errors import UserError
 from wsss.methods.affinity.network import AffinityTrainSettings
 from wsss.settings import choice, loguniform, setting, uniform
+from wsss.stages.inference import check_nodes
 from wsss.stages.localize import check_training
 from wsss.stages.segment import SegmenterSettings
 from wsss.training import TrainingSettings, weights_setting
@@ -94,9 +95,7 @@ def check_rounds(settings: RoundsSettings) -> None:
             f"refine.rounds.steps = {settings.steps} is odd; the energy is only known not to rise over an even number "
             f"of steps, such as {settings.steps + 1}"
         )
-    coarsest = max(settings.stride, settings.output_stride)
-    if (settings.crop - 1) % coarsest:
-        raise UserError(f"refine.rounds.crop = {settings.crop} must be a multiple of {coarsest} plus 1")
+    check_nodes(settings.crop, max(settings.stride, settings.output_stride), "refine.rounds.crop")
     check_training(settings)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wsss.errors import UserError
-from wsss.methods.mcis.network import STARTS, VIEWS, view_side
+from wsss.methods.mcis.network import STARTS, VIEWS
 from wsss.nets.backbones import BACKBONES
 from wsss.settings import loguniform, setting
+from wsss.stages.inference import check_nodes
 from wsss.training import TrainingSettings, check_start, weights_setting
 
 
@@ -65,7 +66,7 @@ def check_train(settings: McisTrainSettings) -> None:
     check_views(settings.views, "localize.train.views")
     if "pair" not in settings.views:
         raise UserError("localize.train.views must hold pair, which is what the method learns from")
-    check_side(settings.side, settings.output_stride, "localize.train.side")
+    check_nodes(settings.side, settings.output_stride, "localize.train.side")
     if settings.extra is None and settings.extra_tags == "noisy":
         raise UserError("localize.train.extra_tags = noisy says how extra images are tagged; set localize.train.extra")
     check_start(settings)
@@ -79,16 +80,6 @@ def check_views(views: tuple[str, ...], key: str) -> None:
     """
     if len(set(views)) < len(views):
         raise UserError(f"{key} = {', '.join(views)} names a view twice; name each once")
-
-
-def check_side(side: int, stride: int, key: str) -> None:
-    """Refuse a square whose cells would not lie on nodes.
-
-    Raises:
-        UserError: the side is not a multiple of the stride plus 1.
-    """
-    if (side - 1) % stride:
-        raise UserError(f"{key} = {side} must be a multiple of {stride} plus 1, such as {view_side('', side, stride)}")
 
 
 def declared(settings: McisTrainSettings) -> frozenset[str]:
