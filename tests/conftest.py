@@ -15,9 +15,9 @@ import pytest
 
 from wsss.data import Dataset, open_dataset
 from wsss.data.shapes import make_shapes
-from wsss.interface import Reporter
+from wsss.interface import Reporter, StepResult
 from wsss.run.plan import PlannedStep
-from wsss.run.steps import StepResult, StepRunner
+from wsss.run.steps import StepRunner
 from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
 from wsss.tracking.connection import mlflow_client
 

@@ -25,6 +25,7 @@ from wsss.methods.mcis import METHOD, infer, network, train
 from wsss.methods.mcis.infer import McisInferSettings, fuse, infer_maps, raw_maps
 from wsss.methods.mcis.network import CoAttentionNet
 from wsss.methods.mcis.pairs import Pool
+from wsss.methods.mcis.settings import check_train
 from wsss.methods.mcis.train import mcis_losses
 from wsss.run.plan import make_plan
 from wsss.run.steps import StepRunner
@@ -219,7 +220,7 @@ class TestInference:
 )
 def test_settings_that_contradict_each_other_are_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        train.check_train(replace(TINY, **wrong))  # type: ignore[arg-type]
+        check_train(replace(TINY, **wrong))  # type: ignore[arg-type]
 
 
 def test_the_paper_preset_is_the_released_codes() -> None:

@@ -13,11 +13,12 @@ from wsss.data import Dataset
 from wsss.data.label_maps import LabelMaps
 from wsss.data.score_maps import ScoreMaps
 from wsss.errors import UserError
+from wsss.interface import StepResult
 from wsss.methods.wildcat import Wildcat, direct_score_map
 from wsss.ops.pooling import class_wise_pool, instances, spatial_pool
 from wsss.progress import ConsoleReporter
 from wsss.run.plan import make_plan
-from wsss.run.steps import StepResult, StepRunner
+from wsss.run.steps import StepRunner
 from wsss.stages.localize import CamSettings, image_maps, tagged_score_map
 from wsss.stages.outputs import load_model
 from wsss.stages.refine import BackgroundSettings, argmax_labels

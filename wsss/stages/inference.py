@@ -66,13 +66,6 @@ def id_batches(dataset: Dataset, ids: Sequence[str], device: torch.device) -> li
     return batches
 
 
-def batches_by_size(
-    dataset: Dataset, ids: Sequence[str], device: torch.device
-) -> Iterator[tuple[list[str], list[np.ndarray]]]:
-    """The batches of `id_batches` with their images, uint8 H x W x 3, which are read ahead."""
-    return ordered_map(lambda batch: (batch, [dataset.image(i) for i in batch]), id_batches(dataset, ids, device))
-
-
 def stream_images(
     dataset: Dataset,
     ids: Sequence[str],

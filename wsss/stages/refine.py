@@ -15,7 +15,7 @@ from wsss.interface import BACKGROUND_SCORES, Step, StepContext
 from wsss.ops.crf import DenseCrf
 from wsss.settings import choice, setting, uniform
 from wsss.stages.inference import resize
-from wsss.stream import ordered_map as ordered_map
+from wsss.stream import ordered_map
 
 PROBABILITY_FLOOR = 1e-5
 
