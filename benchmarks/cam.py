@@ -28,7 +28,7 @@ def rows() -> Iterator[Row]:
     model = classifier()
     with threads(1):
         yield row("cam-fp32", 1.2, "float32", pictures, model)
-        if torch.cpu._is_avx512_bf16_supported():
+        if CamSettings().number_format(CPU) == torch.bfloat16:
             yield row("cam-bf16", 2.5, "bfloat16", pictures, model)
 
 

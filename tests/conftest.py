@@ -16,6 +16,10 @@ import pytest
 
 from wsss.data import Dataset, open_dataset
 from wsss.data.shapes import make_shapes
+from wsss.interface import Reporter, StepResult
+from wsss.run.plan import PlannedStep
+from wsss.run.steps import StepRunner
+from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
 from wsss.tracking.connection import mlflow_client
 
 for name, value in {
@@ -57,6 +61,22 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("WSSS_REAL_DATA does not name a folder of real photographs")
     return Path(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _steps_write_the_metrics_that_they_declare() -> Iterator[None]:
+    """Whatever step a test runs: a search that asks for a declared metric gets it, and no such metric is undeclared."""
+    run = StepRunner.run
+
+    def run_and_check(self: StepRunner, planned: PlannedStep, report: Reporter) -> StepResult:
+        result = run(self, planned, report)
+        declared = set(planned.step.metrics)
+        assert declared == result.metrics.keys() & (declared | {TRAIN_LOSS, *TAG_METRICS}), planned.key
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StepRunner, "run", run_and_check)
+        yield
 
 
 @pytest.fixture(scope="session")

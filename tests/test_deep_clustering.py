@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -139,7 +140,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_interrupted_rounds_continue_to_the_same_bytes(tmp_path: Path) -> None:
+def test_interrupted_rounds_continue_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = squares(12)[:4]
     settings = replace(SETTINGS, epochs=2)
     whole = make_context(tmp_path / "a", settings, *data)
@@ -149,7 +150,18 @@ def test_interrupted_rounds_continue_to_the_same_bytes(tmp_path: Path) -> None:
     for fatal in (heard // 4 + 1, heard // 4 + 1):  # within the first round, then within the second
         with pytest.raises(KeyboardInterrupt):
             run_rounds(replace(broken, report=Silence(fatal)))
-    assert (broken.out / "work").exists()
+    assert (broken.out / "parts" / "round_1").exists()
+    remove = shutil.rmtree
+
+    def killed(folder: Path, **options: Any) -> None:
+        if not (probabilities := sorted(folder.rglob("probabilities.safetensors"))):
+            return remove(folder, **options)
+        probabilities[0].unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(shutil, "rmtree", killed)
+        run_rounds(broken)
     run_rounds(broken)
     assert files(broken.out) == files(whole.out)
     assert {p.name for p in whole.out.iterdir()} == {"rounds", "labels", "probabilities.safetensors", "metrics.json"}

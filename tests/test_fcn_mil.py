@@ -243,13 +243,13 @@ def test_a_tag_classifier_is_handed_over_with_a_background_of_zero() -> None:
 def test_settings_that_cannot_be_meant_are_refused_before_any_work(settings: dict[str, str], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         planned = make_plan("fcn_mil", "demo", {f"localize.train.{k}": v for k, v in settings.items()}).steps[0]
-        planned.step.check(planned.settings)
+        planned.check()
 
 
 @pytest.mark.parametrize("preset", ["demo", "small", "paper"])
 def test_the_presets_are_accepted(preset: str) -> None:
     for planned in make_plan("fcn_mil", preset, {}).steps:
-        planned.step.check(planned.settings)
+        planned.check()
 
 
 class Killed(ConsoleReporter):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from wsss.nets import folding
 from wsss.nets.backbones import Backbone, build_backbone
 from wsss.nets.folding import PACKED, FusedConv, folded
 
@@ -63,6 +66,25 @@ def test_a_folded_network_gives_what_it_gave(name: str, dtype: torch.dtype, limi
     assert all(value.equal(before[key]) for key, value in backbone.state_dict().items())
 
 
+class Capped(nn.Module):
+    """A block whose sum is rectified and capped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.cap = nn.Conv2d(4, 4, 3, padding=1), nn.ReLU6()
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.cap(maps + self.conv(maps))
+
+
+@torch.inference_mode()
+def test_a_capped_sum_stays_what_it_is() -> None:
+    torch.manual_seed(0)
+    levels = [nn.Conv2d(3, 4, 1), Capped(), Capped(), nn.Sequential(Capped())]
+    backbone, images = Backbone(levels, (4, 4, 4), 8).eval(), 5 * torch.randn(1, 3, 17, 9)
+    assert error(folded(backbone)(images)[-1], backbone(images)[-1]) < 1e-5
+
+
 @torch.inference_mode()
 def test_images_of_many_sizes_pass_through_one_folded_network() -> None:
     backbone = network("tiny")
@@ -72,13 +94,52 @@ def test_images_of_many_sizes_pass_through_one_folded_network() -> None:
         assert error(fast(images)[-1], backbone(images)[-1]) < 1e-5
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="oneDNN is not in this build of PyTorch")
+@pytest.mark.skipif(not folding.fuses(torch.float32), reason="this build of PyTorch has no fused convolutions")
 def test_no_norm_and_no_rectifier_is_left_where_they_follow_a_convolution() -> None:
     for name in set(NETWORKS) - {RESIDUAL}:
         assert not kinds(folded(network(name))) & {nn.BatchNorm2d, nn.ReLU, nn.ReLU6}, name
     block = folded(network(RESIDUAL)).levels[1]
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in block.modules()) == 1
     assert sum(isinstance(layer, FusedConv) for layer in block.modules()) == 2
+
+
+def without(*gone: str) -> SimpleNamespace:
+    """PyTorch's oneDNN operators, without some."""
+    own = torch.ops.mkldnn
+    names = ("_convolution_pointwise", "_reorder_convolution_weight", "_is_mkldnn_bf16_supported")
+    return SimpleNamespace(**{name: getattr(own, name) for name in names if name not in gone})
+
+
+def broken(*arguments: object) -> Tensor:
+    raise RuntimeError("the operator's arguments are other ones now")
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "operators",
+    [
+        SimpleNamespace(),
+        without("_convolution_pointwise"),
+        without("_reorder_convolution_weight"),
+        SimpleNamespace(**{**vars(without()), "_reorder_convolution_weight": broken}),
+        SimpleNamespace(**{**vars(without()), "_reorder_convolution_weight": lambda weight, *_: weight * 2}),
+    ],
+    ids=["none", "no convolution", "no order", "raises", "wrong"],
+)
+def test_without_working_operators_convolutions_are_plain(
+    operators: SimpleNamespace, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, images = network("tiny"), torch.randn(1, 3, 33, 41)
+    monkeypatch.setattr(torch.ops, "mkldnn", operators)
+    folding.fuses.cache_clear()
+    try:
+        fast = folded(backbone, dtype)
+    finally:
+        folding.fuses.cache_clear()
+    assert FusedConv not in kinds(fast) and nn.BatchNorm2d not in kinds(fast)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype != torch.float32):
+        assert error(fast(images)[-1], backbone(images)[-1]) < 0.03
 
 
 def test_only_backbones_are_folded() -> None:

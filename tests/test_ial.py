@@ -98,7 +98,7 @@ def test_fewer_images_than_there_are_is_a_draw_without_replacement() -> None:
 def check(*overrides: str) -> None:
     """Run the checks of the steps' settings, as before any run."""
     for planned in make_plan("ial", "demo", dict(o.split("=") for o in overrides)).steps:
-        planned.step.check(planned.settings)
+        planned.check()
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,10 @@ def check(*overrides: str) -> None:
     [
         ("refine.rounds.crop=66", r"refine\.rounds\.crop = 66 must be a multiple of 8 plus 1"),
         ("refine.rounds.freeze_bn=true refine.rounds.weights=none", "freeze_bn=true"),
-        ("refine.rounds.weights=/nowhere", "no weights file /nowhere"),
+        (
+            "refine.rounds.weights=/nowhere",
+            r"refine\.rounds\.weights = /nowhere: there is no such file; allowed: .*localize or a file",
+        ),
         ("refine.rounds.rounds=0", "at least 1|1 to 20"),
         ("refine.rounds.confident_foreground=0.4", r"0\.5 to 1"),
         ("refine.labels.alpha_low=64", r"refine\.labels\.alpha_low = 64\.0 is above alpha_high"),
@@ -217,14 +220,12 @@ def test_a_round_begins_from_the_networks_of_the_round_before(
     context = context_of(*ran, tmp_path, later_lr=0.0)
     classifier = load_file(ran[1]["localize.train"] / "model.safetensors")
     for branch in ("unary", "pairwise"):
-        folders = [tmp_path / "work" / str(number) / branch for number in (1, 2)]
-        for number, folder in enumerate(folders, 1):
-            folder.mkdir(parents=True)
-            labels = tmp_path / "work" / "1" / "refined" / branch
-            with LabelMapWriter(labels) as writer:
-                for name in context.dataset.splits["train"]:
-                    writer.add(name, np.zeros((64, 64), np.uint8))
-            train_branch(context, number, branch, folder)
+        folders = [tmp_path / "parts" / f"round_{number}" / branch for number in (1, 2)]
+        with LabelMapWriter(tmp_path / "parts" / "round_1" / "refine" / branch) as writer:
+            for name in context.dataset.splits["train"]:
+                writer.add(name, np.zeros((64, 64), np.uint8))
+        for number in (1, 2):
+            train_branch(context, number, branch)
         first, second = (load_file(folder / "model.safetensors") for folder in folders)
         learnt = [key for key in first if key.endswith(("weight", "bias"))]
         assert all(torch.equal(first[key], second[key]) for key in learnt)
@@ -236,7 +237,7 @@ def test_weights_of_another_backbone_are_named(ran: tuple[StepRunner, dict[str, 
     with pytest.raises(
         UserError, match=r'refine\.rounds\.weights = "localize" needs .*refine\.rounds\.backbone is mobilenet_v2'
     ):
-        train_branch(context, 1, "unary", tmp_path)
+        train_branch(context, 1, "unary")
 
 
 def retagged(dataset: Dataset, tags: Callable[[str, np.ndarray], np.ndarray]) -> Dataset:

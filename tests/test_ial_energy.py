@@ -52,7 +52,7 @@ def slow_energy(y: Any, p: Any, weights: Any, steps: int) -> tuple[float, float]
 def check(*overrides: str) -> None:
     """Run the checks of the steps' settings, as before any run."""
     for planned in make_plan("ial", "demo", dict(o.split("=") for o in overrides)).steps:
-        planned.step.check(planned.settings)
+        planned.check()
 
 
 @pytest.mark.parametrize(("beta", "steps"), [(8.0, 64), (1.0, 2)])

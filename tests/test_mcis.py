@@ -243,7 +243,7 @@ def test_its_own_steps_from_tags_to_labels(tiny_shapes: Dataset, tmp_path: Path)
     def run(more: dict[str, object]) -> dict[str, Path]:
         for planned in make_plan("mcis", "demo", {**small, "localize.infer.side": 33, **more}).steps:
             if planned.stage in ("localize", "refine"):
-                planned.step.check(planned.settings)
+                planned.check()
                 runner.run(planned, REPORT)
         return {key: result.folder for key, result in runner.results.items()}
 

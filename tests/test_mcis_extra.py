@@ -67,7 +67,6 @@ class TestExtraImages:
     ) -> None:
         monkeypatch.setattr(extra, "_round_zero", lambda *_: lambda x: torch.tensor([[-9.0, 9.0, 9.0, 9.0]] * len(x)))
         settings = replace(TINY, extra=str(web.root), extra_tags="noisy")
-        (tmp_path / "out" / "filter").mkdir(parents=True)
         pool, counts = extra.add_extra(context(settings, pets, tmp_path / "out"), Pool.of(pets))
         assert counts == {"extra/images": 3, "extra/images_dropped": 1, "extra/tags_dropped": 2}, "no cat is believed"
         assert "extra/x" not in pool.keys, "without its only tag, nobody knows what is in it"
@@ -92,7 +91,7 @@ class TestExtraImages:
         train.train_co_attention(context(settings, pets, tmp_path / "cut"))
         whole, cut = (tmp_path / name / "model.safetensors" for name in ("whole", "cut"))
         assert whole.read_bytes() == cut.read_bytes()
-        assert not (tmp_path / "whole" / "filter").exists()
+        assert not (tmp_path / "whole" / "parts").exists()
 
     def test_what_was_seen_is_declared(self) -> None:
         declared = {

@@ -63,7 +63,11 @@ def test_what_does_not_exist_names_what_does(arguments: tuple, sentence: str) ->
     [
         ("localize.train.freeze_bn", True, "freeze_bn=true keeps the batch norm of initial weights, but weights=none"),
         ("localize.train.weights", "imagenet", '"tiny" has no pretrained weights'),
-        ("localize.train.weights", "nowhere.safetensors", "no weights file nowhere.safetensors"),
+        (
+            "localize.train.weights",
+            "nowhere.safetensors",
+            r"weights = nowhere\.safetensors: there is no such file; allowed: imagenet, none or a file",
+        ),
         ("localize.train.scale_low", 3, "scale_low = 3.0 is above scale_high"),
         ("refine.labels.alpha_low", 64, "alpha_low = 64.0 is above alpha_high"),
         ("refine.train.radius", 9, "radius = 9 does not fit a crop of 65 px"),
@@ -76,7 +80,7 @@ def test_settings_that_contradict_each_other_are_refused_before_any_work(
     plan = make_plan("affinity", "demo", {key: value})
     with pytest.raises(UserError, match=sentence):
         for planned in plan.steps:
-            planned.step.check(planned.settings)
+            planned.check()
 
 
 @pytest.mark.parametrize("method", methods.names())
@@ -92,6 +96,25 @@ def test_weights_stand_for_those_of_every_step_that_begins_with_imagenet() -> No
     settings = make_plan("affinity", "small", {"weights": "tests/conftest.py"}).settings
     for step in ("localize.train", "refine.train", "segment.train"):
         assert settings[f"{step}.weights"] == "tests/conftest.py"
-    assert make_plan("affinity", "demo", {"weights": "file"}).settings["segment.train.weights"] == "none"
     chosen = make_plan("affinity", "small", {"weights": "file", "refine.train.weights": "localize"}).settings
     assert (chosen["refine.train.weights"], chosen["segment.train.weights"]) == ("localize", "file")
+
+
+def test_weights_that_no_step_would_take_are_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"weights = localize .* none with preset demo; set .*: localize.train.weights, "
+    ):
+        make_plan("cam", "demo", {"weights": "localize"})
+
+
+@pytest.mark.parametrize("chosen", [{"weights": "localize"}, {"segment.train.weights": "localize"}])
+def test_a_word_that_a_step_does_not_know_is_no_file(chosen: dict[str, str]) -> None:
+    sentence = (
+        r"(localize|segment)\.train\.weights = localize: there is no such file; allowed: imagenet, none or a file"
+    )
+    for method in ("cam", "affinity"):
+        with pytest.raises(UserError, match=sentence):
+            for planned in make_plan(method, "small", chosen).steps:
+                planned.check()
+    for planned in make_plan("affinity", "small", {"refine.train.weights": "localize"}).steps:
+        planned.check()

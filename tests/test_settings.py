@@ -22,6 +22,14 @@ class Example:
     limit: float | None = setting(None, "perhaps a number", low=0)
 
 
+@dataclass(frozen=True)
+class Several:
+    """Words."""
+
+    names: tuple[str, ...] = setting((), "names")
+    name: str = setting("", "a name")
+
+
 def test_defaults_hold_where_nothing_is_said() -> None:
     assert parse(Example, {}) == Example()
 
@@ -32,6 +40,8 @@ def test_text_becomes_the_settings_type() -> None:
     )
     assert parsed == Example(8, 0.1, "b", False, (0.5, 1.0), None)
     assert parse(Example, {"limit": "3"}).limit == 3.0
+    assert parse(Example, {"size": "2.0", "on": 0, "scales": "[1]"}) == Example(size=2, on=False, scales=(1.0,))
+    assert parse(Several, {"names": "a, b", "name": 2012}) == Several(("a", "b"), "2012")
 
 
 def test_flattened_settings_parse_back_to_themselves() -> None:
@@ -45,6 +55,19 @@ def test_flattened_settings_parse_back_to_themselves() -> None:
         ("size", "9", "x.size = 9 is out of range; allowed: 1 to 8 px"),
         ("size", "2.5", "x.size = '2.5' is not a valid int; allowed: 1 to 8"),
         ("size", True, "is not a valid int"),
+        ("size", "true", "is not a valid int"),
+        ("size", "nan", "x.size = 'nan' is not a valid int; allowed: 1 to 8"),
+        ("size", 1e400, "is not a valid int"),
+        ("size", "1e400", "is not a valid int"),
+        ("limit", "1e400", "x.limit = inf is out of range; allowed: finite numbers, at least 0"),
+        ("limit", 1e400, "x.limit = inf is out of range; allowed: finite numbers, at least 0"),
+        ("limit", "nan", "x.limit = nan is out of range"),
+        ("limit", True, "x.limit = True is not a valid float"),
+        ("scales", "1, inf", "out of range; allowed: finite numbers, at least 0.1"),
+        ("scales", (1.0, True), "not a valid list of numbers"),
+        ("scales", (), "not a valid list of numbers"),
+        ("scales", 1.0, "not a valid list of numbers"),
+        ("name", True, "not a valid str"),
         ("rate", "nan", "out of range"),
         ("rate", "fast", "not a valid float"),
         ("name", "c", "allowed: one of a, b"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import torch
 from filelock import FileLock
 
 from wsss.data import Dataset
+from wsss.data.layout import MASKS
 from wsss.errors import UserError
 from wsss.interface import Step, StepContext
 from wsss.progress import ConsoleReporter
@@ -81,6 +83,27 @@ def test_all_that_decides_the_output_is_in_the_fingerprint(runner: StepRunner, t
     }
     assert len(found) == 6
     assert moved == with_file
+
+
+def test_masks_that_the_settings_declare_are_handed_over(runner: StepRunner, tmp_path: Path) -> None:
+    seen: list[bool] = []
+    step = Step(
+        "first",
+        1,
+        Number,
+        lambda context: seen.append(context.masks is not None),
+        declares=lambda settings: frozenset({"masks"} if settings.value else ()),
+    )
+    shutil.copytree(runner.dataset.root, tmp_path / "other")
+    next((tmp_path / "other" / MASKS).glob("*.png")).unlink()
+    other = replace(runner, dataset=replace(runner.dataset, root=tmp_path / "other"))
+    fingerprints = set()
+    for value in (0, 1):
+        chosen = PlannedStep("refine", "test", step, Number(value), {})
+        runner.run(chosen, REPORT)
+        fingerprints |= {runner.fingerprint(chosen), other.fingerprint(chosen)}
+    assert seen == [False, True]
+    assert len(fingerprints) == 3, "the masks count where they are seen"
 
 
 def test_a_changed_input_changes_what_comes_after(runner: StepRunner) -> None:

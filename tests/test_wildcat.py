@@ -13,11 +13,12 @@ from wsss.data import Dataset
 from wsss.data.label_maps import LabelMaps
 from wsss.data.score_maps import ScoreMaps
 from wsss.errors import UserError
+from wsss.interface import StepResult
 from wsss.methods.wildcat import Wildcat, direct_score_map
 from wsss.ops.pooling import class_wise_pool, instances, spatial_pool
 from wsss.progress import ConsoleReporter
 from wsss.run.plan import make_plan
-from wsss.run.steps import StepResult, StepRunner
+from wsss.run.steps import StepRunner
 from wsss.stages.localize import CamSettings, image_maps, tagged_score_map
 from wsss.stages.outputs import load_model
 from wsss.stages.refine import BackgroundSettings, argmax_labels
@@ -174,13 +175,13 @@ def test_maps_that_are_zero_everywhere_stay_zero() -> None:
 def test_settings_that_cannot_be_meant_are_refused_before_any_work(settings: dict[str, str], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         planned = make_plan("wildcat", "demo", {f"localize.train.{k}": v for k, v in settings.items()}).steps[0]
-        planned.step.check(planned.settings)
+        planned.check()
 
 
 @pytest.mark.parametrize("preset", ["demo", "small", "paper"])
 def test_the_presets_are_accepted(preset: str) -> None:
     for planned in make_plan("wildcat", preset, {}).steps:
-        planned.step.check(planned.settings)
+        planned.check()
 
 
 def run(dataset: Dataset, work: Path) -> dict[str, StepResult]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from wsss.git import GitState
-from wsss.run.steps import StepResult
+from wsss.interface import StepResult
 from wsss.tracking import names
 from wsss.tracking.info import DatasetInfo, RunInfo
 from wsss.versions import DataVersion

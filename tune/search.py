@@ -71,7 +71,7 @@ def plan_search(
     plan = make_plan(method, preset, fixed)
     dataset = open_dataset(data)
     for planned in plan.steps:
-        planned.step.check(planned.settings)
+        planned.check()
     chosen = choose_objective(plan, dataset, objective)
     space = search_space(plan, chosen.until, keys, fixed)
     first = {key: plan.settings[key] for key in space}

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from wsss.data import Dataset
+    from wsss.interface import StepResult
     from wsss.ops.pairs import Reduction
     from wsss.run.picture import Localizer
-    from wsss.run.steps import StepResult
     from wsss.scores import Evaluation
     from wsss.serving.package import Segmenter
     from wsss.tables.compare import Row as ResultRow

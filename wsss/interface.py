@@ -54,6 +54,29 @@ class StepContext:
 
 
 @dataclass(frozen=True)
+class StepResult:
+    """A finished step.
+
+    Attributes:
+        key: such as "refine.walk".
+        fingerprint: 64 hexadecimal digits.
+        folder: the local folder of its output.
+        reused: nothing had to be done.
+        seconds: what the work took when it was done (all attempts of this process).
+        peak_memory_mb: the most memory its process had used when the work was done, in MB.
+        metrics: the step's own metrics, such as {"train/loss": 0.1}.
+    """
+
+    key: str
+    fingerprint: str
+    folder: Path
+    reused: bool
+    seconds: float
+    peak_memory_mb: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Picture:
     """What of a step's output is drawn in the panels of a run, besides what is scored.
 

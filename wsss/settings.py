@@ -12,7 +12,11 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
+
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from wsss.errors import UserError, unknown
 
@@ -74,6 +78,7 @@ def setting(
     unit: str = "",
     search: Search | None = None,
     file: bool = False,
+    words: tuple[str, ...] = (),
     folder: bool = False,
     dataset: bool = False,
 ) -> Any:
@@ -87,7 +92,8 @@ def setting(
         choices: the allowed values, where they can be listed.
         unit: the unit of a number, such as "px".
         search: how a search draws it; None is not worth searching.
-        file: the value may be the path of a file, whose content then counts, not its name.
+        file: the value is the path of a file, whose content then counts, not its name.
+        words: what else it may be, such as "none".
         folder: the value is the path of a folder, whose files' names and contents then count.
         dataset: the value is the name of a dataset, whose content then counts.
     """
@@ -102,6 +108,7 @@ def setting(
             unit=unit,
             search=search,
             file=file,
+            words=words,
             folder=folder,
             dataset=dataset,
         ),
@@ -123,6 +130,7 @@ class Setting:
     unit: str
     search: Search | None
     file: bool
+    words: tuple[str, ...]
     folder: bool
     dataset: bool
 
@@ -138,6 +146,8 @@ class Setting:
         """The allowed values in words."""
         if self.choices is not None:
             return "one of " + ", ".join(map(str, self.choices))
+        if self.file:
+            return " or ".join(filter(None, (", ".join(self.words), "a file")))
         if self.low is not None and self.high is not None:
             return f"{self.low:g} to {self.high:g}"
         if self.low is not None:
@@ -182,24 +192,44 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
+def check_files(settings: Any, prefix: str = "") -> None:
+    """Refuse a file that is not there; `prefix` is put before the settings' keys.
+
+    Raises:
+        UserError: the value of a file setting is neither one of its words nor the path of a file.
+    """
+    values = flatten(settings, prefix)
+    for spec in settings_of(type(settings), prefix):
+        value = values[spec.key]
+        if spec.file and value is not None and value not in spec.words and not Path(value).is_file():
+            raise UserError(f"{spec.key} = {value}: there is no such file; allowed: {spec.allowed}")
+
+
 def _convert(spec: Setting, value: Any, key: str) -> Any:
     kind, optional = _unwrap_optional(spec.type)
     if value is None or (isinstance(value, str) and value.lower() in ("none", "null") and optional):
         if not optional:
             raise UserError(f"{key} can't be none; allowed: {spec.allowed}")
         return None
+    several = typing.get_origin(kind) is tuple
     try:
-        value = _to_type(kind, value)
-    except (TypeError, ValueError):
-        name = getattr(kind, "__name__", str(kind)) if not typing.get_origin(kind) else "list of numbers"
+        parts = (
+            [part.strip() for part in value.strip("[]() ").split(",")] if several and isinstance(value, str) else value
+        )
+        converted = _adapter(kind).validate_python(parts)
+        if kind is not bool and any(isinstance(part, bool) for part in (parts if several else (parts,))):
+            raise ValueError(value)
+    except ValueError:  # pydantic's ValidationError is one
+        name = "list of numbers" if several else getattr(kind, "__name__", str(kind))
         raise UserError(f"{key} = {value!r} is not a valid {name}; allowed: {spec.allowed}") from None
-    for element in value if isinstance(value, tuple) else (value,):
+    for element in converted if several else (converted,):
+        finite = not isinstance(element, float) or math.isfinite(element)
         too_low = spec.low is not None and not element >= spec.low
         too_high = spec.high is not None and not element <= spec.high
-        if too_low or too_high or (spec.choices is not None and element not in spec.choices):
-            unit = f" {spec.unit}" if spec.unit else ""
-            raise UserError(f"{key} = {value} is out of range; allowed: {spec.allowed}{unit}")
-    return value
+        if not finite or too_low or too_high or (spec.choices is not None and element not in spec.choices):
+            allowed = f"{'' if finite else 'finite numbers, '}{spec.allowed}{f' {spec.unit}' if spec.unit else ''}"
+            raise UserError(f"{key} = {converted} is out of range; allowed: {allowed}")
+    return converted
 
 
 def _unwrap_optional(kind: Any) -> tuple[Any, bool]:
@@ -209,31 +239,8 @@ def _unwrap_optional(kind: Any) -> tuple[Any, bool]:
     return kind, False
 
 
-def _to_type(kind: Any, value: Any) -> Any:
-    if typing.get_origin(kind) is tuple:
-        element = typing.get_args(kind)[0]
-        parts = value.strip("[]() ").split(",") if isinstance(value, str) else value
-        if not isinstance(parts, list | tuple) or not parts:
-            raise ValueError(value)
-        return tuple(_to_type(element, part) for part in parts)
-    if kind is bool:
-        if isinstance(value, bool):
-            return value
-        return (
-            {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(str(value).lower())
-            if str(value).lower() in ("true", "1", "yes", "false", "0", "no")
-            else _fail(value)
-        )
-    if kind is int:
-        if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
-            raise ValueError(value)
-        return int(value)
-    if kind is float:
-        if isinstance(value, bool):
-            raise ValueError(value)
-        return float(value)
-    return str(value)
-
-
-def _fail(value: Any) -> Any:
-    raise ValueError(value)
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Converts text, and numbers that lose nothing, to a setting's type; a tuple has one element at least."""
+    limited: Any = typing.Annotated[kind, Field(min_length=1)] if typing.get_origin(kind) is tuple else kind
+    return TypeAdapter(limited, config=ConfigDict(coerce_numbers_to_str=True))

@@ -18,15 +18,25 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from wsss.errors import UserError
 from wsss.interface import StepContext
-from wsss.nets.backbones import freeze_batch_norm
+from wsss.nets.backbones import check_weights, freeze_batch_norm
 from wsss.process import own_cores
 from wsss.scores import metric_names
 from wsss.settings import setting
 from wsss.storage import write_bytes
 from wsss.stream import ordered_map
 
+CHECKPOINT = "checkpoint.pt"
+"""In a step's folder while it trains: what a continued run goes on from."""
 Sample = dict[str, Any]
 Module = TypeVar("Module", bound=nn.Module)
+
+
+def weights_setting(source: str = "ours", localized: bool = False) -> Any:
+    """The setting `weights` of a step with a backbone; `localized`: it can begin with the localizer's backbone."""
+    if localized:
+        meaning = 'initial weights; "localize" is the localizer\'s backbone'
+        return setting("imagenet", meaning, source=source, file=True, words=("imagenet", "none", "localize"))
+    return setting("imagenet", "initial weights", source=source, file=True, words=("imagenet", "none"))
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,19 @@ class _Samples(Dataset[Sample]):
         epoch, index = at
         name = self._ids[index]
         return {"id": name, **self._make(name, np.random.default_rng((self._rng, epoch, index)))}
+
+
+def check_start(settings: Any) -> None:
+    """Refuse weights that there can't be, and frozen batch norm without the weights that it belongs to.
+
+    Raises:
+        UserError: settings (with `backbone`, `weights` and `freeze_bn`) that contradict each other.
+    """
+    if settings.freeze_bn and settings.weights == "none":
+        raise UserError(
+            "freeze_bn=true keeps the batch norm of initial weights, but weights=none; set one of them otherwise"
+        )
+    check_weights(settings.backbone, settings.weights)
 
 
 def parameter_groups(
@@ -133,7 +156,7 @@ def fit(
     updates_per_epoch = math.ceil(batches_per_epoch / settings.accumulate)
     total = updates_per_epoch * epochs
 
-    checkpoint = context.out / "checkpoint.pt"
+    checkpoint = context.out / CHECKPOINT
     done = _resume(checkpoint, model, optimizer)
     places = _shuffled(len(ids), settings.batch_size, context.rng, range(done, epochs))
     batches = _batches(_Samples(ids, sample, context.rng), places, device)

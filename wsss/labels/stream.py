@@ -115,7 +115,7 @@ def make_cam_labels(
             f"`{command('wsss', 'run', '--until', 'refine')}`"
         )
     planned = next(planned for planned in plan.steps if planned.key == "localize.train")
-    planned.step.check(planned.settings)
+    planned.check()
     dataset = open_dataset(data)
     dataset.check()
     runner = StepRunner(dataset, rng, choose_device(device))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from wsss.interface import BACKGROUND_SCORES, CRF, NETWORK, Method, Stage, Step
+from wsss.interface import NETWORK, Method, Stage, Step
 from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
 from wsss.stages.localize import CamSettings, ClassifierSettings, check_training, infer_cam, train_classifier
-from wsss.stages.refine import BackgroundSettings, CrfSettings, add_background, crf_step
+from wsss.stages.presets import CRFS, NETWORKS, of_step
+from wsss.stages.refine import background, crf
 from wsss.stages.segment import DEEPLAB
 
 LOCALIZE = Stage(
@@ -21,14 +22,10 @@ LOCALIZE = Stage(
     ),
     {
         "demo": {
-            "train.backbone": "tiny",
-            "train.weights": "none",
-            "train.freeze_bn": False,
+            **of_step("train", NETWORKS["demo"]),
             "train.dropout": 0.0,
-            "train.optimizer": "adamw",
             "train.lr": 4e-3,
             "train.head_lr": 1.0,
-            "train.weight_decay": 1e-2,
             "train.crop": 97,
             "train.scale_low": 0.75,
             "train.scale_high": 1.0,
@@ -39,12 +36,9 @@ LOCALIZE = Stage(
             "infer.stride": 4,
         },
         "small": {
-            "train.backbone": "mobilenet_v2",
-            "train.output_stride": 16,
+            **of_step("train", NETWORKS["small"]),
             "train.dropout": 0.2,
-            "train.optimizer": "adamw",
             "train.lr": 2e-4,
-            "train.weight_decay": 1e-2,
             "train.crop": 225,
             "train.scale_low": 0.75,
             "train.scale_high": 1.0,
@@ -60,20 +54,12 @@ REFINE = Stage(
     "refine",
     "cam",
     (
-        Step(
-            "background",
-            1,
-            BackgroundSettings,
-            add_background,
-            inputs=("localize",),
-            outputs=("labels",),
-            pictures=(BACKGROUND_SCORES,),
-        ),
-        Step("crf", 1, CrfSettings, crf_step("background"), inputs=("background",), outputs=("labels_crf",), uses=CRF),
+        background(),
+        crf("background"),
     ),
     {
-        "demo": {"background.alpha": 6.0, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 8.0},
-        "small": {"background.alpha": 1.0, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 5.0},
+        "demo": {"background.alpha": 6.0, **of_step("crf", CRFS["demo"])},
+        "small": {"background.alpha": 1.0, **of_step("crf", CRFS["small"])},
     },
 )
 

@@ -20,6 +20,7 @@ from wsss.interface import CRF, NETWORK, Method, Stage, Step, StepContext
 from wsss.methods.cam import LOCALIZE, REFINE
 from wsss.nets.backbones import BACKBONES, build_backbone
 from wsss.ops.pooling import class_wise_pool, spatial_pool
+from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
 from wsss.settings import choice, factor, setting, uniform
 from wsss.stages.direct import predict_directly
 from wsss.stages.localize import (
@@ -35,6 +36,7 @@ from wsss.stages.localize import (
     write_score_maps,
 )
 from wsss.stages.outputs import load_model, save_model, write_metrics
+from wsss.stages.presets import from_step, of_step
 from wsss.stages.refine import BackgroundSettings, CrfSettings, with_background
 from wsss.stages.segment import DEEPLAB
 from wsss.training import to_device
@@ -202,14 +204,15 @@ def infer_wildcat(context: StepContext) -> None:
 
 def _as_refined(preset: str) -> dict[str, object]:
     """The background and the CRF of the label maps, for the direct prediction."""
-    return {f"predict.{key.partition('.')[2]}": value for key, value in REFINE.presets[preset].items()}
+    refined = REFINE.presets[preset]
+    return of_step("predict", from_step(refined, "background") | from_step(refined, "crf"))
 
 
 WILDCAT = Stage(
     "localize",
     "wildcat",
     (
-        Step("train", 1, WildcatSettings, train_wildcat, check=check_wildcat, uses=NETWORK),
+        Step("train", 1, WildcatSettings, train_wildcat, metrics=(TRAIN_LOSS,), check=check_wildcat, uses=NETWORK),
         Step(
             "predict",
             1,
@@ -219,7 +222,16 @@ WILDCAT = Stage(
             outputs=("direct", "direct_crf"),
             uses=NETWORK | CRF,
         ),
-        Step("infer", 1, CamSettings, infer_wildcat, inputs=("train",), outputs=("cam",), uses=NETWORK),
+        Step(
+            "infer",
+            1,
+            CamSettings,
+            infer_wildcat,
+            inputs=("train",),
+            outputs=("cam",),
+            metrics=TAG_METRICS,
+            uses=NETWORK,
+        ),
     ),
     {
         "demo": {

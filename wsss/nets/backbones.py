@@ -166,10 +166,10 @@ def read_weights(name: str, weights: str) -> dict[str, Tensor]:
 
 
 def check_weights(backbone: str, weights: str) -> None:
-    """Refuse weights that can't be had, without reading them.
+    """Refuse weights that there can't be, without reading any.
 
     Raises:
-        UserError: pretrained weights of a backbone that has none, or a file that is not there.
+        UserError: pretrained weights of a backbone that has none.
     """
     if backbone == "tiny" and weights == "imagenet":
         raise UserError('backbone "tiny" has no pretrained weights; set its weights to "none"')
@@ -179,8 +179,6 @@ def check_weights(backbone: str, weights: str) -> None:
             f"`{command('python', '-m', 'wsss.nets.resnet38', 'FILE.params', 'resnet38.safetensors')}` and give that "
             "file as the weights"
         )
-    if weights not in ("imagenet", "none", "localize") and not Path(weights).is_file():
-        raise UserError(f'no weights file {weights}; give a .safetensors or .pth file, "imagenet" or "none"')
 
 
 def _download(name: str) -> dict[str, Tensor]:

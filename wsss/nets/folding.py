@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import operator
+from functools import cache
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -103,7 +105,7 @@ def _fuse(conv: nn.Conv2d, node: fx.Node, nodes: list[fx.Node], layers: dict[str
             node.args = (*node.args, others[0])
             _absorb_user(node)
     rectifier = type(_layer(_only_user(node), layers))
-    if rectifier in _RECTIFIERS:
+    if rectifier is nn.ReLU or (rectifier in _RECTIFIERS and len(node.args) == 1):  # no sum is capped in one pass
         fused.rectifier = _RECTIFIERS[rectifier]
         _absorb_user(node)
     return fused
@@ -126,7 +128,34 @@ def _absorb_user(node: fx.Node) -> None:
 
 def _fusible(conv: nn.Conv2d) -> bool:
     """Whether oneDNN can run this convolution with what follows it."""
-    there = conv.weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
-    if there and conv.weight.dtype == torch.bfloat16:
-        there = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return there and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    plain = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    return plain and conv.weight.device.type == "cpu" and fuses(conv.weight.dtype)
+
+
+@cache
+@torch.inference_mode()
+def fuses(dtype: torch.dtype) -> bool:
+    """Whether fused convolutions work here in a number format: oneDNN's operators are no public part of PyTorch.
+
+    They are tried once, and must give what the plain operations give.
+    """
+    conv = nn.Conv2d(2, 2, 3, padding=1).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        maps, others, weight, bias = (torch.randn(shape) for shape in ((1, 2, 4, 4), (1, 2, 4, 4), (2, 2, 3, 3), (2,)))
+    conv.weight.copy_(weight)
+    conv.bias.copy_(bias)
+    expected = F.conv2d(maps, weight, bias, padding=1)
+    fused = FusedConv(conv)
+    try:
+        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return False
+        found = [fused(maps), fused(maps, others.to(dtype))]
+        fused.rectifier = _RECTIFIERS[nn.ReLU6]
+        found.append(fused(maps))
+        fused.rectifier = _RECTIFIERS[nn.ReLU]
+        found.append(fused(maps, others.to(dtype)))
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    wanted = [expected, expected + others, F.relu6(expected), F.relu(expected + others)]
+    return torch.stack(found).float().allclose(torch.stack(wanted), rtol=0.05, atol=0.1)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from wsss.commands import command
 from wsss.data import Dataset
 from wsss.errors import UserError
+from wsss.interface import StepResult
 from wsss.run.method import Outcome
 from wsss.run.plan import Plan
-from wsss.run.steps import StepResult
 from wsss.serving.card import model_card
 from wsss.serving.package import log_model
 from wsss.tracking import names

@@ -76,7 +76,7 @@ def step_fingerprint(
         "rng": rng,
         "inputs": dict(inputs),
         "data": data,
-        "masks": list(masks) if "masks" in planned.step.supervision else None,
+        "masks": list(masks) if "masks" in planned.supervision else None,
         "machine": machine(planned, device),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

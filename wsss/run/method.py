@@ -17,12 +17,12 @@ from typing import Any
 from wsss import git, versions
 from wsss.data import Dataset, open_dataset
 from wsss.errors import UserError, unknown
-from wsss.interface import STAGES
+from wsss.interface import STAGES, StepResult
 from wsss.progress import ConsoleReporter
 from wsss.run.fingerprints import content_settings, mask_digests
 from wsss.run.panels import run_panels
 from wsss.run.plan import Plan, make_plan
-from wsss.run.steps import StepResult, StepRunner, choose_device
+from wsss.run.steps import StepRunner, choose_device
 from wsss.scores import Masks, metric_names
 from wsss.scores.evaluation import joined
 from wsss.settings import settings_of
@@ -96,7 +96,7 @@ def run_method(
     if until is not None and until not in STAGES:
         raise unknown("stage", until, STAGES)
     for planned in plan.steps:
-        planned.step.check(planned.settings)
+        planned.check()
     dataset = open_dataset(data)
     for used in (dataset, *_extra_datasets(plan)):
         used.check()

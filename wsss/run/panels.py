@@ -10,10 +10,9 @@ import numpy as np
 from wsss.data import Dataset, label_maps, score_maps
 from wsss.data.label_maps import LabelMaps, encode_palette_png
 from wsss.data.score_maps import ScoreMaps
-from wsss.interface import Picture, Step
+from wsss.interface import Picture, Step, StepResult
 from wsss.run.pictures import panel, png
 from wsss.run.plan import Plan
-from wsss.run.steps import StepResult
 from wsss.scores import Masks
 
 IMAGES = {"train": 6, "val": 6}

@@ -15,9 +15,8 @@ from wsss.commands import command
 from wsss.data import Dataset
 from wsss.data.score_maps import ScoreMap, ScoreMaps
 from wsss.errors import UserError
-from wsss.interface import StepContext
+from wsss.interface import StepContext, StepResult
 from wsss.run.plan import Plan, PlannedStep
-from wsss.run.steps import StepResult
 
 CAM = "cam"
 PICTURE = ".picture.png"

@@ -9,7 +9,7 @@ from typing import Any
 import wsss.methods as methods
 from wsss.errors import UserError, unknown
 from wsss.interface import STAGES, Method, Stage, Step
-from wsss.settings import Setting, flatten, parse, settings_of
+from wsss.settings import Setting, check_files, flatten, parse, settings_of
 from wsss.stages.evaluate import EVALUATIONS
 
 PRESETS = ("demo", "small", "paper")
@@ -37,6 +37,15 @@ class PlannedStep:
     def key(self) -> str:
         """Such as "refine.walk"."""
         return f"{self.stage}.{self.step.name}"
+
+    def check(self) -> None:
+        """Refuse settings that can't be, before any step runs.
+
+        Raises:
+            UserError: a file that is not there, or settings that contradict each other.
+        """
+        check_files(self.settings, self.key + ".")
+        self.step.check(self.settings)
 
     @property
     def name(self) -> str:
@@ -88,8 +97,8 @@ def make_plan(method: str, preset: str, overrides: Mapping[str, Any] | None = No
             weights of every step that would begin with "imagenet".
 
     Raises:
-        UserError: an unknown method, preset, stage, implementation, step or setting (names the known ones), or a
-            value out of its range.
+        UserError: an unknown method, preset, stage, implementation, step or setting (names the known ones), a value
+            out of its range, or "weights" that no step would take.
     """
     chosen = methods.load(method)
     if preset not in PRESETS:
@@ -126,7 +135,7 @@ def stands_alone(method: str) -> bool:
     plan = make_plan(method, PRESETS[0])
     try:
         for planned in plan.steps:
-            planned.step.check(planned.settings)
+            planned.check()
     except UserError:
         return False
     return True
@@ -155,7 +164,14 @@ def _values(
     steps = [(kind, step) for kind, stage in stages.items() for step in stage.steps]
     if "weights" in overrides:
         begins = {f"{kind}.{step.name}.weights": getattr(step.settings, "weights", None) for kind, step in steps}
-        layers |= {key: overrides["weights"] for key, own in begins.items() if layers.get(key, own) == "imagenet"}
+        chosen = {key: overrides["weights"] for key, own in begins.items() if layers.get(key, own) == "imagenet"}
+        if not chosen:
+            raise UserError(
+                f"weights = {overrides['weights']} stands for the weights of the steps that would begin with imagenet, "
+                f"of which method {method.name} has none with preset {preset}; set those of a step: "
+                f"{', '.join(key for key, own in begins.items() if own is not None)}"
+            )
+        layers |= chosen
     layers |= {key: value for key, value in overrides.items() if key != "weights"}
     known = {f"{kind}.{step.name}" for kind, step in steps} | {
         f"evaluate.{what}" for _, s in steps for what in s.outputs

@@ -16,7 +16,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from wsss import storage
 from wsss.commands import command
 from wsss.data import Dataset
 from wsss.errors import UserError
-from wsss.interface import Reporter, StepContext
+from wsss.interface import Reporter, StepContext, StepResult
 from wsss.progress import say
 from wsss.run.fingerprints import machine, mask_digests, step_fingerprint
 from wsss.run.lease import lease
@@ -39,29 +39,6 @@ from wsss.scores import Masks
 from wsss.settings import flatten
 
 CHECKPOINT = "checkpoint.pt"
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """A finished step.
-
-    Attributes:
-        key: such as "refine.walk".
-        fingerprint: 64 hexadecimal digits.
-        folder: the local folder of its output.
-        reused: nothing had to be done.
-        seconds: what the work took when it was done (all attempts of this process).
-        peak_memory_mb: the most memory its process had used when the work was done, in MB.
-        metrics: the step's own metrics, such as {"train/loss": 0.1}.
-    """
-
-    key: str
-    fingerprint: str
-    folder: Path
-    reused: bool
-    seconds: float
-    peak_memory_mb: float
-    metrics: Mapping[str, float]
 
 
 @dataclass
@@ -175,7 +152,7 @@ class StepRunner:
             out=scratch,
             inputs={need: result.folder for need, result in inputs.items()},
             report=report,
-            masks=Masks(self.dataset) if "masks" in planned.step.supervision else None,
+            masks=Masks(self.dataset) if "masks" in planned.supervision else None,
         )
         started = time.monotonic()
         planned.step.run(context)

@@ -63,7 +63,7 @@ def tags_map(split: str) -> str:
 
 
 TAG_METRICS = (tags_map("dev"), tags_map("val"))
-"""What a step that ranks tags gives."""
+"""How well a localizer's step ranks the tags, on every split that it is asked of."""
 
 
 def step_time(key: str) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wsss.data import Dataset
 from wsss.data.augmentation import normalise
+from wsss.errors import UserError
 from wsss.stream import ordered_map
 
 Maps = TypeVar("Maps")
@@ -31,6 +32,17 @@ def node_size(height: int, width: int, stride: int, scale: float = 1.0) -> tuple
     """The nearest size s * k + 1 in px to a scaled image, whose maps have cells exactly on pixels 0, s, 2s, ..."""
     rows, columns = node_grid(round(height * scale), round(width * scale), stride)
     return max(rows - 1, 1) * stride + 1, max(columns - 1, 1) * stride + 1
+
+
+def check_nodes(side: int, stride: int, key: str) -> None:
+    """Refuse a square whose borders are not on nodes; `key` is the setting of its side, in px.
+
+    Raises:
+        UserError: the side is not a multiple of the stride plus 1.
+    """
+    if (side - 1) % stride:
+        nearest = node_size(side, side, stride)[0]
+        raise UserError(f"{key} = {side} must be a multiple of {stride} plus 1, such as {nearest}")
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -52,13 +64,6 @@ def id_batches(dataset: Dataset, ids: Sequence[str], device: torch.device) -> li
         step = max(1, PIXELS[device.type] // (height * width))
         batches += [members[start : start + step] for start in range(0, len(members), step)]
     return batches
-
-
-def batches_by_size(
-    dataset: Dataset, ids: Sequence[str], device: torch.device
-) -> Iterator[tuple[list[str], list[np.ndarray]]]:
-    """The batches of `id_batches` with their images, uint8 H x W x 3, which are read ahead."""
-    return ordered_map(lambda batch: (batch, [dataset.image(i) for i in batch]), id_batches(dataset, ids, device))
 
 
 def stream_images(

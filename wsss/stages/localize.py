@@ -16,13 +16,13 @@ from wsss.data.augmentation import Augmentation
 from wsss.data.score_maps import ScoreMap, ScoreMapWriter
 from wsss.errors import UserError
 from wsss.interface import StepContext
-from wsss.nets.backbones import BACKBONES, build_backbone, check_weights
+from wsss.nets.backbones import BACKBONES, build_backbone
 from wsss.nets.folding import folded
 from wsss.scores import mean_average_precision, metric_names
 from wsss.settings import factor, setting
 from wsss.stages.inference import multi_scale, node_grid, stream_images
-from wsss.stages.outputs import load_model, save_model, write_metrics
-from wsss.training import TrainingSettings, fit, parameter_groups, to_device
+from wsss.stages.outputs import backbone_weights, load_model, save_model, write_metrics
+from wsss.training import TrainingSettings, check_start, fit, parameter_groups, to_device, weights_setting
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ClassifierSettings(TrainingSettings):
     """Training a classifier on the tags."""
 
     backbone: str = setting("resnet50", "the network", choices=BACKBONES)
-    weights: str = setting("imagenet", 'initial weights: "imagenet", "none", or a file', file=True)
+    weights: str = weights_setting()
     output_stride: int = setting(8, "pixels of the image for a cell of the map", choices=(8, 16), unit="px")
     freeze_bn: bool = setting(True, "keep the batch norm of the initial weights", source="PSA code")
     dropout: float = setting(
@@ -59,7 +59,11 @@ class CamSettings:
 
     def number_format(self, device: torch.device) -> torch.dtype:
         """What `precision` comes down to on a device."""
-        gains = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        gains = (
+            torch.cuda.is_bf16_supported()
+            if device.type == "cuda"
+            else torch.cpu.get_capabilities().get("avx512_bf16", False)
+        )
         return torch.bfloat16 if self.precision == "bfloat16" or (self.precision == "auto" and gains) else torch.float32
 
 
@@ -84,18 +88,14 @@ class Classifier(nn.Module):
 
 
 def check_training(settings: Any) -> None:
-    """Refuse frozen batch norm without the weights that it belongs to, and a scale range that is upside down.
+    """Refuse a scale range that is upside down; see also `check_start`.
 
     Raises:
-        UserError: such settings, or a weights file that is not there.
+        UserError: such settings.
     """
-    if settings.freeze_bn and settings.weights == "none":
-        raise UserError(
-            "freeze_bn=true keeps the batch norm of initial weights, but weights=none; set one of them otherwise"
-        )
+    check_start(settings)
     if settings.scale_low > settings.scale_high:
         raise UserError(f"scale_low = {settings.scale_low} is above scale_high = {settings.scale_high}")
-    check_weights(settings.backbone, settings.weights)
 
 
 def classifier_architecture(context: StepContext) -> dict[str, Any]:
@@ -275,3 +275,22 @@ def class_scores(model: Any, images: Sequence[np.ndarray], device: torch.device)
 def load_classifier(folder: Path) -> Classifier:
     """The trained classifier of a step's output, in eval mode, on the CPU."""
     return load_model(folder, Classifier)
+
+
+def begin_localized(context: StepContext, key: str) -> Callable[[Any], None]:
+    """Initial weights from the localizer: a function that loads them into a network's `backbone`.
+
+    Raises (when called):
+        UserError: the localizer's backbone is another one; `key` is the step whose settings choose it.
+    """
+
+    def begin(model: Any) -> None:
+        try:
+            model.backbone.load_state_dict(backbone_weights(context.inputs["localize.train"]))
+        except RuntimeError:
+            raise UserError(
+                f'{key}.weights = "localize" needs the localizer\'s own backbone, but {key}.backbone is '
+                f"{context.settings.backbone}"
+            ) from None
+
+    return begin

@@ -10,7 +10,10 @@ from typing import TypeVar
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from wsss.storage import write_bytes
+
 Network = TypeVar("Network", bound=nn.Module)
+METRICS = "metrics.json"
 
 
 def save_model(folder: Path, model: nn.Module, architecture: dict[str, object]) -> None:
@@ -34,4 +37,11 @@ def backbone_weights(folder: Path) -> dict[str, Tensor]:
 
 def write_metrics(folder: Path, metrics: dict[str, float]) -> None:
     """Keep a step's final metrics with its output, so that a reused step has them too."""
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
+    write_bytes(folder / METRICS, json.dumps(metrics, indent=1).encode())
+
+
+def read_metrics(folder: Path) -> dict[str, float]:
+    """The final metrics in a step's folder; none where it wrote none."""
+    path = folder / METRICS
+    metrics: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    return metrics

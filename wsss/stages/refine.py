@@ -11,11 +11,11 @@ import torch
 from wsss.data.label_maps import EncodedLabelMap, LabelMapWriter, encode_label_map
 from wsss.data.score_maps import ScoreMap, ScoreMaps, ScoreMapWriter
 from wsss.errors import UserError
-from wsss.interface import StepContext
+from wsss.interface import BACKGROUND_SCORES, CRF, Step, StepContext
 from wsss.ops.crf import DenseCrf
 from wsss.settings import choice, factor, setting
 from wsss.stages.inference import resize
-from wsss.stream import ordered_map as ordered_map
+from wsss.stream import ordered_map
 
 PROBABILITY_FLOOR = 1e-5
 
@@ -189,3 +189,21 @@ def crf_step(scores_from: str) -> Callable[[StepContext], None]:
         write_labels(context, "labels_crf", maps.ids, label)
 
     return run
+
+
+def background(settings: type[BackgroundSettings] = BackgroundSettings) -> Step:
+    """The step that puts a background in front of the localizer's maps."""
+    return Step(
+        "background",
+        1,
+        settings,
+        add_background,
+        inputs=("localize",),
+        outputs=("labels",),
+        pictures=(BACKGROUND_SCORES,),
+    )
+
+
+def crf(scores_from: str) -> Step:
+    """The step that runs the CRF over the score maps of the step `scores_from`."""
+    return Step("crf", 1, CrfSettings, crf_step(scores_from), inputs=(scores_from,), outputs=("labels_crf",), uses=CRF)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
 from wsss.classes import IGNORE
@@ -27,9 +25,10 @@ from wsss.scores.metric_names import TRAIN_LOSS
 from wsss.settings import factor, setting
 from wsss.stages.inference import multi_scale, node_grid, resize, stream_images
 from wsss.stages.localize import check_training
-from wsss.stages.outputs import save_model, write_metrics
+from wsss.stages.outputs import load_model, save_model, write_metrics
+from wsss.stages.presets import NETWORKS, of_step
 from wsss.stages.refine import CrfSettings, crf_labels, probabilities
-from wsss.training import TrainingSettings, fit, parameter_groups, to_device
+from wsss.training import TrainingSettings, fit, parameter_groups, to_device, weights_setting
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class SegmenterSettings(TrainingSettings):
     """Training the segmentation network."""
 
     backbone: str = setting("resnet50", "the network", choices=BACKBONES)
-    weights: str = setting("imagenet", 'initial weights: "imagenet", "none", or a file', file=True)
+    weights: str = weights_setting()
     output_stride: int = setting(8, "pixels of the image for a cell of the scores", choices=(8, 16), unit="px")
     freeze_bn: bool = setting(True, "keep the batch norm of the initial weights", source="deeplab-pytorch")
     rates: tuple[int, ...] = setting((6, 12, 18, 24), "dilations of the pyramid", source="DeepLabv2", low=1, high=64)
@@ -149,9 +148,7 @@ def train_on_masks(context: StepContext) -> None:
 
 def load_segmenter(folder: Path) -> DeepLab:
     """The trained network of a step's output, in eval mode, on the CPU."""
-    model = DeepLab(weights="none", **json.loads((folder / "model.json").read_text()))
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model.eval()
+    return load_model(folder, DeepLab)
 
 
 def predict(context: StepContext) -> None:
@@ -232,14 +229,10 @@ _PREDICT = Step(
 
 PRESETS: dict[str, dict[str, object]] = {
     "demo": {
-        "train.backbone": "tiny",
-        "train.weights": "none",
-        "train.freeze_bn": False,
+        **of_step("train", NETWORKS["demo"]),
         "train.rates": (1, 2, 4),
-        "train.optimizer": "adamw",
         "train.lr": 2e-3,
         "train.head_lr": 1.0,
-        "train.weight_decay": 1e-2,
         "train.crop": 97,
         "train.scale_low": 0.9,
         "train.scale_high": 1.1,
@@ -250,13 +243,10 @@ PRESETS: dict[str, dict[str, object]] = {
         "predict.bilateral_srgb": 5.0,
     },
     "small": {
-        "train.backbone": "mobilenet_v2",
-        "train.output_stride": 16,
+        **of_step("train", NETWORKS["small"]),
         "train.rates": (2, 4, 6),
-        "train.optimizer": "adamw",
         "train.lr": 2e-4,
         "train.head_lr": 1.0,
-        "train.weight_decay": 1e-2,
         "train.crop": 161,
         "train.scale_low": 0.5,
         "train.scale_high": 1.0,

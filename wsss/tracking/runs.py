@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from filelock import FileLock
 
-from wsss.interface import Reporter
+from wsss.interface import Reporter, StepResult
 from wsss.progress import ConsoleReporter
 from wsss.scores import metric_names
 from wsss.scores.evaluation import Evaluation, encode
@@ -28,7 +28,6 @@ from wsss.tracking.writes import Write, batch
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from wsss.run.steps import StepResult
     from wsss.versions import DataVersion
 
 Console = Callable[[str], Reporter]

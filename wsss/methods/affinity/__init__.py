@@ -6,22 +6,21 @@ behaviour is the default and the docs say so.
 
 from __future__ import annotations
 
-from wsss.interface import BACKGROUND_SCORES, CRF, NETWORK, Method, Stage, Step
-from wsss.methods.affinity.labels import AffinityLabelSettings, check_labels, make_affinity_labels
+from wsss.interface import BACKGROUND_SCORES, NETWORK, Method, Stage, Step
+from wsss.methods.affinity.labels import AFFINITY_LABELS
 from wsss.methods.affinity.network import AffinityTrainSettings, check_train, train_affinity
 from wsss.methods.affinity.walk import WalkSettings, walk
 from wsss.methods.cam import LOCALIZE
 from wsss.scores.metric_names import TRAIN_LOSS
-from wsss.stages.refine import CrfSettings, crf_step
+from wsss.stages.presets import CRFS, NETWORKS, of_step
+from wsss.stages.refine import crf
 from wsss.stages.segment import DEEPLAB
 
 REFINE = Stage(
     "refine",
     "affinity",
     (
-        Step(
-            "labels", 1, AffinityLabelSettings, make_affinity_labels, inputs=("localize",), check=check_labels, uses=CRF
-        ),
+        AFFINITY_LABELS,
         Step(
             "train",
             2,
@@ -42,21 +41,18 @@ REFINE = Stage(
             uses=NETWORK,
             pictures=(BACKGROUND_SCORES,),
         ),
-        Step("crf", 1, CrfSettings, crf_step("walk"), inputs=("walk",), outputs=("labels_crf",), uses=CRF),
+        crf("walk"),
     ),
     {
         "demo": {
-            "train.backbone": "tiny",
+            **of_step("train", NETWORKS["demo"]),
+            **of_step("labels", CRFS["demo"]),
+            **of_step("crf", CRFS["demo"]),
             "train.weights": "localize",
-            "train.freeze_bn": False,
-            "train.optimizer": "adamw",
             "train.lr": 2e-3,
             "train.head_lr": 1.0,
-            "train.weight_decay": 1e-2,
             "labels.alpha_low": 2.0,
             "labels.alpha_high": 16.0,
-            "labels.bilateral_sxy": 40.0,
-            "labels.bilateral_srgb": 8.0,
             "train.stride": 4,
             "train.every_source": True,
             "train.jitter": 0.1,
@@ -67,19 +63,14 @@ REFINE = Stage(
             "walk.alpha": 10.0,
             "walk.beta": 32.0,
             "walk.steps": 64,
-            "crf.bilateral_sxy": 40.0,
-            "crf.bilateral_srgb": 8.0,
         },
         "small": {
+            **of_step("train", NETWORKS["small"]),
+            **of_step("labels", CRFS["small"]),
+            **of_step("crf", CRFS["small"]),
             "labels.alpha_low": 0.5,
             "labels.alpha_high": 4.0,
-            "labels.bilateral_sxy": 40.0,
-            "labels.bilateral_srgb": 5.0,
-            "train.backbone": "mobilenet_v2",
-            "train.output_stride": 16,
-            "train.optimizer": "adamw",
             "train.lr": 2e-4,
-            "train.weight_decay": 1e-2,
             "train.jitter": 0.1,
             "train.crop": 161,
             "train.batch_size": 16,
@@ -87,8 +78,6 @@ REFINE = Stage(
             "walk.alpha": 1.0,
             "walk.beta": 16.0,
             "walk.steps": 64,
-            "crf.bilateral_sxy": 40.0,
-            "crf.bilateral_srgb": 5.0,
         },
         "paper": {},
     },

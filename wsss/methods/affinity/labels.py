@@ -9,7 +9,7 @@ import numpy as np
 from wsss.classes import IGNORE
 from wsss.data.score_maps import ScoreMaps
 from wsss.errors import UserError
-from wsss.interface import StepContext
+from wsss.interface import CRF, Step, StepContext
 from wsss.settings import factor, setting
 from wsss.stages.refine import (
     BackgroundSettings,
@@ -93,3 +93,9 @@ def make_affinity_labels(context: StepContext) -> None:
         return confident_labels(marginals(settings.alpha_low), marginals(settings.alpha_high), classes)
 
     write_labels(context, "labels", ids, label)
+
+
+AFFINITY_LABELS = Step(
+    "labels", 1, AffinityLabelSettings, make_affinity_labels, inputs=("localize",), check=check_labels, uses=CRF
+)
+"""The step, which other refiners begin with too."""

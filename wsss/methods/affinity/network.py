@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wsss.classes import IGNORE
@@ -22,10 +20,10 @@ from wsss.interface import StepContext
 from wsss.nets.backbones import BACKBONES, build_backbone
 from wsss.ops.pairs import affinity_loss, pair_affinity, pair_labels
 from wsss.settings import factor, setting
-from wsss.stages.inference import resize
-from wsss.stages.localize import check_training
-from wsss.stages.outputs import backbone_weights, save_model, write_metrics
-from wsss.training import TrainingSettings, fit, parameter_groups
+from wsss.stages.inference import check_nodes, resize
+from wsss.stages.localize import begin_localized, check_training
+from wsss.stages.outputs import load_model, save_model, write_metrics
+from wsss.training import TrainingSettings, fit, parameter_groups, weights_setting
 
 
 @dataclass(frozen=True)
@@ -33,12 +31,7 @@ class AffinityTrainSettings(TrainingSettings):
     """Training AffinityNet."""
 
     backbone: str = setting("resnet50", "the network", choices=BACKBONES)
-    weights: str = setting(
-        "imagenet",
-        'initial weights: "imagenet", "none", "localize" (the classifier\'s backbone), or a file',
-        source="SEAM author: ImageNet is what matched",
-        file=True,
-    )
+    weights: str = weights_setting("SEAM author: ImageNet is what matched", localized=True)
     output_stride: int = setting(8, "of the backbone", choices=(8, 16), unit="px")
     stride: int = setting(
         8, "pixels of the image for a cell of the affinity features", source="paper", choices=(4, 8), unit="px"
@@ -117,9 +110,7 @@ def cell_labels(labels: Tensor, classes: int, stride: int) -> Tensor:
 
 def check_train(settings: AffinityTrainSettings) -> None:
     """Refuse settings that contradict each other; see also `check_training`."""
-    coarsest = max(settings.stride, settings.output_stride)
-    if (settings.crop - 1) % coarsest:
-        raise UserError(f"refine.train.crop = {settings.crop} must be a multiple of {coarsest} plus 1")
+    check_nodes(settings.crop, max(settings.stride, settings.output_stride), "refine.train.crop")
     cells = (settings.crop - 1) // settings.stride + 1
     if cells < 2 * settings.radius:
         raise UserError(
@@ -135,25 +126,6 @@ def train_affinity(context: StepContext) -> None:
     labels = LabelMaps(context.inputs["labels"] / "labels")
     begin = begin_localized(context, "refine.train") if settings.weights == "localize" else None
     train_affinity_net(context, context.dataset.splits["train"], labels.read, begin)
-
-
-def begin_localized(context: StepContext, key: str) -> Callable[[Any], None]:
-    """Initial weights from the localizer: a function that loads them into a network's `backbone`.
-
-    Raises (when called):
-        UserError: the localizer's backbone is another one; `key` is the step whose settings choose it.
-    """
-
-    def begin(model: Any) -> None:
-        try:
-            model.backbone.load_state_dict(backbone_weights(context.inputs["localize.train"]))
-        except RuntimeError:
-            raise UserError(
-                f'{key}.weights = "localize" needs the localizer\'s own backbone, but {key}.backbone is '
-                f"{context.settings.backbone}"
-            ) from None
-
-    return begin
 
 
 def train_affinity_net(
@@ -203,6 +175,4 @@ def train_affinity_net(
 
 def load_affinity_net(folder: Path) -> AffinityNet:
     """The trained network of a step's output, in eval mode, on the CPU."""
-    model = AffinityNet(weights="none", **json.loads((folder / "model.json").read_text()))
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model.eval()
+    return load_model(folder, AffinityNet)

@@ -13,17 +13,19 @@ import numpy as np
 from torch import Tensor
 
 from wsss.data.score_maps import ScoreMap, ScoreMaps, ScoreMapWriter
-from wsss.interface import BACKGROUND_SCORES, CRF, NETWORK, Method, Stage, Step, StepContext
+from wsss.interface import CRF, NETWORK, Method, Stage, Step, StepContext
 from wsss.methods.cam import LOCALIZE
 from wsss.methods.dcsm.network import DcsmNet, DcsmSettings, check_dcsm, train_dcsm
 from wsss.methods.dcsm.saliency import SaliencySettings, saliency_maps
 from wsss.scores import metric_names
+from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
 from wsss.settings import loguniform, setting
 from wsss.stages.direct import predict_directly
 from wsss.stages.inference import id_batches
 from wsss.stages.localize import tag_metrics
 from wsss.stages.outputs import load_model, write_metrics
-from wsss.stages.refine import BackgroundSettings, CrfSettings, add_background, crf_step, with_background
+from wsss.stages.presets import CRFS, from_step, of_step
+from wsss.stages.refine import BackgroundSettings, CrfSettings, background, crf, with_background
 from wsss.stages.segment import DEEPLAB
 from wsss.stream import ordered_map
 from wsss.training import to_device
@@ -103,7 +105,7 @@ DCSM = Stage(
     "localize",
     "dcsm",
     (
-        Step("train", 1, DcsmSettings, train_dcsm, check=check_dcsm, uses=NETWORK),
+        Step("train", 1, DcsmSettings, train_dcsm, metrics=(TRAIN_LOSS,), check=check_dcsm, uses=NETWORK),
         Step(
             "predict",
             1,
@@ -113,27 +115,34 @@ DCSM = Stage(
             outputs=("direct", "direct_crf"),
             uses=NETWORK | CRF,
         ),
-        Step("infer", 1, SaliencySettings, infer_dcsm, inputs=("train",), outputs=("cam",), uses=NETWORK),
+        Step(
+            "infer",
+            1,
+            SaliencySettings,
+            infer_dcsm,
+            inputs=("train",),
+            outputs=("cam",),
+            metrics=TAG_METRICS,
+            uses=NETWORK,
+        ),
     ),
     {
         "demo": {
-            **{key: value for key, value in LOCALIZE.presets["demo"].items() if key.startswith("train.")},
+            **of_step("train", from_step(LOCALIZE.presets["demo"], "train")),
             "train.output_stride": 8,
             "predict.side": None,
             "predict.alpha": 0.3,
-            "predict.bilateral_sxy": 40.0,
-            "predict.bilateral_srgb": 8.0,
+            **of_step("predict", CRFS["demo"]),
             "infer.side": None,
         },
         "small": {
-            **{key: value for key, value in LOCALIZE.presets["small"].items() if key.startswith("train.")},
+            **of_step("train", from_step(LOCALIZE.presets["small"], "train")),
             "train.head_lr": 3.0,
             "train.epochs": 3,
             "predict.scales": (0.8, 1.2),
             "predict.side": None,
             "predict.alpha": 0.05,
-            "predict.bilateral_sxy": 40.0,
-            "predict.bilateral_srgb": 5.0,
+            **of_step("predict", CRFS["small"]),
             "infer.scales": (0.8, 1.2),
             "infer.side": None,
         },
@@ -145,20 +154,12 @@ DCSM_REFINE = Stage(
     "refine",
     "dcsm",
     (
-        Step(
-            "background",
-            1,
-            DcsmBackgroundSettings,
-            add_background,
-            inputs=("localize",),
-            outputs=("labels",),
-            pictures=(BACKGROUND_SCORES,),
-        ),
-        Step("crf", 1, CrfSettings, crf_step("background"), inputs=("background",), outputs=("labels_crf",), uses=CRF),
+        background(DcsmBackgroundSettings),
+        crf("background"),
     ),
     {
-        "demo": {"background.alpha": 0.3, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 8.0},
-        "small": {"background.alpha": 0.05, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 5.0},
+        "demo": {"background.alpha": 0.3, **of_step("crf", CRFS["demo"])},
+        "small": {"background.alpha": 0.05, **of_step("crf", CRFS["small"])},
         "paper": {},
     },
 )

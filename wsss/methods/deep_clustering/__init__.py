@@ -7,11 +7,12 @@ center loss (Wen et al., ECCV 2016), and from MCOF (Wang et al., CVPR 2018) by s
 from __future__ import annotations
 
 from wsss.interface import CRF, NETWORK, Method, Stage, Step
-from wsss.methods.affinity.labels import AffinityLabelSettings, check_labels, make_affinity_labels
+from wsss.methods.affinity.labels import AFFINITY_LABELS
 from wsss.methods.cam import LOCALIZE
 from wsss.methods.deep_clustering.learning import RoundsSettings, check_rounds
 from wsss.methods.deep_clustering.regions import SuperpixelSettings, crf_on_regions, make_superpixels
 from wsss.methods.deep_clustering.rounds import run_rounds
+from wsss.stages.presets import CRFS, NETWORKS, of_step
 from wsss.stages.refine import CrfSettings
 from wsss.stages.segment import DEEPLAB
 
@@ -20,9 +21,7 @@ REFINE = Stage(
     "deep_clustering",
     (
         Step("superpixels", 1, SuperpixelSettings, make_superpixels),
-        Step(
-            "labels", 1, AffinityLabelSettings, make_affinity_labels, inputs=("localize",), check=check_labels, uses=CRF
-        ),
+        AFFINITY_LABELS,
         Step(
             "rounds",
             1,
@@ -39,22 +38,19 @@ REFINE = Stage(
     ),
     {
         "demo": {
+            **of_step("rounds", NETWORKS["demo"]),
+            **of_step("labels", CRFS["demo"]),
+            **of_step("crf", CRFS["demo"]),
             "superpixels.count": 120,
             "labels.alpha_low": 3.0,
             "labels.alpha_high": 8.0,
-            "labels.bilateral_sxy": 40.0,
-            "labels.bilateral_srgb": 8.0,
-            "rounds.backbone": "tiny",
             "rounds.weights": "localize",
-            "rounds.freeze_bn": False,
             "rounds.stride": 4,
             "rounds.region_sxy": 40.0,
             "rounds.region_srgb": 8.0,
             "rounds.dimension": 64,
-            "rounds.optimizer": "adamw",
             "rounds.lr": 2e-3,
             "rounds.head_lr": 1.0,
-            "rounds.weight_decay": 1e-2,
             "rounds.crop": 97,
             "rounds.scale_low": 0.9,
             "rounds.scale_high": 1.1,
@@ -62,32 +58,25 @@ REFINE = Stage(
             "rounds.batch_size": 8,
             "rounds.confidence": 0.7,
             "rounds.epochs": 3,
-            "crf.bilateral_sxy": 40.0,
-            "crf.bilateral_srgb": 8.0,
         },
         "small": {
+            **of_step("rounds", NETWORKS["small"]),
+            **of_step("labels", CRFS["small"]),
+            **of_step("crf", CRFS["small"]),
             "superpixels.count": 200,
             "labels.alpha_low": 0.5,
             "labels.alpha_high": 4.0,
-            "labels.bilateral_sxy": 40.0,
-            "labels.bilateral_srgb": 5.0,
-            "rounds.backbone": "mobilenet_v2",
             "rounds.weights": "localize",
-            "rounds.output_stride": 16,
             "rounds.region_sxy": 40.0,
             "rounds.region_srgb": 5.0,
-            "rounds.optimizer": "adamw",
             "rounds.lr": 2e-4,
             "rounds.head_lr": 10.0,
-            "rounds.weight_decay": 1e-2,
             "rounds.crop": 161,
             "rounds.scale_low": 0.6,
             "rounds.scale_high": 0.9,
             "rounds.jitter": 0.1,
             "rounds.batch_size": 16,
             "rounds.image_limit": 4000,
-            "crf.bilateral_sxy": 40.0,
-            "crf.bilateral_srgb": 5.0,
         },
         "paper": {},
     },

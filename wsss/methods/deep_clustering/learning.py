@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from wsss.classes import IGNORE
 from wsss.data.augmentation import Augmentation
-from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.methods.deep_clustering.network import (
     RegionClassifier,
@@ -30,10 +29,10 @@ from wsss.ops.region_crf import region_kernel, region_mean_field, region_statist
 from wsss.ops.superpixels import masked_average, region_weights
 from wsss.scores import metric_names
 from wsss.settings import choice, factor, setting, uniform
-from wsss.stages.inference import multi_scale, node_grid, stream_images
-from wsss.stages.localize import check_training
+from wsss.stages.inference import check_nodes, multi_scale, node_grid, stream_images
+from wsss.stages.localize import begin_localized, check_training
 from wsss.stages.outputs import backbone_weights, save_model
-from wsss.training import TrainingSettings, fit, parameter_groups, to_device
+from wsss.training import TrainingSettings, fit, parameter_groups, to_device, weights_setting
 
 RegionLabels = Mapping[str, np.ndarray]
 """The label of each region, uint8 R, by image id; 255 is none."""
@@ -66,11 +65,7 @@ class RoundsSettings(TrainingSettings):
     )
     dimension: int = setting(256, "numbers in a region's feature", low=2, high=4096)
     backbone: str = setting("resnet50", "the network", choices=BACKBONES)
-    weights: str = setting(
-        "imagenet",
-        'first initial weights: "imagenet", "none", "localize" (the localizer\'s backbone), or a file',
-        file=True,
-    )
+    weights: str = weights_setting(localized=True)
     output_stride: int = setting(8, "of the backbone", choices=(8, 16), unit="px")
     stride: int = setting(8, "pixels of the image for a cell of the features", choices=(4, 8), unit="px")
     freeze_bn: bool = setting(True, "keep the batch norm of the initial weights")
@@ -93,12 +88,7 @@ class RoundsSettings(TrainingSettings):
 
 def check_rounds(settings: RoundsSettings) -> None:
     """Refuse a crop off the network's grid; see also `check_training`."""
-    coarsest = max(settings.stride, settings.output_stride)
-    if (settings.crop - 1) % coarsest:
-        raise UserError(
-            f"refine.rounds.crop = {settings.crop} must be a multiple of {coarsest} plus 1, the coarser of stride and "
-            f"output_stride; {settings.crop // coarsest * coarsest + 1} is"
-        )
+    check_nodes(settings.crop, max(settings.stride, settings.output_stride), "refine.rounds.crop")
     check_training(settings)
 
 
@@ -122,14 +112,10 @@ def train_regions(
     }
     begins = settings.weights if previous is None else "localize"
     model = RegionClassifier(weights="none" if begins == "localize" else begins, **architecture)
-    if begins == "localize":
-        try:
-            model.backbone.load_state_dict(backbone_weights(previous or context.inputs["localize.train"]))
-        except RuntimeError:
-            raise UserError(
-                'refine.rounds.weights = "localize" needs the localizer\'s own backbone, but refine.rounds.backbone '
-                f"is {settings.backbone}"
-            ) from None
+    if previous is not None:
+        model.backbone.load_state_dict(backbone_weights(previous))
+    elif begins == "localize":
+        begin_localized(context, "refine.rounds")(model)
     augment = Augmentation(settings.crop, (settings.scale_low, settings.scale_high), settings.jitter)
     cells = (settings.crop - 1) // settings.stride + 1
     say = class_weights(counts, settings.balance).to(context.device)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,25 +13,20 @@ from safetensors.numpy import load_file, save_file
 
 from wsss.classes import IGNORE
 from wsss.data.label_maps import LabelMaps, LabelMapWriter
-from wsss.interface import Reporter, StepContext
+from wsss.interface import StepContext
 from wsss.methods.deep_clustering.learning import RegionLabels, RoundsSettings, predict_regions, train_regions
 from wsss.methods.deep_clustering.network import confident_regions
 from wsss.methods.deep_clustering.regions import PROBABILITIES, Regions, candidates
 from wsss.ops.superpixels import region_votes
-from wsss.scores import metric_names
 from wsss.stages.outputs import write_metrics
+from wsss.stages.parts import in_parts, once, part_of
 
-METRICS = "figures.json"
 
-
+@in_parts
 def run_rounds(context: StepContext) -> None:
-    """Label maps after each round (`rounds/<n>`) and after the last (`labels`), and its regions' distributions.
-
-    A finished round is kept until the step ends, and one in training is continued.
-    """
+    """Label maps after each round (`rounds/<n>`) and after the last (`labels`), and its regions' distributions."""
     settings: RoundsSettings = context.settings
     dataset, regions = context.dataset, Regions(context.inputs["superpixels"])
-    work = context.out / "work"
     labels: RegionLabels = first_labels(context, regions)
     scores: Mapping[str, np.ndarray] = {
         i: np.full((2, k := 1 + int(dataset.tags(i).sum()), int(regions.read(i).max()) + 1), 1 / k, np.float16)
@@ -44,24 +37,17 @@ def run_rounds(context: StepContext) -> None:
         "images_without_tags": sum(not dataset.tags(i).any() for i in dataset.splits["train"]),
     }
     for number in range(1, settings.rounds + 1):
-        folder = work / str(number)
-        if not (folder / METRICS).exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            current = replace(context, out=folder, rng=_round_rng(context.rng, number), report=_Round(context, number))
-            found = play_round(current, regions, labels, scores, previous)
-            paint(context, regions, load_file(folder / PROBABILITIES), context.out / "rounds" / str(number))
-            write_metrics(folder, found)
-            os.replace(folder / "metrics.json", folder / METRICS)
-        scores = load_file(folder / PROBABILITIES)
+        part = part_of(context, f"round_{number}", rng=_round_rng(context.rng, number))
+        play = partial(play_round, regions=regions, labels=labels, scores=scores, previous=previous)
+        metrics |= {f"round_{number}/{key}": value for key, value in once(part, play).items()}
+        scores = load_file(part.out / PROBABILITIES)
         labels = region_labels(context, scores)
-        metrics |= {f"round_{number}/{key}": value for key, value in json.loads((folder / METRICS).read_text()).items()}
-        if (folder / "model.safetensors").exists():
-            previous = folder
-    shutil.rmtree(context.out / "labels", ignore_errors=True)
-    shutil.copytree(context.out / "rounds" / str(settings.rounds), context.out / "labels")
+        paint(labels, regions, context.out / "rounds" / str(number))
+        if (part.out / "model.safetensors").exists():
+            previous = part.out
+    shutil.copytree(context.out / "rounds" / str(settings.rounds), context.out / "labels", dirs_exist_ok=True)
     save_file(dict(scores), context.out / PROBABILITIES)
     write_metrics(context.out, metrics)
-    shutil.rmtree(work)
 
 
 def first_labels(context: StepContext, regions: Regions) -> dict[str, np.ndarray]:
@@ -93,7 +79,7 @@ def play_round(
     as they are.
 
     Args:
-        context: the round's: an own folder, rng and reporter.
+        context: the round's; the network and the distributions go to its folder.
         regions: of train and dev.
         labels: of the training images' regions.
         scores: the distributions before the round, float16 2 x K x R by image id.
@@ -114,9 +100,7 @@ def play_round(
         model, loss = train_regions(context, regions, labels, torch.from_numpy(counts), previous)
         metrics["loss"] = loss
         scores = predict_regions(context, model, regions)
-    unfinished = context.out / ("." + PROBABILITIES)
-    save_file(dict(scores), unfinished)
-    os.replace(unfinished, context.out / PROBABILITIES)
+    save_file(dict(scores), context.out / PROBABILITIES)
 
     after = region_labels(context, scores)
     counts = _label_counts([after[i] for i in train], len(context.dataset.classes))
@@ -130,9 +114,8 @@ def play_round(
     }
 
 
-def paint(context: StepContext, regions: Regions, scores: Mapping[str, np.ndarray], folder: Path) -> None:
-    """Write the label maps that the regions' confident labels make."""
-    labels = region_labels(context, scores)
+def paint(labels: RegionLabels, regions: Regions, folder: Path) -> None:
+    """Write the label maps that the labels of the regions make."""
     with LabelMapWriter(folder) as writer:
         for image_id in regions.ids:
             writer.add(image_id, labels[image_id][regions.read(image_id)])
@@ -146,19 +129,3 @@ def _label_counts(labels: list[np.ndarray], classes: int) -> np.ndarray:
 
 def _round_rng(rng: int, number: int) -> int:
     return int(np.random.SeedSequence((rng, number)).generate_state(1)[0] >> 1)
-
-
-class _Round:
-    """A reporter for one of several rounds: the round's number in the metrics' names, progress over all rounds."""
-
-    def __init__(self, context: StepContext, number: int) -> None:
-        self._all: Reporter = context.report
-        self._number, self._rounds = number, context.settings.rounds
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        name = f"{metric_names.TRAIN}round_{self._number}/"
-        self._all.metrics({name + key.removeprefix(metric_names.TRAIN): value for key, value in values.items()}, step)
-
-    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
-        text = f"round {self._number} of {self._rounds}, {note}"
-        self._all.progress((self._number - 1) * total + done, self._rounds * total, unit, text)

@@ -16,10 +16,12 @@ from wsss.data.score_maps import ScoreMap
 from wsss.interface import CRF, NETWORK, Method, Stage, Step, StepContext
 from wsss.methods.cam import REFINE
 from wsss.methods.fcn_mil.network import FcnMil, FcnMilSettings, check_mil, train_mil
+from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
 from wsss.settings import setting
 from wsss.stages.direct import predict_directly
 from wsss.stages.localize import CamSettings, image_maps, tag_metrics, write_score_maps
 from wsss.stages.outputs import load_model, write_metrics
+from wsss.stages.presets import CRFS, NETWORKS, of_step
 from wsss.stages.refine import CrfSettings
 from wsss.stages.segment import DEEPLAB
 from wsss.training import to_device
@@ -74,7 +76,7 @@ LOCALIZE = Stage(
     "localize",
     "fcn_mil",
     (
-        Step("train", 1, FcnMilSettings, train_mil, check=check_mil, uses=NETWORK),
+        Step("train", 1, FcnMilSettings, train_mil, metrics=(TRAIN_LOSS,), check=check_mil, uses=NETWORK),
         Step(
             "predict",
             1,
@@ -84,21 +86,20 @@ LOCALIZE = Stage(
             outputs=("direct", "direct_crf"),
             uses=NETWORK | CRF,
         ),
-        Step("infer", 1, MapSettings, infer_mil, inputs=("train",), outputs=("cam",), uses=NETWORK),
+        Step(
+            "infer", 1, MapSettings, infer_mil, inputs=("train",), outputs=("cam",), metrics=TAG_METRICS, uses=NETWORK
+        ),
     ),
     {
         "demo": {
-            "train.backbone": "tiny",
-            "train.weights": "none",
+            **of_step("train", NETWORKS["demo"]),
+            **of_step("predict", CRFS["demo"]),
             "train.transplant": False,
             "train.pretrain_epochs": 16,
             "train.pretrain_lr": 4e-3,
-            "train.freeze_bn": False,
             "train.output_stride": 8,
             "train.dropout": 0.0,
-            "train.optimizer": "adamw",
             "train.lr": 2e-4,
-            "train.weight_decay": 1e-2,
             "train.crop": 97,
             "train.scale_low": 0.75,
             "train.batch_size": 16,
@@ -109,14 +110,11 @@ LOCALIZE = Stage(
             "predict.scales": (1.0, 1.5),
             "predict.flip": True,
             "predict.stride": 4,
-            "predict.bilateral_sxy": 40.0,
-            "predict.bilateral_srgb": 8.0,
         },
         "small": {
-            "train.backbone": "mobilenet_v2",
+            **of_step("train", NETWORKS["small"]),
+            **of_step("predict", CRFS["small"]),
             "train.dropout": 0.2,
-            "train.optimizer": "adamw",
-            "train.weight_decay": 1e-2,
             "train.crop": 161,
             "train.scale_low": 0.6,
             "train.scale_high": 0.9,
@@ -124,8 +122,6 @@ LOCALIZE = Stage(
             "train.batch_size": 16,
             "train.epochs": 13,
             "train.image_limit": 6000,
-            "predict.bilateral_sxy": 40.0,
-            "predict.bilateral_srgb": 5.0,
         },
         "paper": {},
     },

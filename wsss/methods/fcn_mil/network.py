@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,16 @@ from wsss.methods.fcn_mil.synsets import SYNSETS
 from wsss.nets.backbones import BACKBONES, build_backbone, read_weights
 from wsss.scores import metric_names
 from wsss.settings import choice, factor, setting
-from wsss.stages.localize import Classifier, ClassifierSettings, check_training, classifier_architecture, fit_to_tags
+from wsss.stages.localize import (
+    Classifier,
+    ClassifierSettings,
+    check_training,
+    classifier_architecture,
+    fit_to_tags,
+    load_classifier,
+)
 from wsss.stages.outputs import save_model, write_metrics
+from wsss.stages.parts import in_parts, once, part_of
 
 
 @dataclass(frozen=True)
@@ -183,6 +192,7 @@ def check_mil(settings: FcnMilSettings) -> None:
     check_training(settings)
 
 
+@in_parts
 def train_mil(context: StepContext) -> None:
     """Train with the MIL loss; before it, take over the ImageNet classifier's rows or a tag classifier trained here."""
     settings: FcnMilSettings = context.settings
@@ -193,20 +203,22 @@ def train_mil(context: StepContext) -> None:
     if settings.transplant:
         state = read_weights(settings.backbone, settings.weights)
         metrics["transplanted_classes"] = transplant_rows(model.head, state, context.dataset.classes.names)
-    pretraining = context.out / "pretrain"
     if settings.pretrain_epochs:
-        classifier = Classifier(weights="none", **architecture)
-        pretraining.mkdir(exist_ok=True)
         first = replace(settings, epochs=settings.pretrain_epochs, lr=settings.pretrain_lr)
-        trained = fit_to_tags(
-            replace(context, out=pretraining, settings=first), classifier, F.multilabel_soft_margin_loss
-        )
-        metrics["pretrain/loss"] = trained[metric_names.TRAIN_LOSS]
-        hand_over(classifier, model)
+        part = part_of(context, "pretrain", settings=first)
+        metrics |= once(part, partial(pretrain, architecture=architecture))
+        hand_over(load_classifier(part.out), model)
     metrics |= fit_to_tags(context, model, mil_loss, ("backbone", "fully_connected"))
-    shutil.rmtree(pretraining, ignore_errors=True)
     save_model(context.out, model, architecture)
     write_metrics(context.out, metrics)
+
+
+def pretrain(context: StepContext, architecture: dict[str, Any]) -> dict[str, float]:
+    """Train and keep a tag classifier from no weights; its loss."""
+    classifier = Classifier(weights="none", **architecture)
+    trained = fit_to_tags(context, classifier, F.multilabel_soft_margin_loss)
+    save_model(context.out, classifier, architecture)
+    return {"pretrain/loss": trained[metric_names.TRAIN_LOSS]}
 
 
 @torch.no_grad()

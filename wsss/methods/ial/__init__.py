@@ -7,28 +7,21 @@ energy. Everything else is this project's: networks, schedules, thresholds, and 
 
 from __future__ import annotations
 
-from wsss.interface import CRF, NETWORK, Method, Stage, Step
+from wsss.interface import NETWORK, Method, Stage, Step
 from wsss.methods.affinity import REFINE as AFFINITY
-from wsss.methods.affinity.labels import AffinityLabelSettings, check_labels, make_affinity_labels
+from wsss.methods.affinity.labels import AFFINITY_LABELS
 from wsss.methods.cam import LOCALIZE
 from wsss.methods.ial.rounds import iterate
 from wsss.methods.ial.settings import RoundsSettings, check_rounds
-from wsss.stages.refine import CrfSettings, crf_step
+from wsss.stages.presets import CRFS, NETWORKS, from_step, of_step
+from wsss.stages.refine import crf
 from wsss.stages.segment import DEEPLAB
-
-
-def _as_affinity(preset: str) -> dict[str, object]:
-    """AffinityNet's preset of the steps that both have."""
-    return {key: value for key, value in AFFINITY.presets[preset].items() if key.startswith(("labels.", "crf."))}
-
 
 REFINE = Stage(
     "refine",
     "ial",
     (
-        Step(
-            "labels", 1, AffinityLabelSettings, make_affinity_labels, inputs=("localize",), check=check_labels, uses=CRF
-        ),
+        AFFINITY_LABELS,
         Step(
             "rounds",
             1,
@@ -39,21 +32,19 @@ REFINE = Stage(
             uses=NETWORK,
             check=check_rounds,
         ),
-        Step("crf", 1, CrfSettings, crf_step("rounds"), inputs=("rounds",), outputs=("labels_crf",), uses=CRF),
+        crf("rounds"),
     ),
     {
-        "demo": _as_affinity("demo")
-        | {
+        "demo": {
+            **of_step("labels", from_step(AFFINITY.presets["demo"], "labels")),
+            **of_step("rounds", NETWORKS["demo"]),
+            **of_step("crf", CRFS["demo"]),
             "labels.alpha_low": 8.0,
-            "rounds.backbone": "tiny",
             "rounds.weights": "localize",
-            "rounds.freeze_bn": False,
             "rounds.rates": (1, 2, 4),
-            "rounds.optimizer": "adamw",
             "rounds.lr": 2e-3,
             "rounds.pairwise_lr": 2e-3,
             "rounds.head_lr": 1.0,
-            "rounds.weight_decay": 1e-2,
             "rounds.crop": 65,
             "rounds.scale_low": 0.9,
             "rounds.scale_high": 1.1,
@@ -65,18 +56,16 @@ REFINE = Stage(
             "rounds.confident_foreground": 0.7,
             "rounds.confident_background": 0.97,
         },
-        "small": _as_affinity("small")
-        | {
+        "small": {
+            **of_step("labels", from_step(AFFINITY.presets["small"], "labels")),
+            **of_step("rounds", NETWORKS["small"]),
+            **of_step("crf", CRFS["small"]),
             "rounds.rounds": 2,
-            "rounds.backbone": "mobilenet_v2",
             "rounds.weights": "localize",
-            "rounds.output_stride": 16,
             "rounds.rates": (2, 4, 6),
-            "rounds.optimizer": "adamw",
             "rounds.lr": 2e-4,
             "rounds.head_lr": 3.0,
             "rounds.pairwise_lr": 2e-4,
-            "rounds.weight_decay": 1e-2,
             "rounds.crop": 161,
             "rounds.scale_low": 0.6,
             "rounds.scale_high": 1.0,
@@ -86,7 +75,7 @@ REFINE = Stage(
             "rounds.scales": (1.0,),
             "rounds.flip": False,
         },
-        "paper": _as_affinity("paper") | {"rounds.backbone": "resnet101"},
+        "paper": {"rounds.backbone": "resnet101"},
     },
 )
 

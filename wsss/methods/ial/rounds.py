@@ -3,19 +3,16 @@
 rounds/1/, rounds/2/, ..   the labels of train and dev after each round: the largest refined probability
 labels/                    those of the last round
 scores/                    the refined probabilities of the last round
-work/                      networks, scores and confident labels of the rounds; gone at the end
+parts/                     networks, scores and confident labels of the rounds; gone at the end
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,18 +24,19 @@ from wsss.classes import IGNORE
 from wsss.data.augmentation import normalise
 from wsss.data.label_maps import EncodedLabelMap, LabelMaps, LabelMapWriter, encode_label_map
 from wsss.data.score_maps import ScoreMap, ScoreMapWriter
-from wsss.interface import Reporter, StepContext
-from wsss.methods.affinity.network import begin_localized, load_affinity_net, train_affinity_net
+from wsss.interface import StepContext
+from wsss.methods.affinity.network import load_affinity_net, train_affinity_net
 from wsss.methods.ial.refinement import agreed_labels, energy, keep_lost_classes, masked_probabilities, refine
 from wsss.methods.ial.settings import RoundsSettings, pairwise_settings, some_ids, thresholds, unary_settings
 from wsss.nets.folding import folded
 from wsss.ops.pairs import pair_affinity
 from wsss.scores import metric_names
 from wsss.stages.inference import multi_scale, node_size, resize, stream_images
-from wsss.stages.outputs import write_metrics
+from wsss.stages.localize import begin_localized
+from wsss.stages.outputs import read_metrics, write_metrics
+from wsss.stages.parts import in_parts, once, part_of
 from wsss.stages.refine import argmax_labels, upsampled
 from wsss.stages.segment import load_segmenter, train_segmenter
-from wsss.storage import write_bytes
 from wsss.training import to_device
 
 BRANCHES: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
@@ -48,61 +46,58 @@ BRANCHES: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
 """What each network is trained with, and by what."""
 
 
+@in_parts
 def iterate(context: StepContext) -> None:
-    """All rounds, each from the confident labels of the one before; a continued step finds the finished parts."""
-    finished = context.out / "finished"
-    if not finished.exists():
-        train = context.dataset.splits["train"]
-        metrics = {"images_without_tags": float(sum(not context.dataset.tags(i).any() for i in train))}
-        for number in range(1, context.settings.rounds + 1):
-            metrics |= one_round(context, number)
-        shutil.copytree(context.out / "rounds" / str(number), context.out / "labels", dirs_exist_ok=True)
-        shutil.copytree(_folder(context, number, "refined") / "scores", context.out / "scores", dirs_exist_ok=True)
-        write_metrics(context.out, metrics)
-        os.replace(context.out / "work", finished)
-    shutil.rmtree(finished)
+    """All rounds, each from the confident labels of the one before."""
+    train = context.dataset.splits["train"]
+    metrics = {"images_without_tags": float(sum(not context.dataset.tags(i).any() for i in train))}
+    for number in range(1, context.settings.rounds + 1):
+        metrics |= one_round(context, number)
+    shutil.copytree(context.out / "rounds" / str(number), context.out / "labels", dirs_exist_ok=True)
+    shutil.copytree(_part(context, number, "refine").out / "scores", context.out / "scores", dirs_exist_ok=True)
+    write_metrics(context.out, metrics)
 
 
 def one_round(context: StepContext, number: int) -> dict[str, float]:
     """Train both networks on confident labels, refine and mine; the metrics of round `number` (from 1)."""
-    parts = {branch: partial(train_branch, context, number, branch) for branch in BRANCHES}
-    parts["refined"] = partial(refine_and_mine, context, number)
     metrics: dict[str, float] = {}
-    for name, part in parts.items():
-        metrics |= _once(_folder(context, number, name), part)
+    for branch in BRANCHES:
+        metrics |= train_branch(context, number, branch)
+    metrics |= once(_part(context, number, "refine"), lambda part: refine_and_mine(context, number, part))
     return {f"round_{number}/{name}": value for name, value in metrics.items()}
 
 
-def train_branch(context: StepContext, number: int, branch: str, out: Path) -> dict[str, float]:
+def train_branch(context: StepContext, number: int, branch: str) -> dict[str, float]:
     """Train one network of a round on confident labels, from where the round before left it; its loss."""
     settings: RoundsSettings = context.settings
     settings_of, train = BRANCHES[branch]
     ids = context.dataset.splits["train"]
     own, count = settings_of(settings, number, len(ids))
     rng = int(np.random.default_rng((context.rng, number, *branch.encode())).integers(2**31))
-    report = _PartReporter(context.report, f"round_{number}/{branch}")
     labels = _labels(context, number, branch)
     begin: Callable[[Any], object] | None = None
     if number > 1:
-        weights = load_file(_folder(context, number - 1, branch) / "model.safetensors")
+        weights = load_file(_part(context, number - 1, branch).out / "model.safetensors")
         begin = partial(nn.Module.load_state_dict, state_dict=weights)
     elif settings.weights == "localize":
         begin = begin_localized(context, "refine.rounds")
-    train(
-        replace(context, settings=own, rng=rng, out=out, report=report), some_ids(ids, count, rng), labels.read, begin
-    )
-    (out / "checkpoint.pt").unlink()
-    return {f"{branch}/loss": json.loads((out / "metrics.json").read_text())[metric_names.TRAIN_LOSS]}
+
+    def work(part: StepContext) -> dict[str, float]:
+        train(part, some_ids(ids, count, rng), labels.read, begin)
+        return {f"{branch}/loss": read_metrics(part.out)[metric_names.TRAIN_LOSS]}
+
+    return once(_part(context, number, branch, settings=own, rng=rng), work)
 
 
-def refine_and_mine(context: StepContext, number: int, out: Path) -> dict[str, float]:
+def refine_and_mine(context: StepContext, number: int, part: StepContext) -> dict[str, float]:
     """After a round: the labels of train and dev, their refined probabilities, the next confident labels of train.
 
     Args:
         context: the step's.
         number: of the round, from 1; its networks are trained.
-        out: for `scores` and, by the network that they are for, the next round's labels: those of the mining for the
-            `unary` one; for the `pairwise` one, which learns from borders, what is open in them as it was before.
+        part: its folder takes `scores` and, by the network that they are for, the next round's labels: those of the
+            mining for the `unary` one; for the `pairwise` one, which learns from borders, what is open in them as it
+            was before.
 
     Returns:
         Over the training images: means of E(p) and E(p T^t) ("energy_before", "energy"); the share of pixels that had
@@ -111,8 +106,8 @@ def refine_and_mine(context: StepContext, number: int, out: Path) -> dict[str, f
     """
     settings: RoundsSettings = context.settings
     dataset, device = context.dataset, context.device
-    unary = folded(to_device(load_segmenter(_folder(context, number, "unary")), device))
-    pairwise = folded(to_device(load_affinity_net(_folder(context, number, "pairwise")), device))
+    unary = folded(to_device(load_segmenter(_part(context, number, "unary").out), device))
+    pairwise = folded(to_device(load_affinity_net(_part(context, number, "pairwise").out), device))
     before, pairs_before = (_labels(context, number, branch) for branch in BRANCHES)
     limits = thresholds(settings, number)
 
@@ -162,17 +157,17 @@ def refine_and_mine(context: StepContext, number: int, out: Path) -> dict[str, f
     totals: Counter[str] = Counter()
     with (
         LabelMapWriter(context.out / "rounds" / str(number)) as labels,
-        LabelMapWriter(out / "unary") as next_unary,
-        LabelMapWriter(out / "pairwise") as next_pairwise,
-        ScoreMapWriter(out / "scores") as scores,
+        LabelMapWriter(part.out / "unary") as next_unary,
+        LabelMapWriter(part.out / "pairwise") as next_pairwise,
+        ScoreMapWriter(part.out / "scores") as scores,
     ):
-        for done, (image_id, found) in enumerate(stream_images(dataset, ids, device, infer, finish), 1):
-            scores.add(image_id, found.refined)
-            labels.add(image_id, found.labels)
-            for writer, confident in zip((next_unary, next_pairwise), found.confident, strict=False):
+        for done, (image_id, mined) in enumerate(stream_images(dataset, ids, device, infer, finish), 1):
+            scores.add(image_id, mined.refined)
+            labels.add(image_id, mined.labels)
+            for writer, confident in zip((next_unary, next_pairwise), mined.confident, strict=False):
                 writer.add(image_id, confident)
-            totals.update(found.metrics)
-            context.report.progress(done, len(ids), "images", f"round_{number}/refine")
+            totals.update(mined.metrics)
+            part.report.progress(done, len(ids), "images")
     counts = ("unlabelled_images", "unsure_images", "kept_regions")
     return {name: total if name in counts else total / len(before) for name, total in totals.items()}
 
@@ -187,35 +182,12 @@ class _Mined:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-class _PartReporter:
-    """Reports for a part of a step: its metrics and its progress carry its name."""
-
-    def __init__(self, report: Reporter, name: str) -> None:
-        self._report, self._name = report, name
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        self._report.metrics({f"{self._name}/{key}": value for key, value in values.items()}, step)
-
-    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
-        self._report.progress(done, total, unit, f"{self._name} {note}".rstrip())
-
-
-def _folder(context: StepContext, number: int, part: str) -> Path:
-    return context.out / "work" / str(number) / part
+def _part(context: StepContext, number: int, name: str, **changes: Any) -> StepContext:
+    """The context of a part of a round: of the training of "unary" and "pairwise", and of "refine"."""
+    return part_of(context, f"round_{number}/{name}", **changes)
 
 
 def _labels(context: StepContext, number: int, branch: str) -> LabelMaps:
     """The confident labels that a network is trained on in a round."""
-    return LabelMaps(
-        context.inputs["labels"] / "labels" if number == 1 else _folder(context, number - 1, "refined") / branch
-    )
-
-
-def _once(folder: Path, make: Callable[[Path], Mapping[str, float]]) -> dict[str, float]:
-    """The metrics of `make(folder)`, which is not done again when it has ended before."""
-    metrics = folder / "figures.json"
-    if not metrics.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(metrics, json.dumps(make(folder)).encode())
-    found: dict[str, float] = json.loads(metrics.read_text())
-    return found
+    first = context.inputs["labels"] / "labels"
+    return LabelMaps(first if number == 1 else _part(context, number - 1, "refine").out / branch)

@@ -10,9 +10,10 @@ import numpy as np
 from wsss.errors import UserError
 from wsss.methods.affinity.network import AffinityTrainSettings
 from wsss.settings import choice, factor, setting, uniform
+from wsss.stages.inference import check_nodes
 from wsss.stages.localize import check_training
 from wsss.stages.segment import SegmenterSettings
-from wsss.training import TrainingSettings
+from wsss.training import TrainingSettings, weights_setting
 
 RECONSTRUCTION = "ours: reconstruction"
 LOWEST_CONFIDENCE = 0.5
@@ -24,11 +25,7 @@ class RoundsSettings(SegmenterSettings):
     """The rounds; a setting that does not say which network it is for holds for both."""
 
     rounds: int = setting(3, "rounds of training, refining and mining", source=RECONSTRUCTION, low=1, high=20)
-    weights: str = setting(
-        "imagenet",
-        'initial weights: "imagenet", "none", "localize" (the classifier\'s backbone), or a file',
-        file=True,
-    )
+    weights: str = weights_setting(localized=True)
     epochs: int = setting(15, "passes of the unary network in the first round", source=RECONSTRUCTION, low=1)
     lr: float = setting(
         2.5e-4,
@@ -98,9 +95,7 @@ def check_rounds(settings: RoundsSettings) -> None:
             f"refine.rounds.steps = {settings.steps} is odd; the energy is only known not to rise over an even number "
             f"of steps, such as {settings.steps + 1}"
         )
-    coarsest = max(settings.stride, settings.output_stride)
-    if (settings.crop - 1) % coarsest:
-        raise UserError(f"refine.rounds.crop = {settings.crop} must be a multiple of {coarsest} plus 1")
+    check_nodes(settings.crop, max(settings.stride, settings.output_stride), "refine.rounds.crop")
     check_training(settings)
 
 

@@ -11,6 +11,8 @@ from wsss.methods.mcis import refine
 from wsss.methods.mcis.infer import McisInferSettings, check_infer, infer_maps
 from wsss.methods.mcis.settings import McisTrainSettings, check_train, declared
 from wsss.methods.mcis.train import train_co_attention
+from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
+from wsss.stages.presets import CRFS, NETWORKS, of_step
 from wsss.stages.refine import CrfSettings
 from wsss.stages.segment import DEEPLAB
 
@@ -18,7 +20,16 @@ LOCALIZE = Stage(
     "localize",
     "mcis",
     (
-        Step("train", 1, McisTrainSettings, train_co_attention, declares=declared, check=check_train, uses=NETWORK),
+        Step(
+            "train",
+            1,
+            McisTrainSettings,
+            train_co_attention,
+            metrics=(TRAIN_LOSS,),
+            declares=declared,
+            check=check_train,
+            uses=NETWORK,
+        ),
         Step(
             "infer",
             1,
@@ -26,24 +37,21 @@ LOCALIZE = Stage(
             infer_maps,
             inputs=("train",),
             outputs=("cam",),
+            metrics=TAG_METRICS,
             check=check_infer,
             uses=NETWORK,
         ),
     ),
     {
         "demo": {
-            "train.backbone": "tiny",
-            "train.weights": "none",
-            "train.freeze_bn": False,
+            **of_step("train", NETWORKS["demo"]),
             "train.width": 96,
             "train.side": 97,
             "train.jitter": 0.0,
             "train.views": ("pair",),
-            "train.optimizer": "adamw",
             "train.lr": 1e-3,
             "train.head_lr": 1.0,
             "train.affinity_lr": 0.01,
-            "train.weight_decay": 1e-2,
             "train.batch_size": 8,
             "train.epochs": 12,
             "train.filter_epochs": 10,
@@ -52,8 +60,7 @@ LOCALIZE = Stage(
             "infer.stride": 4,
         },
         "small": {
-            "train.backbone": "mobilenet_v2",
-            "train.output_stride": 16,
+            **of_step("train", NETWORKS["small"]),
             "train.width": 128,
             "train.side": 161,
             "train.jitter": 0.1,
@@ -61,10 +68,8 @@ LOCALIZE = Stage(
             "train.views": ("pair",),
             "train.affinity_lr": 0.0,
             "train.contrast_from": 1,
-            "train.optimizer": "adamw",
             "train.lr": 2e-4,
             "train.head_lr": 5.0,
-            "train.weight_decay": 1e-2,
             "train.batch_size": 8,
             "train.filter_epochs": 2,
             "train.epochs": 13,
@@ -94,8 +99,8 @@ REFINE = Stage(
         Step("crf", 1, CrfSettings, refine.refine_labels, inputs=("background",), outputs=("labels_crf",), uses=CRF),
     ),
     {
-        "demo": {"background.alpha": 0.1, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 8.0},
-        "small": {"background.alpha": 1.0, "crf.bilateral_sxy": 40.0, "crf.bilateral_srgb": 5.0},
+        "demo": {"background.alpha": 0.1, **of_step("crf", CRFS["demo"])},
+        "small": {"background.alpha": 1.0, **of_step("crf", CRFS["small"])},
         "paper": {},
     },
 )

@@ -18,18 +18,17 @@ from wsss.data.augmentation import normalise
 from wsss.data.manifest import read_manifest
 from wsss.data.parallel import some
 from wsss.errors import UserError
-from wsss.interface import Reporter, StepContext
+from wsss.interface import StepContext
 from wsss.methods.mcis.network import square, warp
 from wsss.methods.mcis.pairs import Pool
 from wsss.methods.mcis.settings import McisTrainSettings
-from wsss.scores import metric_names
 from wsss.stages.localize import Classifier
-from wsss.storage import write_bytes
+from wsss.stages.parts import once, part_of
 from wsss.training import fit, parameter_groups
 
 KEY = "extra/"
 """What the keys of extra images begin with; an id holds no slash."""
-RECORD, FILTER = "extra_tags.json", "filter"
+RECORD = "extra_tags.json"
 BATCH = 16
 
 
@@ -52,7 +51,6 @@ def add_extra(context: StepContext, pool: Pool) -> tuple[Pool, dict[str, float]]
     refuse_held_out(context.dataset, extra)
     tags = mapped_tags(context.dataset, extra)
     kept = tags if settings.extra_tags == "exact" else _believed(context, pool, extra, tags)
-    shutil.rmtree(context.out / FILTER, ignore_errors=True)
     emptied = [key for key in tags if tags[key].any() and not kept[key].any()]
     joined = {key: row for key, row in kept.items() if key not in emptied}
     counts = {
@@ -112,25 +110,28 @@ def _hashes(dataset: Dataset, split: str) -> dict[str, str]:
 def _believed(
     context: StepContext, pool: Pool, extra: Dataset, tags: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """The tags that the round-0 classifier believes; found again in the record of an interrupted run."""
-    record = context.out / RECORD
-    names = context.dataset.classes.names
-    if record.is_file():
-        kept = json.loads(record.read_text())
-        return {key: np.array([name in kept[key.removeprefix(KEY)] for name in names]) for key in tags}
-    classifier = _round_zero(context, pool)
+    """The tags that the round-0 classifier believes."""
     settings: McisTrainSettings = context.settings
-    keys, found = list(tags), {}
-    for start in range(0, len(keys), BATCH):
-        chunk = keys[start : start + BATCH]
-        images = [normalise(warp(extra.image(key.removeprefix(KEY)), settings.side)) for key in chunk]
-        with torch.inference_mode():
-            scores = classifier(torch.stack(images).to(context.device)).float().sigmoid().cpu().numpy()
-        for key, probabilities in zip(chunk, scores, strict=True):
-            found[key] = believed_tags(tags[key], probabilities, settings.filter_threshold)
-    kept = {key.removeprefix(KEY): [n for n, has in zip(names, row, strict=True) if has] for key, row in found.items()}
-    write_bytes(record, json.dumps(kept, indent=0).encode())
-    return found
+    own = dataclasses.replace(settings, epochs=settings.filter_epochs, image_limit=None)
+    part, names = part_of(context, "filter", settings=own), context.dataset.classes.names
+
+    def ask(part: StepContext) -> dict[str, float]:
+        classifier, keys, kept = _round_zero(part, pool), list(tags), dict[str, list[str]]()
+        for start in range(0, len(keys), BATCH):
+            chunk = keys[start : start + BATCH]
+            images = [normalise(warp(extra.image(key.removeprefix(KEY)), settings.side)) for key in chunk]
+            with torch.inference_mode():
+                scores = classifier(torch.stack(images).to(context.device)).float().sigmoid().cpu().numpy()
+            for key, probabilities in zip(chunk, scores, strict=True):
+                believed = believed_tags(tags[key], probabilities, settings.filter_threshold)
+                kept[key.removeprefix(KEY)] = [n for n, has in zip(names, believed, strict=True) if has]
+        (part.out / RECORD).write_text(json.dumps(kept, indent=0))
+        return {}
+
+    once(part, ask)
+    shutil.copyfile(part.out / RECORD, context.out / RECORD)
+    kept = json.loads((context.out / RECORD).read_text())
+    return {key: np.array([name in kept[key.removeprefix(KEY)] for name in names]) for key in tags}
 
 
 def _round_zero(context: StepContext, pool: Pool) -> Classifier:
@@ -147,24 +148,7 @@ def _round_zero(context: StepContext, pool: Pool) -> Classifier:
         scores = model(batch["image"].contiguous(memory_format=torch.channels_last))
         return F.multilabel_soft_margin_loss(scores, batch["tags"]), {}
 
-    folder = context.out / FILTER
-    folder.mkdir(exist_ok=True)
     pretrained = settings.weights != "none"
     groups = parameter_groups(model.backbone if pretrained else None, [model.head] if pretrained else [model], settings)
-    own = dataclasses.replace(settings, epochs=settings.filter_epochs, image_limit=None)
-    within = dataclasses.replace(context, settings=own, out=folder, report=_FilterReport(context.report))
-    fit(model, groups, pool.keys, sample, loss, within, frozen_bn=settings.freeze_bn)
+    fit(model, groups, pool.keys, sample, loss, context, frozen_bn=settings.freeze_bn)
     return model
-
-
-class _FilterReport:
-    """Reports the round-0 classifier's metrics under names of their own: "filter/loss"."""
-
-    def __init__(self, report: Reporter) -> None:
-        self._report = report
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        self._report.metrics({"filter/" + name.removeprefix(metric_names.TRAIN): v for name, v in values.items()}, step)
-
-    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
-        self._report.progress(done, total, unit, f"filter {note}")

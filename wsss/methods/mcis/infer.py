@@ -16,10 +16,10 @@ from wsss.data.score_maps import ScoreMaps, ScoreMapWriter
 from wsss.interface import StepContext
 from wsss.methods.mcis.network import SCALED_VIEWS, VIEWS, CoAttentionNet, view_side, warp
 from wsss.methods.mcis.pairs import Pool
-from wsss.methods.mcis.settings import check_side, check_views
+from wsss.methods.mcis.settings import check_views
 from wsss.scores import mean_average_precision, metric_names
 from wsss.settings import choice, setting
-from wsss.stages.inference import node_grid, resize
+from wsss.stages.inference import check_nodes, node_grid, resize
 from wsss.stages.localize import tagged_score_map
 from wsss.stages.outputs import load_model, write_metrics
 from wsss.training import to_device
@@ -53,7 +53,7 @@ def check_infer(settings: McisInferSettings) -> None:
         UserError: such settings.
     """
     check_views(settings.views, "localize.infer.views")
-    check_side(settings.side, 8, "localize.infer.side")
+    check_nodes(settings.side, 8, "localize.infer.side")
 
 
 def fuse(maps: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def infer_maps(context: StepContext) -> None:
     settings: McisInferSettings = context.settings
     dataset, device = context.dataset, context.device
     network = to_device(load_model(context.inputs["train"], CoAttentionNet), device)
-    check_side(settings.side, network.backbone.output_stride, "localize.infer.side")
+    check_nodes(settings.side, network.backbone.output_stride, "localize.infer.side")
     features = _Features(network, dataset, settings.side, device)
     pool = Pool.of(dataset)
     ids = [*dataset.splits["train"], *dataset.splits["dev"]]

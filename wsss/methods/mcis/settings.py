@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wsss.errors import UserError
-from wsss.methods.mcis.network import STARTS, VIEWS, view_side
-from wsss.nets.backbones import BACKBONES, check_weights
+from wsss.methods.mcis.network import STARTS, VIEWS
+from wsss.nets.backbones import BACKBONES
 from wsss.settings import factor, setting
-from wsss.training import TrainingSettings
+from wsss.stages.inference import check_nodes
+from wsss.training import TrainingSettings, check_start, weights_setting
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class McisTrainSettings(TrainingSettings):
     """Training the co-attention network, and on what."""
 
     backbone: str = setting("vgg16", "the network", source="paper", choices=BACKBONES)
-    weights: str = setting("imagenet", 'initial weights: "imagenet", "none", or a file', source="paper", file=True)
+    weights: str = weights_setting("paper")
     output_stride: int = setting(8, "pixels of the image for a cell", source="MCIS code", choices=(8, 16), unit="px")
     freeze_bn: bool = setting(True, "keep the batch norm of the initial weights (VGG16 has none)")
     width: int = setting(512, "channels of the three added convolutions", source="MCIS code", low=8, high=2048)
@@ -57,20 +58,16 @@ def check_train(settings: McisTrainSettings) -> None:
     """Refuse settings that contradict each other.
 
     Raises:
-        UserError: views without the pair or doubled, a side off the nodes, noisy tags of nothing, frozen batch norm
-            without weights, or a weights file that is not there.
+        UserError: views without the pair or doubled, a side off the nodes, noisy tags of nothing; see also
+            `check_start`.
     """
     check_views(settings.views, "localize.train.views")
     if "pair" not in settings.views:
         raise UserError("localize.train.views must hold pair, which is what the method learns from")
-    check_side(settings.side, settings.output_stride, "localize.train.side")
+    check_nodes(settings.side, settings.output_stride, "localize.train.side")
     if settings.extra is None and settings.extra_tags == "noisy":
         raise UserError("localize.train.extra_tags = noisy says how extra images are tagged; set localize.train.extra")
-    if settings.freeze_bn and settings.weights == "none":
-        raise UserError(
-            "freeze_bn=true keeps the batch norm of initial weights, but weights=none; set one of them otherwise"
-        )
-    check_weights(settings.backbone, settings.weights)
+    check_start(settings)
 
 
 def check_views(views: tuple[str, ...], key: str) -> None:
@@ -81,16 +78,6 @@ def check_views(views: tuple[str, ...], key: str) -> None:
     """
     if len(set(views)) < len(views):
         raise UserError(f"{key} = {', '.join(views)} names a view twice; name each once")
-
-
-def check_side(side: int, stride: int, key: str) -> None:
-    """Refuse a square whose cells would not lie on nodes.
-
-    Raises:
-        UserError: the side is not a multiple of the stride plus 1.
-    """
-    if (side - 1) % stride:
-        raise UserError(f"{key} = {side} must be a multiple of {stride} plus 1, such as {view_side('', side, stride)}")
 
 
 def declared(settings: McisTrainSettings) -> frozenset[str]:

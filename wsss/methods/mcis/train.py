@@ -17,6 +17,7 @@ from wsss.methods.mcis.network import SCALED_VIEWS, VIEWS, CoAttentionNet, squar
 from wsss.methods.mcis.pairs import Pool, difference, intersection
 from wsss.methods.mcis.settings import McisTrainSettings
 from wsss.stages.outputs import save_model, write_metrics
+from wsss.stages.parts import in_parts
 from wsss.training import fit, parameter_groups
 
 
@@ -113,6 +114,7 @@ def batch_features(network: CoAttentionNet, batch: Mapping[str, Any]) -> dict[st
     return found
 
 
+@in_parts
 def train_co_attention(context: StepContext) -> None:
     """Train on the pairs of the dataset's images, the extra ones among them."""
     settings: McisTrainSettings = context.settings
