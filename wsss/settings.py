@@ -12,11 +12,8 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
-
-from pydantic import ConfigDict, Field, TypeAdapter
 
 from wsss.errors import UserError, unknown
 
@@ -213,13 +210,14 @@ def _convert(spec: Setting, value: Any, key: str) -> Any:
         return None
     several = typing.get_origin(kind) is tuple
     try:
-        parts = (
-            [part.strip() for part in value.strip("[]() ").split(",")] if several and isinstance(value, str) else value
-        )
-        converted = _adapter(kind).validate_python(parts)
-        if kind is not bool and any(isinstance(part, bool) for part in (parts if several else (parts,))):
-            raise ValueError(value)
-    except ValueError:  # pydantic's ValidationError is one
+        if several:
+            parts = value.strip("[]() ").split(",") if isinstance(value, str) else value
+            converted = tuple(_to_type(typing.get_args(kind)[0], part) for part in parts)
+            if not converted:
+                raise ValueError(value)
+        else:
+            converted = _to_type(kind, value)
+    except (TypeError, ValueError, OverflowError):
         name = "list of numbers" if several else getattr(kind, "__name__", str(kind))
         raise UserError(f"{key} = {value!r} is not a valid {name}; allowed: {spec.allowed}") from None
     for element in converted if several else (converted,):
@@ -239,8 +237,24 @@ def _unwrap_optional(kind: Any) -> tuple[Any, bool]:
     return kind, False
 
 
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    """Converts text, and numbers that lose nothing, to a setting's type; a tuple has one element at least."""
-    limited: Any = typing.Annotated[kind, Field(min_length=1)] if typing.get_origin(kind) is tuple else kind
-    return TypeAdapter(limited, config=ConfigDict(coerce_numbers_to_str=True))
+_WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def _to_type(kind: Any, value: Any) -> Any:
+    """Text, or a number that loses nothing, as a setting's type.
+
+    Raises:
+        ValueError, TypeError, OverflowError: it is no such value.
+    """
+    text = value.strip() if isinstance(value, str) else value
+    if kind is bool:
+        if str(text).lower() not in _WORDS:
+            raise ValueError(value)
+        return _WORDS[str(text).lower()]
+    if isinstance(text, bool):
+        raise TypeError(value)
+    if kind is int and not isinstance(text, int):
+        if not float(text).is_integer():
+            raise ValueError(value)
+        return int(float(text)) if "." in str(text) else int(text)
+    return kind(text) if isinstance(kind, type) else str(text)
