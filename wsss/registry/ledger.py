@@ -182,13 +182,14 @@ class Ledger:
             records = self.records()
             champion, _ = decided(records)
             lost = record.promoted and champion != record.from_
+            look = record
             if lost:
                 act = next(r for r in reversed(records) if r.promoted)
                 why = f"meanwhile {act.who} made version {act.to} champion of {self.model} (record {act.number})"
-                record = replace(record, kind=REFUSAL, to=champion, why=why)
-            if added := self.add(record, records):
+                look = replace(record, kind=REFUSAL, to=champion, why=why)
+            if added := self.add(look, records):
                 if lost:
-                    raise UserError(f"{record.why}; nothing was changed; to compare with it run the same command again")
+                    raise UserError(f"{look.why}; nothing was changed; to compare with it run the same command again")
                 return added
 
     @property
