@@ -30,7 +30,7 @@ from wsss.run.method import run_method
 from wsss.run.plan import make_plan, stands_alone
 from wsss.run.steps import StepRunner
 from wsss.scores import Masks
-from wsss.serving.package import Segmenter
+from wsss.serving.segmenter import Segmenter
 from wsss.serving.voc_test import write_voc_test
 from wsss.stages.evaluate import read_evaluations
 from wsss.tracking.query import find_run
@@ -213,7 +213,7 @@ def test_an_export_never_writes_into_a_folder_that_exists(tmp_path: Path) -> Non
 class Stripes(torch.nn.Module):
     """Class 20 where red is above a half, else background."""
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def coarse(self, images: torch.Tensor) -> torch.Tensor:
         found = torch.zeros(1, 21, *images.shape[2:])
         found[:, 20] = (images[:, 0] > 0.5).float()
         found[:, 0] = 1 - found[:, 20]

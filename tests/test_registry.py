@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -5,13 +8,15 @@ import typer
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
+from wsss.cli import app as full
 from wsss.cli import models as commands
 from wsss.data import open_dataset
 from wsss.data.shapes import make_shapes
 from wsss.errors import UserError
 from wsss.nets.deeplab import DeepLab
-from wsss.registry import gate, ledger, models
-from wsss.scores import Masks, Scores
+from wsss.registry import gate, models, standing
+from wsss.registry.ledger import Ledger
+from wsss.scores import Masks, Scores, evaluation
 from wsss.serving.package import load_package, log_model
 from wsss.stages.outputs import save_model
 from wsss.tracking import names
@@ -35,7 +40,7 @@ def dataset(workspace):
     return open_dataset("little")
 
 
-def run_of(dataset, answer, folder):
+def run_of(dataset, answer, folder, supervision=""):
     """The id of a run whose model answers one class everywhere."""
     architecture = {"classes": 3, "backbone": "tiny", "output_stride": 16, "rates": [1]}
     net = DeepLab(weights="none", **architecture)
@@ -43,7 +48,7 @@ def run_of(dataset, answer, folder):
     torch.nn.init.zeros_(net.head[0].bias)
     net.head[0].bias.data[answer] = 5
     save_model(folder, net.eval(), architecture)
-    run = MlflowClient().create_run("0", tags={names.DATASET: "little"}).info.run_id
+    run = MlflowClient().create_run("0", tags={names.DATASET: "little", names.SUPERVISION: supervision}).info.run_id
     log_model(run, folder, dataset.classes, "# card\n")
     return run
 
@@ -70,26 +75,22 @@ def looks(dataset, runs):
 
 def test_first_candidate_and_better_candidate_are_promoted(dataset, looks):
     first, second = looks
-    assert first.promoted and first.champion == "" and first.champion_miou is None
-    assert first.candidate_miou == pytest.approx(miou_of(dataset, 1))
-    assert second.promoted and (second.candidate, second.champion) == ("2", "1")
-    assert second.candidate_miou == pytest.approx(miou_of(dataset, 0)) and second.champion_miou == first.candidate_miou
+    assert first.promoted and first.from_ == "" and "champion/miou" not in first.metrics
+    assert first.metrics["candidate/miou"] == pytest.approx(miou_of(dataset, 1))
+    assert second.promoted and (second.to, second.from_) == ("2", "1")
+    assert second.metrics["candidate/miou"] == pytest.approx(miou_of(dataset, 0))
+    assert second.metrics["champion/miou"] == first.metrics["candidate/miou"]
     assert models.with_alias(NAME, models.CHAMPION) == models.find_version("2", NAME)
     assert models.with_alias(NAME, models.PREVIOUS) == models.find_version("1", NAME)
     with pytest.raises(UserError, match="version 2 is the champion already"):
         gate.promote("2", NAME, dataset)
 
 
-def test_an_entry_holds_the_confusion_matrices_of_both(dataset, looks, tmp_path):
-    client = MlflowClient()
-    experiment = client.get_experiment_by_name(ledger.EXPERIMENT).experiment_id
-    condition = f"tags.`{ledger.MODEL}` = '{NAME}' and tags.`{ledger.CANDIDATE}` = '2'"
-    (entry,) = client.search_runs([experiment], condition)
-    assert entry.info.status == "FINISHED"
+def test_a_record_names_the_confusion_matrices_of_both(dataset, looks):
     for who, answer in (("candidate", 0), ("champion", 1)):
-        with np.load(client.download_artifacts(entry.info.run_id, f"{who}.npz", tmp_path)) as kept:
-            assert tuple(kept["ids"]) == dataset.splits["val"]
-            assert Scores.of(kept["matrices"].sum(0)).miou == pytest.approx(miou_of(dataset, answer))
+        kept = evaluation.load(Path(Ledger(NAME).evaluation(looks[1].evaluations[who])))
+        assert kept.ids == dataset.splits["val"]
+        assert Scores.of(kept.matrices.sum(0)).miou == pytest.approx(miou_of(dataset, answer))
 
 
 def test_champion_is_loaded_under_its_version(dataset, looks):
@@ -112,19 +113,24 @@ def test_worse_candidate_is_refused_then_forced(dataset, looks):
     assert models.with_alias(NAME, models.CHAMPION).number == "1"
     assert models.with_alias(NAME, models.PREVIOUS).number == "2"
 
-    kept = ledger.history(NAME)
-    assert [(record.candidate, record.champion, record.promoted, record.forced) for record in kept] == [
-        ("1", "2", True, "the customer asked"),
-        ("1", "2", False, ""),
-        ("2", "1", True, ""),
-        ("1", "", True, ""),
+    kept = standing.history(NAME)
+    assert [(record.candidate, record.from_, record.to, record.kind, record.why) for record in kept] == [
+        ("1", "2", "1", "forced", "the customer asked"),
+        ("1", "2", "2", "refusal", "it is not better"),
+        ("2", "1", "2", "promotion", "it is better"),
+        ("1", "", "1", "promotion", "there was no champion"),
     ]
-    assert all(record.masks == Masks(dataset).digest("val") for record in kept)
+    assert all(record.masks == Masks(dataset).digest("val") and record.who and record.when for record in kept)
+    shown = CliRunner().invoke(full, ["history", NAME, "--json"])
+    assert [record["number"] for record in json.loads(shown.stdout)] == [4, 3, 2, 1]
+    assert "the customer" in CliRunner().invoke(full, ["history", NAME]).output
+    with pytest.raises(UserError, match=f"unknown registered model 'wsss-litle'; choose from .*{NAME}"):
+        standing.history("wsss-litle")
 
 
 def test_registering_again_gives_the_same_version(dataset, runs):
     first = models.find_version(runs[0], "wsss-again")
-    assert models.find_version(runs[0], "wsss-again") == first == models.find("1", "wsss-again")
+    assert models.find_version(runs[0], "wsss-again") == first == models.find_version("1", "wsss-again")
     assert models.dataset_of_run(first.run) == "little"
 
 
@@ -136,18 +142,155 @@ def test_without_masks_only_force_promotes(workspace, runs):
     dataset = open_dataset(root)
     with pytest.raises(UserError, match="no masks for its split val.* --force WHY"):
         gate.promote(runs[0], "wsss-unmasked", dataset)
-    assert ledger.history("wsss-unmasked") == []
+    assert Ledger("wsss-unmasked").records() == []
     record = gate.promote(runs[0], "wsss-unmasked", dataset, force="nothing to measure with")
-    assert record.promoted and record.candidate_miou is None and record.masks == ""
-    assert ledger.history("wsss-unmasked")[0].forced == "nothing to measure with"
+    assert record.promoted and record.metrics == {} and record.masks == ""
+    assert standing.history("wsss-unmasked")[0].why == "nothing to measure with"
 
 
 def test_other_classes_are_refused_and_move_nothing(workspace, runs):
     root = workspace / "data" / "other"
     make_shapes(root, images=10, val_images=4, size=40, classes=3)
-    with pytest.raises(UserError, match="knows the classes"):
+    with pytest.raises(UserError, match="nothing says that .* knows the classes"):
         gate.promote(runs[0], "wsss-other", open_dataset(root))
-    assert models.with_alias("wsss-other", models.CHAMPION) is None
+    assert models.with_alias("wsss-other", models.CHAMPION) is None and Ledger("wsss-other").records() == []
+
+
+def test_force_promotes_after_the_classes_changed(workspace, runs, monkeypatch):
+    """Neither the champion of yesterday's classes nor masks of today's say anything of the other."""
+    root = workspace / "data" / "grown"
+    make_shapes(root, images=10, val_images=4, size=40, classes=3)
+    dataset = open_dataset(root)
+    for run in runs:
+        record = gate.promote(run, "wsss-grown", dataset, force="the classes have changed")
+        assert record.kind == "forced" and record.metrics == {}
+        assert "by force (the classes have changed)" in gate.sentence(record)
+    assert (record.from_, record.to) == ("1", "2")
+    with pytest.raises(UserError, match="nothing says that wsss-grown version 1 is better: .*--force WHY"):
+        gate.promote("1", "wsss-grown", dataset)
+
+
+def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(dataset, runs, monkeypatch):
+    """While the first is measured a second one is decided."""
+    measure = gate.evaluate_model
+
+    def interrupted(*arguments):
+        monkeypatch.setattr(gate, "evaluate_model", measure)
+        assert gate.promote(runs[1], "wsss-race", dataset).promoted
+        return measure(*arguments)
+
+    monkeypatch.setattr(gate, "evaluate_model", interrupted)
+    with pytest.raises(UserError, match=r"made version 2 champion of wsss-race \(record 1\); nothing was changed"):
+        gate.promote(runs[0], "wsss-race", dataset)
+    assert models.with_alias("wsss-race", models.CHAMPION).number == "2"
+    assert [(record.number, record.kind, record.to) for record in standing.history("wsss-race")] == [
+        (2, "refusal", "2"),
+        (1, "promotion", "2"),
+    ]
+
+
+def test_the_next_command_finishes_a_promotion_that_was_cut_short(dataset, runs, monkeypatch):
+    """The record is the decision: after it, and never before, the alias moves."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*arguments):
+        raise Killed
+
+    gate.promote(runs[0], "wsss-cut", dataset)
+    for command in (["history", "wsss-cut", "--json"], ["evaluate", "models:/wsss-cut@champion", "--data", "little"]):
+        champion = standing.settle(Ledger("wsss-cut")).champion
+        with monkeypatch.context() as patch:
+            patch.setattr(gate, "settle", lambda ledger, **how: kill() if not how else standing.settle(ledger, **how))
+            with pytest.raises(Killed):
+                gate.promote(runs[champion == "1"], "wsss-cut", dataset, force="to be cut")
+        assert models.with_alias("wsss-cut", models.CHAMPION).number == champion
+        result = CliRunner().invoke(full, command)
+        assert result.exit_code == 0 and not result.stderr, result.output
+        assert models.with_alias("wsss-cut", models.CHAMPION).number != champion
+        assert models.with_alias("wsss-cut", models.PREVIOUS).number == champion
+    MlflowClient().set_registered_model_alias("wsss-cut", models.CHAMPION, "2")
+    assert standing.history("wsss-cut") and models.with_alias("wsss-cut", models.CHAMPION).number == "1"
+
+
+def test_a_changed_record_and_a_lost_ledger_are_found(dataset, runs, monkeypatch, tmp_path):
+    gate.promote(runs[0], "wsss-chain", dataset)
+    gate.promote(runs[1], "wsss-chain", dataset)
+    first, second = (Path(Ledger("wsss-chain").url, f"00000{n}.json") for n in (1, 2))
+    kept = first.read_bytes()
+    for content, sentence in [
+        (kept.replace(b'"there was no champion"', b'"because I say so"'), "does not follow from the record before it"),
+        (kept + b" ", "is not as a ledger writes it"),
+        (b"{}", "is damaged"),
+        (kept.replace(b'"format": 1', b'"format": 9'), "made by another version of wsss"),
+    ]:
+        first.write_bytes(content)
+        with pytest.raises(UserError, match=sentence):
+            standing.history("wsss-chain")
+    first.write_bytes(kept)
+    second.rename(tmp_path / "kept")
+    with pytest.raises(UserError, match="has 1 records of wsss-chain, the registry knows of 2, in .*WSSS_LEDGER"):
+        gate.promote(runs[0], "wsss-chain", dataset)
+    (tmp_path / "kept").rename(second)
+    monkeypatch.setenv("WSSS_LEDGER", str(tmp_path / "another"))
+    with pytest.raises(UserError, match="has 0 records of wsss-chain, the registry knows of 2"):
+        gate.promote(runs[0], "wsss-chain", dataset)
+    result = CliRunner().invoke(full, ["evaluate", "models:/wsss-chain@champion", "--data", "little"])
+    assert result.exit_code == 0 and "the alias is taken as it is" in result.stderr
+
+
+def test_old_entries_and_an_old_alias_are_taken_over_once(dataset, runs):
+    """The version before kept its looks as MLflow runs; one of them was cut short after it said `promoted`."""
+    client = MlflowClient()
+    for run in runs:
+        models.find_version(run, "wsss-before")
+    experiment = client.create_experiment("wsss-promotions")
+    looks = [("1", "", "true", "", "FINISHED"), ("2", "1", "false", "", "FINISHED"), ("2", "1", "true", "please", None)]
+    for when, (candidate, champion, promoted, forced, status) in enumerate(looks):
+        about = {"model": "wsss-before", "candidate": candidate, "champion": champion, "promoted": promoted}
+        tags = {
+            f"promotion.{key}": value
+            for key, value in (about | {"forced": forced, "split": "val", "masks": "m"}).items()
+        }
+        tags |= {names.KIND: "promotion", names.DATASET: "little"}
+        run_id = client.create_run(experiment, start_time=1000 * (when + 1), tags=tags).info.run_id
+        client.log_metric(run_id, "candidate/miou", 0.25)
+        if status:
+            client.set_terminated(run_id, status)
+    client.set_registered_model_alias("wsss-before", models.CHAMPION, "2")
+
+    assert [(record.number, record.kind) for record in standing.history("wsss-before")] == [
+        (0, "refusal"),
+        (0, "refusal"),
+        (0, "promotion"),
+    ]
+    assert models.with_alias("wsss-before", models.CHAMPION).number == "2"
+    for _ in range(2):
+        with pytest.raises(UserError, match="version 2 is the champion already"):
+            gate.promote("2", "wsss-before", dataset)
+    kept = standing.history("wsss-before")
+    assert [(record.number, record.kind, record.from_, record.to) for record in kept] == [
+        (4, "takeover", "1", "2"),
+        (3, "refusal", "1", "1"),
+        (2, "refusal", "1", "1"),
+        (1, "promotion", "", "1"),
+    ]
+    assert kept[-1].metrics == {"candidate/miou": 0.25}
+
+
+def test_a_name_holds_models_of_one_supervision(dataset, runs, tmp_path):
+    bound = run_of(dataset, 0, tmp_path, supervision="masks")
+    app = typer.Typer()
+    app.command()(commands.promote)
+    own = CliRunner().invoke(app, [bound])
+    assert own.exit_code == 0 and "wsss-shapes-masks version 1 is champion" in own.output
+    for name in ("wsss-shapes", "wsss-race"):
+        with pytest.raises(UserError, match=f"can't stand beside the models of {name}, it saw tags, masks; .*-masks"):
+            gate.promote(bound, name, dataset)
+    assert gate.promote(bound, "wsss-shapes", dataset, force="a demonstration").kind == "forced"
+    with pytest.raises(UserError, match="can't stand beside the models of wsss-shapes-masks, it saw tags"):
+        gate.promote(runs[0], "wsss-shapes-masks", dataset)
 
 
 @pytest.mark.parametrize(

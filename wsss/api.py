@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wsss.ops.pairs import Reduction
     from wsss.run.picture import Localizer
     from wsss.scores import Evaluation
-    from wsss.serving.package import Segmenter
+    from wsss.serving.segmenter import Segmenter
     from wsss.tables.compare import Row as ResultRow
     from wsss.tracking.query import RunRecord
 

@@ -29,6 +29,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     models.compare,
     models.results,
     models.promote,
+    models.history,
     models.serve,
     runs.doctor,
     store.migrate,

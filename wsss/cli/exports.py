@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from wsss.cli.models import follow_ledger
+
 app = typer.Typer(no_args_is_help=True)
 
 
@@ -28,5 +30,6 @@ def voc_test(
     from wsss.serving.voc_test import write_voc_test
 
     address = model if model.startswith("models:/") or Path(model).is_dir() else model_of_run(model)
+    follow_ledger(address)
     count = write_voc_test(load_package(address), images, comp, to)
     typer.echo(f"{to}: {count:,} predictions for {comp}")

@@ -1,4 +1,4 @@
-"""`wsss promote`, `wsss serve`, `wsss compare`, `wsss evaluate`: what is done with trained models."""
+"""`wsss promote`, `history`, `serve`, `compare`, `results`, `evaluate`: what is done with trained models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def promote(
     candidate: Annotated[str, typer.Argument(help="A run's id, or a version number of the registered model.")],
-    name: Annotated[str | None, typer.Option(help="The registered model; by default wsss-DATASET.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The registered model; by default the run's: wsss-DATASET, wsss-DATASET-masks.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="The dataset of the comparison; by default the run's.")] = None,
     force: Annotated[str | None, typer.Option(metavar="WHY", help="Promote whatever the figures say; why.")] = None,
 ) -> None:
@@ -33,10 +35,38 @@ def promote(
         else:
             data = models.dataset_of_run(candidate)
     dataset = open_dataset(data)
-    record = gate.promote(candidate, name or models.default_name(dataset.name), dataset, force)
+    seen = None if candidate.isdecimal() else models.supervision_of_run(candidate)
+    record = gate.promote(candidate, name or models.default_name(dataset.name, seen or ()), dataset, force)
     typer.echo(gate.sentence(record))
     if not record.promoted:
         raise typer.Exit(1)
+
+
+def history(
+    model: Annotated[str, typer.Argument(help="A registered model, such as wsss-DATASET.")],
+    as_json: Json = False,
+) -> None:
+    """Who became champion, when and why, newest first; the ledger is verified first."""
+    from rich.console import Console
+
+    from wsss.registry import standing
+    from wsss.registry.table import as_table
+
+    records = standing.history(model)
+    if as_json:
+        typer.echo(json.dumps([record.content for record in records], indent=1))
+    elif not records:
+        typer.echo(f"nobody has asked for a promotion of {model} yet; `wsss promote` does")
+    else:
+        Console().print(as_table(records))
+
+
+def follow_ledger(address: str) -> None:
+    """Finish a promotion of an address's model that was cut short; warn where its ledger can't be used from here."""
+    from wsss.registry.standing import settle_address
+
+    if problem := settle_address(address):
+        typer.echo(f"wsss: the alias is taken as it is: {problem}", err=True)
 
 
 def serve(
@@ -48,6 +78,7 @@ def serve(
     from wsss.serving import server
     from wsss.serving.package import load_package
 
+    follow_ledger(model)
     server.serve(load_package(model), host, port)
 
 
@@ -129,6 +160,7 @@ def evaluate(
     from wsss.serving import evaluate as comparison
 
     dataset = open_dataset(data)
+    follow_ledger(path)
     evaluation = comparison.evaluate(path, dataset, split)
     if as_json:
         typer.echo(json.dumps(comparison.as_json(evaluation, dataset), indent=1))

@@ -1,8 +1,9 @@
-"""Registered models: a name for each dataset, a version for each registered run."""
+"""Registered models: a name for each dataset and supervision, a version for each registered run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -48,9 +49,15 @@ class ModelVersion:
         return f"{self.name} version {self.number}"
 
 
-def default_name(dataset: str) -> str:
-    """What a dataset's models are registered as."""
-    return f"wsss-{dataset}"
+def default_name(dataset: str, supervision: Iterable[str] = ()) -> str:
+    """What a dataset's models are registered as: a name for each supervision, so that a champion's like compete.
+
+    Args:
+        dataset: its name.
+        supervision: what was seen beyond tags, such as {"masks"} (`wsss-DATASET-masks`).
+    """
+    words = [re.sub("[^a-z0-9]+", "-", word.lower()).strip("-") for word in sorted(supervision)]
+    return "-".join(["wsss", dataset, *words])
 
 
 def register(model_uri: str, name: str) -> ModelVersion:
@@ -76,7 +83,7 @@ def publish(plan: Plan, dataset: Dataset, trained: StepResult, outcome: Outcome)
     """Package a run's trained network, log it with the run and register it; the address of the version."""
     card = model_card(plan, dataset, outcome.run_id, outcome.metrics)
     address = log_model(outcome.run_id, trained.folder, dataset.classes, card)
-    return register(address, default_name(dataset.name)).address
+    return register(address, default_name(dataset.name, plan.supervision)).address
 
 
 def find_version(candidate: str, name: str) -> ModelVersion:
@@ -111,11 +118,25 @@ def dataset_of_run(run_id: str) -> str:
     Raises:
         UserError: there is no such run, or it names no dataset.
     """
-    with _known(f"run {run_id}"):
-        tags = mlflow_client().get_run(run_id).data.tags
+    tags = _tags_of_run(run_id)
     if names.DATASET not in tags:
         raise UserError(f"run {run_id} names no dataset; say which one with --data")
     return str(tags[names.DATASET])
+
+
+def supervision_of_run(run_id: str) -> frozenset[str] | None:
+    """What a run saw beyond tags; None if it does not say.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    tags = _tags_of_run(run_id)
+    return frozenset(filter(None, tags[names.SUPERVISION].split(", "))) if names.SUPERVISION in tags else None
+
+
+def _tags_of_run(run_id: str) -> dict[str, str]:
+    with _known(f"run {run_id}"):
+        return dict(mlflow_client().get_run(run_id).data.tags)
 
 
 def with_alias(name: str, alias: str) -> ModelVersion | None:
@@ -124,11 +145,6 @@ def with_alias(name: str, alias: str) -> ModelVersion | None:
     found = client.search_registered_models(f"name = '{name}'")
     number = found[0].aliases.get(alias) if found else None
     return _version(client.get_model_version(name, str(number))) if number else None
-
-
-def set_alias(version: ModelVersion, alias: str) -> None:
-    """Point an alias to a version."""
-    mlflow_client().set_registered_model_alias(version.name, alias, version.number)
 
 
 def _version(found: model_registry.ModelVersion) -> ModelVersion:

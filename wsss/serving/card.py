@@ -62,5 +62,5 @@ classes apart; anything else is background or mistaken for one of them. Outlines
 mask, unless the supervision says otherwise: expect mistakes on thin parts and between objects that always appear
 together. Not for decisions about people, or where a mistake can hurt someone.
 
-`model.json` and `model.safetensors` beside this card hold the network's architecture and weights.
+`model.json` and `model.safetensors` beside this card hold the network and its weights.
 """

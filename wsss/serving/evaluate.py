@@ -15,7 +15,8 @@ from wsss.data.label_maps import INDEX, LabelMaps, label_digest, read_palette_pn
 from wsss.data.parallel import each, some
 from wsss.errors import UserError, unknown
 from wsss.scores import Evaluation, Masks, confusion
-from wsss.serving.package import Segmenter, load_package, load_step
+from wsss.serving.package import load_package, load_step
+from wsss.serving.segmenter import Segmenter
 
 
 def as_json(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:

@@ -1,97 +1,40 @@
-"""A trained segmenter packaged for deployment: an exported graph that needs no code of this project.
+"""A trained segmenter packaged for deployment.
 
-    MLmodel, data/model.pt2     MLflow's PyTorch flavour: images in [0, 1] in, class probabilities out, of any size
-    model.json, model.safetensors   architecture and weights, to go on training
+    model.json, model.safetensors   the description (see `wsss.serving.description`) and the weights: what we load
+    MLmodel, data/model.pt2         the same as an exported graph, MLflow's PyTorch flavour: images in [0, 1] in, class
+                                    probabilities out, of any size; for other people's tools, never loaded here
     README.md                       the model card
 
-The class names are in the metadata of `MLmodel`. Nothing in it is a pickle, and none is read.
+A package may come from anybody, so none is executed: neither the graph, whose expressions torch evaluates while
+loading, nor the code that `MLmodel` can name. Nothing in ours is a pickle, and none is read.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import platform
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from wsss.classes import Classes
-from wsss.data.augmentation import MEAN, STD
 from wsss.errors import UserError
 from wsss.nets.deeplab import DeepLab
-from wsss.stages.inference import resize
-from wsss.stages.segment import load_segmenter
+from wsss.serving.description import DESCRIPTION, Network, describe, describe_step, read_description
+from wsss.serving.segmenter import DeployedSegmenter, Segmenter
 from wsss.tracking.connection import mlflow_client
 
 NAME = "segmenter"
 CARD = "README.md"
+WEIGHTS = "model.safetensors"
 # An axis of length 1 would be exported as fixed.
 _EXAMPLE = (2, 3, 35, 50)
-_METADATA = "classes"
-
-
-def nearest_nodes(side: int, stride: int) -> int:
-    """`wsss.stages.inference.node_size` of one side, in the integer arithmetic that an exported graph can hold.
-
-    The number of strides is rounded half to even, as `round` does; a stride is even.
-    """
-    strides = (side + stride // 2 - 1 + side // stride % 2) // stride
-    return cast(int, torch.sym_max(strides, 1)) * stride + 1
-
-
-class DeployedSegmenter(nn.Module):
-    """A segmentation network from pixels to probabilities: normalisation, node size, network, softmax, image size.
-
-    Args:
-        net: trained, in eval mode.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, net: DeepLab) -> None:
-        super().__init__()
-        self.net = net
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Class probabilities, float32 B x (C + 1) x H x W, of float32 B x 3 x H x W RGB images in [0, 1], any H, W."""
-        height, width = images.shape[2:]
-        stride = self.net.backbone.output_stride
-        nodes = nearest_nodes(height, stride), nearest_nodes(width, stride)
-        scaled = resize((images - self.mean) / self.std, nodes)
-        return resize(self.net(scaled).float().softmax(1), (height, width))
-
-
-@dataclass(frozen=True)
-class Segmenter:
-    """A model ready to label images.
-
-    Attributes:
-        module: from float32 B x 3 x H x W in [0, 1] to probabilities B x (C + 1) x H x W.
-        classes: the C foreground classes.
-        version: what the model calls itself: a registered version, a run, a folder.
-    """
-
-    module: nn.Module
-    classes: Classes
-    version: str
-
-    @torch.inference_mode()
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """The label map of an image: uint8 H x W of a uint8 H x W x 3 RGB image."""
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
-        labels: np.ndarray = self.module(pixels)[0].argmax(0).to(torch.uint8).numpy()
-        return labels
 
 
 def save_package(folder: Path, out: Path, classes: Classes, card: str, run_id: str = "", model_id: str = "") -> None:
@@ -105,7 +48,7 @@ def save_package(folder: Path, out: Path, classes: Classes, card: str, run_id: s
         run_id, model_id: what `MLmodel` says of its origin, where it is known.
 
     Raises:
-        UserError: the network has another number of classes than there are names.
+        UserError: no trained network is in the folder, or one of another number of classes than there are names.
     """
     import mlflow.pytorch
     from mlflow.models import Model, ModelSignature
@@ -113,7 +56,7 @@ def save_package(folder: Path, out: Path, classes: Classes, card: str, run_id: s
 
     pixel = np.dtype(np.float32)
     mlflow.pytorch.save_model(
-        _deployed(folder, classes),
+        load_step(folder, classes).module,
         out,
         mlflow_model=Model(run_id=run_id or None, model_id=model_id or None),
         signature=ModelSignature(
@@ -121,11 +64,12 @@ def save_package(folder: Path, out: Path, classes: Classes, card: str, run_id: s
             Schema([TensorSpec(pixel, (-1, len(classes) + 1, -1, -1), "probabilities")]),
         ),
         input_example=np.zeros(_EXAMPLE, pixel),
-        metadata={_METADATA: list(classes.names)},
+        metadata={"classes": list(classes.names)},
         conda_env={"dependencies": [f"python={platform.python_version()}", "pip", {"pip": _requirements()}]},
     )
-    for name in ("model.json", "model.safetensors"):
-        shutil.copyfile(folder / name, out / name)
+    description = describe(describe_step(folder / DESCRIPTION), classes)
+    (out / DESCRIPTION).write_text(description.model_dump_json(indent=1))
+    shutil.copyfile(folder / WEIGHTS, out / WEIGHTS)
     (out / CARD).write_text(card)
 
 
@@ -158,27 +102,27 @@ def log_model(run_id: str, folder: Path, classes: Classes, card: str) -> str:
 
 
 def load_package(address: str) -> Segmenter:
-    """Load a package from a folder or a `models:/...` address; neither runs code that comes with it.
+    """Load a package; nothing that comes with it is run.
+
+    Args:
+        address: its folder, or an address that MLflow knows, such as `models:/NAME@champion` or `models:/NAME/3`.
 
     Raises:
-        UserError: there is none, or what is there is no package of this kind.
+        UserError: nothing is there, or it is no package of ours: a description of a later format, with unknown keys or
+            absurd values, weights that are damaged or another network's.
     """
-    import mlflow.pytorch
     from mlflow.exceptions import MlflowException
-    from mlflow.models import Model
 
-    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     try:
         address = _pinned(address)
-        folder = mlflow.artifacts.download_artifacts(address)
-        metadata: dict[str, Any] = Model.load(folder).metadata or {}
-        module = mlflow.pytorch.load_model(folder)
-    except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"no model can be loaded from {address}: {reason}") from None
-    if _METADATA not in metadata:
-        raise UserError(f"the model at {address} was not packaged by wsss: its metadata names no classes")
-    return Segmenter(module, Classes(tuple(metadata[_METADATA])), address)
+        with _local(address) as package:
+            description = read_description(package)
+            net = _network(description.network, package / WEIGHTS)
+    except (MlflowException, OSError, UserError) as error:
+        raise UserError(f"no model can be loaded from {address}: {str(error).splitlines()[0]}") from None
+    pixels = description.preprocessing
+    module = DeployedSegmenter(net, pixels.mean, pixels.std).eval()
+    return Segmenter(module, Classes(description.classes), address)
 
 
 def _pinned(address: str) -> str:
@@ -189,17 +133,37 @@ def _pinned(address: str) -> str:
     return f"models:/{name}/{mlflow_client().get_model_version_by_alias(name, alias).version}"
 
 
+@contextmanager
+def _local(address: str) -> Iterator[Path]:
+    """The folder of a package; what had to be downloaded is there within the block."""
+    if ":/" not in address:
+        if not Path(address).is_dir():
+            raise UserError("there is no such folder; an address of a registered model begins with models:/")
+        yield Path(address)
+        return
+    import mlflow.artifacts
+
+    mlflow_client()
+    with tempfile.TemporaryDirectory(prefix="wsss-package-") as scratch:
+        yield Path(mlflow.artifacts.download_artifacts(address, dst_path=scratch))
+
+
 def load_step(folder: Path, classes: Classes) -> Segmenter:
     """The network of a training step's output folder, as it would be packaged.
 
     Raises:
-        UserError: it has another number of classes.
+        UserError: there is none, or it has another number of classes.
     """
-    return Segmenter(_deployed(folder, classes), classes, str(folder))
+    network = describe(describe_step(folder / DESCRIPTION), classes).network
+    return Segmenter(DeployedSegmenter(_network(network, folder / WEIGHTS)).eval(), classes, str(folder))
 
 
-def _deployed(folder: Path, classes: Classes) -> DeployedSegmenter:
-    number = json.loads((folder / "model.json").read_text())["classes"]
-    if number != len(classes) + 1:
-        raise UserError(f"the network in {folder} has {number} classes, background included, not {len(classes) + 1}")
-    return DeployedSegmenter(load_segmenter(folder)).eval()
+def _network(network: Network, weights: Path) -> DeepLab:
+    """A network with its weights, in eval mode, on the CPU."""
+    net = DeepLab(weights="none", **network.model_dump(exclude={"kind"}))
+    try:
+        net.load_state_dict(load_file(weights))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{weights} does not hold the weights that {DESCRIPTION} describes: {reason}") from None
+    return net.eval()

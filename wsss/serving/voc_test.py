@@ -19,7 +19,7 @@ from wsss.data.layout import LISTS, read_list
 from wsss.data.parallel import some
 from wsss.errors import UserError, unknown
 from wsss.progress import ConsoleReporter
-from wsss.serving.package import Segmenter
+from wsss.serving.segmenter import Segmenter
 from wsss.storage import disk_errors, remove_unfinished, unfinished
 
 COMPETITIONS = ("comp5", "comp6")
