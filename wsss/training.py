@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.nets.backbones import freeze_batch_norm
+from wsss.nets.kernels import of_any_shape
 from wsss.settings import setting
 from wsss.storage import write_bytes
 from wsss.stream import ordered_map
@@ -145,15 +147,16 @@ def fit(
             batch["epoch"] = epoch
             update, part = divmod(number, settings.accumulate)
             parts_here = min(settings.accumulate, batches_per_epoch - update * settings.accumulate)
-            with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-                value, parts = loss(batch)
             iteration = epoch * updates_per_epoch + update
-            if not torch.isfinite(value):
-                raise UserError(
-                    f"the loss became {value.item()} at iteration {iteration} of {total}, on the images "
-                    f"{', '.join(batch['id'])}; lower the learning rate or look at these images"
-                )
-            (value / parts_here).backward()
+            with nullcontext() if len(batch["id"]) == settings.batch_size else of_any_shape(device):
+                with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+                    value, parts = loss(batch)
+                if not torch.isfinite(value):
+                    raise UserError(
+                        f"the loss became {value.item()} at iteration {iteration} of {total}, on the images "
+                        f"{', '.join(batch['id'])}; lower the learning rate or look at these images"
+                    )
+                (value / parts_here).backward()
             losses.append(value.item())
             if part == parts_here - 1:
                 for group in optimizer.param_groups:
