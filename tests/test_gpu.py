@@ -26,6 +26,7 @@ from wsss.methods.mcis.network import CoAttentionNet
 from wsss.methods.mcis.train import mcis_losses
 from wsss.nets.backbones import BACKBONES, build_backbone
 from wsss.nets.folding import folded
+from wsss.nets.kernels import own_depthwise
 from wsss.ops.crf import DenseCrf
 from wsss.ops.lattice import build_lattice
 from wsss.ops.pairs import affinity_loss, pair_affinity, pair_labels, path_affinity
@@ -226,15 +227,18 @@ class TestLosses:
 
         self.both(program)
 
-    def test_guided_gradients(self) -> None:
+    @pytest.mark.parametrize("backbone", ["tiny", "mobilenet_v2"])
+    def test_guided_gradients(self, backbone: str) -> None:
         torch.manual_seed(0)
-        model = sensible(DcsmNet(5, "tiny", "none", 16, 0.0)).requires_grad_(False)
+        model = sensible(DcsmNet(5, backbone, "none", 16, 0.0)).requires_grad_(False)
         nn.init.normal_(model.head.weight, std=0.3)
         tags = [np.array([True, False, True, False, False]), np.array([False, True, False, False, False])]
         images, settings = list(pictures(2, 60, 70)), SaliencySettings(side=None)
 
         def program(device: torch.device) -> list[Tensor]:
-            return [maps for maps, _ in saliency_maps(model.to(device), images, tags, settings, device)]
+            if device.type == "cuda":
+                own_depthwise(to_device(model, device))
+            return [maps for maps, _ in saliency_maps(model, images, tags, settings, device)]
 
         self.both(program, 1e-2)
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.nets.backbones import freeze_batch_norm
-from wsss.nets.kernels import of_any_shape
+from wsss.nets.kernels import is_depthwise, without_plans
 from wsss.settings import setting
 from wsss.storage import write_bytes
 from wsss.stream import ordered_map
@@ -128,6 +128,7 @@ def fit(
         epochs = max(1, min(epochs, settings.image_limit // len(ids)))
     updates_per_epoch = math.ceil(batches_per_epoch / settings.accumulate)
     total = updates_per_epoch * epochs
+    short_alone = device.type == "cuda" and any(map(is_depthwise, model.modules()))
 
     checkpoint = context.out / "checkpoint.pt"
     done = _resume(checkpoint, model, optimizer)
@@ -148,7 +149,7 @@ def fit(
             update, part = divmod(number, settings.accumulate)
             parts_here = min(settings.accumulate, batches_per_epoch - update * settings.accumulate)
             iteration = epoch * updates_per_epoch + update
-            with nullcontext() if len(batch["id"]) == settings.batch_size else of_any_shape(device):
+            with without_plans() if short_alone and len(batch["id"]) < settings.batch_size else nullcontext():
                 with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
                     value, parts = loss(batch)
                 if not torch.isfinite(value):

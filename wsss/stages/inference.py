@@ -13,7 +13,6 @@ from torch import Tensor
 
 from wsss.data import Dataset
 from wsss.data.augmentation import normalise
-from wsss.nets.kernels import of_any_shape
 from wsss.stream import ordered_map
 
 Maps = TypeVar("Maps")
@@ -96,8 +95,7 @@ def stream_images(
         return batch, [dataset.image(i) for i in batch]
 
     def run(read: tuple[list[str], list[np.ndarray]]) -> Iterator[tuple[str, np.ndarray, Maps]]:
-        with of_any_shape(device):
-            made = zip(*read, infer(read[1]), strict=True)
+        made = zip(*read, infer(read[1]), strict=True)
         return (each for each in made if each[0] not in skip)
 
     def end(made: tuple[str, np.ndarray, Maps]) -> tuple[str, Result]:

@@ -18,7 +18,7 @@ from wsss.interface import StepContext
 from wsss.methods.mcis.network import SCALED_VIEWS, VIEWS, CoAttentionNet, view_side, warp
 from wsss.methods.mcis.pairs import Pool
 from wsss.methods.mcis.train import check_side, check_views
-from wsss.nets.kernels import of_any_shape
+from wsss.nets.folding import folded
 from wsss.settings import choice, setting
 from wsss.stages.classify import tagged_score_map
 from wsss.stages.inference import node_grid, resize
@@ -110,20 +110,18 @@ def raw_maps(
     return torch.stack(found).float()
 
 
+@torch.inference_mode()
 def infer_maps(context: StepContext) -> None:
     """Score maps of the tagged classes for train and dev (`cam`); the basic head's ranking quality on dev and val.
 
     Each map is stretched from 0 to 1, as the released code does before it makes labels. References are training images
     of the dataset, drawn from the rng for each image and class. Where there is none, the image is its own.
     """
-    with torch.inference_mode(), of_any_shape(context.device):
-        _infer_maps(context)
-
-
-def _infer_maps(context: StepContext) -> None:
     settings: McisInferSettings = context.settings
     dataset, device = context.dataset, context.device
     network = to_device(load_model(context.inputs["train"], CoAttentionNet), device)
+    if device.type == "cuda":
+        network = folded(network)
     check_side(settings.side, network.backbone.output_stride, "localize.infer.side")
     features = _Features(network, dataset, settings.side, device)
     pool = Pool.of(dataset)
