@@ -83,8 +83,8 @@ def crf(images: np.ndarray, device: torch.device) -> Row:
     sxy, srgb = KERNELS["irn"]
 
     def program(backend: str, place: torch.device, count: int) -> Callable[[], object]:
-        own, given, kernels = images[:count], unaries[:count], {"bilateral_sxy": sxy, "bilateral_srgb": srgb}
-        return lambda: DenseCrf(own, **kernels, backend=backend, device=place.type)(given)
+        own, given = images[:count], unaries[:count]
+        return lambda: DenseCrf(own, bilateral_sxy=sxy, bilateral_srgb=srgb, backend=backend, device=place.type)(given)
 
     theirs = []
     if "pydensecrf" in installed_backends():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,7 @@ def own_depthwise(model: nn.Module) -> None:
                 setattr(parent, name, Depthwise(child))
 
 
-def is_depthwise(layer: nn.Module) -> bool:
+def is_depthwise(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether a layer is a convolution of each channel alone."""
     return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
 
