@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from wsss.data import Dataset, open_dataset
 from wsss.data.shapes import make_shapes
@@ -42,6 +43,14 @@ SMALL = {
     "segment.train.crop": "65",
 }
 """Settings that make preset demo a matter of seconds on 64 px images."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where there is no GPU, tests marked `gpu` are left out: they say nothing of such a machine."""
+    if not torch.cuda.is_available():
+        left_out = [item for item in items if item.get_closest_marker("gpu")]
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+        config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.hookimpl(wrapper=True)

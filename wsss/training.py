@@ -6,6 +6,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.nets.backbones import check_weights, freeze_batch_norm
+from wsss.nets.kernels import is_depthwise, without_plans
 from wsss.process import own_cores
 from wsss.scores import metric_names
 from wsss.settings import setting
@@ -155,6 +157,7 @@ def fit(
         epochs = max(1, min(epochs, settings.image_limit // len(ids)))
     updates_per_epoch = math.ceil(batches_per_epoch / settings.accumulate)
     total = updates_per_epoch * epochs
+    short_alone = device.type == "cuda" and any(map(is_depthwise, model.modules()))
 
     checkpoint = context.out / CHECKPOINT
     done = _resume(checkpoint, model, optimizer)
@@ -174,15 +177,16 @@ def fit(
             batch["epoch"] = epoch
             update, part = divmod(number, settings.accumulate)
             parts_here = min(settings.accumulate, batches_per_epoch - update * settings.accumulate)
-            with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-                value, parts = loss(batch)
             iteration = epoch * updates_per_epoch + update
-            if not torch.isfinite(value):
-                raise UserError(
-                    f"the loss became {value.item()} at iteration {iteration} of {total}, on the images "
-                    f"{', '.join(batch['id'])}; lower the learning rate or look at these images"
-                )
-            (value / parts_here).backward()
+            with without_plans() if short_alone and len(batch["id"]) < settings.batch_size else nullcontext():
+                with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+                    value, parts = loss(batch)
+                if not torch.isfinite(value):
+                    raise UserError(
+                        f"the loss became {value.item()} at iteration {iteration} of {total}, on the images "
+                        f"{', '.join(batch['id'])}; lower the learning rate or look at these images"
+                    )
+                (value / parts_here).backward()
             losses.append(value.item())
             if part == parts_here - 1:
                 for group in optimizer.param_groups:

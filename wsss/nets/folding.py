@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wsss.nets.backbones import Backbone
+from wsss.nets.kernels import of_any_shape
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -87,7 +88,11 @@ def _fold(level: nn.Module, dtype: torch.dtype) -> nn.Module:
             conv = fuse_conv_bn_eval(conv, norm)
             _absorb_user(node)
         conv = conv.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        layer = _fuse(conv, node, nodes, layers) if _fusible(conv) else conv
+        layer: nn.Module = conv
+        if _fusible(conv):
+            layer = _fuse(conv, node, nodes, layers)
+        elif conv.weight.is_cuda:
+            layer = of_any_shape(conv)
         traced.set_submodule(str(node.target), layer)
     traced.graph.lint()
     traced.delete_all_unused_submodules()

@@ -21,6 +21,10 @@ MAX_COORDINATE = 2**15 - 8
 """Largest lattice coordinate that is accepted; the reference code holds them in 16 bits."""
 MAX_VERTICES = 2**62
 """Most places that a lattice may number, so that each has a signed 64-bit key."""
+PIECE = 32
+"""Points that a GPU sums one after the other."""
+FEW_LABELS = 8
+"""Up to so many, `embedding_bag` leaves most of a GPU's lanes idle."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,10 @@ class Lattice:
     `starts[m]` to `starts[m + 1]` (int32 M + 2). `neighbours` ((d + 1) x 2 (M + 1), int32) are the next and the
     previous vertex along each axis, vertex M where there is none. `bags` (int32 N + 1) holds where the points'
     vertices start and end, `pairs` (int32 M + 2) the same of the neighbours.
+
+    A GPU sums the points of a vertex one after the other, so that one vertex with thousands would take longer than all
+    the others. There, these sums are made of sums over at most `PIECE` points: piece p from `pieces[p]` to
+    `pieces[p + 1]` (int32 Q + 1), vertex m from the pieces from `whole[m]` to `whole[m + 1]` (int32 M + 2).
     """
 
     dimensions: int
@@ -43,6 +51,8 @@ class Lattice:
     starts: torch.Tensor
     neighbours: torch.Tensor
     pairs: torch.Tensor
+    pieces: torch.Tensor | None = None
+    whole: torch.Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -56,15 +66,38 @@ class Lattice:
 
     def at_vertices(self, values: torch.Tensor) -> torch.Tensor:
         """Splat and blur of N x K float32 values: (M + 1) x K, the last row 0."""
-        values = weighted_sums(values, self.points, self.starts, self.splat)
-        for index in self.neighbours:
-            values = torch.add(values, weighted_sums(values, index, self.pairs), alpha=0.5)
+        values = self.splatted(values)
+        for axis in range(len(self.neighbours)):
+            values = self.blurred(values, axis)
         return values
+
+    def splatted(self, values: torch.Tensor) -> torch.Tensor:
+        """The splat alone: (M + 1) x K, the last row 0, from N x K float32 values."""
+        if self.pieces is None or self.whole is None:
+            return weighted_sums(values, self.points, self.starts, self.splat)
+        sums = weighted_sums(values, self.points, self.pieces, self.splat)
+        return weighted_sums(sums, torch.arange(len(sums), dtype=torch.int32, device=sums.device), self.whole)
+
+    def blurred(self, values: torch.Tensor, axis: int) -> torch.Tensor:
+        """One axis of the blur: (M + 1) x K from as many float32 values."""
+        index = self.neighbours[axis]
+        if values.is_cuda:
+            both = values.index_select(0, index[::2]).add_(values.index_select(0, index[1::2]))
+        else:
+            both = weighted_sums(values, index, self.pairs)
+        return torch.add(values, both, alpha=0.5)
 
     def at_points(self, values: torch.Tensor, points: slice = slice(None)) -> torch.Tensor:
         """Slice: what points read from values at the vertices ((M + 1) x K)."""
         first, last, _ = points.indices(self.count)
-        own = slice(first * (self.dimensions + 1), last * (self.dimensions + 1))
+        corners = self.dimensions + 1
+        own = slice(first * corners, last * corners)
+        if values.is_cuda and values.shape[1] <= FEW_LABELS:
+            index, weights = self.vertices[own].view(-1, corners), self.weights[own].view(-1, corners, 1)
+            total = values.index_select(0, index[:, 0]).mul_(weights[:, 0])
+            for corner in range(1, corners):
+                total.addcmul_(values.index_select(0, index[:, corner]), weights[:, corner])
+            return total
         return weighted_sums(values, self.vertices[own], self.bags[: last - first + 1], self.weights[own])
 
     def filtered(self, values: torch.Tensor) -> torch.Tensor:
@@ -129,6 +162,8 @@ def build_lattice(features: torch.Tensor, images: int = 1, most: int = MAX_VERTI
     unique = ordered[starts]
     del ordered
     numbers = fresh.cumsum(0, dtype=torch.int32).sub_(1)
+    ends = torch.cat((starts, starts.new_full((2,), len(numbers))))
+    pieces, whole = _in_pieces(ends) if features.is_cuda else (None, None)
     vertices = torch.empty_like(numbers).scatter_(0, entries, numbers)
     return Lattice(
         dimensions=len(features),
@@ -137,10 +172,21 @@ def build_lattice(features: torch.Tensor, images: int = 1, most: int = MAX_VERTI
         points=entries.int().div_(corners, rounding_mode="floor"),
         splat=weights.index_select(0, entries),
         weights=weights.mul_(slice_factor(len(features))),
-        starts=torch.cat((starts, starts.new_full((2,), len(vertices)))).int(),
+        starts=ends.int(),
         neighbours=_neighbours(unique, steps),
         pairs=torch.arange(0, 2 * (len(unique) + 1) + 1, 2, dtype=torch.int32, device=features.device),
+        pieces=pieces,
+        whole=whole,
     )
+
+
+def _in_pieces(starts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`pieces` and `whole` of `Lattice` (int32) for the bags that begin at `starts` (int64 B + 1, the last end too)."""
+    counts = starts.diff().add_(PIECE - 1).div_(PIECE, rounding_mode="floor")
+    whole = torch.cat((counts.new_zeros(1), counts.cumsum(0)))
+    bag = torch.repeat_interleave(counts)
+    within = torch.arange(len(bag), device=starts.device) - whole[bag]
+    return torch.cat((starts[bag] + PIECE * within, starts[-1:])).int(), whole.int()
 
 
 def slice_factor(dimensions: int) -> float:

@@ -109,7 +109,7 @@ def doubled_walk(weights: torch.Tensor, radius: int, interior: bool = False) -> 
     starts, columns, places = _structure(height, width, radius, interior, weights.device)
     entries = values.view(-1).index_select(0, places)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        warnings.filterwarnings("ignore", message="Sparse (CSR tensor support is in beta|invariant checks)")
         matrix = torch.sparse_csr_tensor(
             starts, columns, entries, (flat.shape[1], flat.shape[1]), check_invariants=False
         )

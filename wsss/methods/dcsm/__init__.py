@@ -17,6 +17,7 @@ from wsss.interface import CRF, NETWORK, Method, Stage, Step, StepContext
 from wsss.methods.cam import LOCALIZE
 from wsss.methods.dcsm.network import DcsmNet, DcsmSettings, check_dcsm, train_dcsm
 from wsss.methods.dcsm.saliency import SaliencySettings, saliency_maps
+from wsss.nets.kernels import own_depthwise
 from wsss.scores import metric_names
 from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
 from wsss.settings import loguniform, setting
@@ -52,7 +53,10 @@ class DirectSettings(SaliencySettings, DcsmBackgroundSettings, CrfSettings):
 
 def load_dcsm(context: StepContext) -> DcsmNet:
     """The trained network, in eval mode, on the step's device, its parameters without gradients."""
-    return to_device(load_model(context.inputs["train"], DcsmNet), context.device).requires_grad_(False)
+    model = to_device(load_model(context.inputs["train"], DcsmNet), context.device).requires_grad_(False)
+    if context.device.type == "cuda":
+        own_depthwise(model)
+    return model
 
 
 def score_map(maps: Tensor, classes: list[int], size: tuple[int, int]) -> ScoreMap:

@@ -17,6 +17,7 @@ from wsss.interface import StepContext
 from wsss.methods.mcis.network import SCALED_VIEWS, VIEWS, CoAttentionNet, view_side, warp
 from wsss.methods.mcis.pairs import Pool
 from wsss.methods.mcis.settings import check_views
+from wsss.nets.folding import folded
 from wsss.scores import mean_average_precision, metric_names
 from wsss.settings import choice, setting
 from wsss.stages.inference import check_nodes, node_grid, resize
@@ -119,6 +120,8 @@ def infer_maps(context: StepContext) -> None:
     settings: McisInferSettings = context.settings
     dataset, device = context.dataset, context.device
     network = to_device(load_model(context.inputs["train"], CoAttentionNet), device)
+    if device.type == "cuda":
+        network = folded(network)
     check_nodes(settings.side, network.backbone.output_stride, "localize.infer.side")
     features = _Features(network, dataset, settings.side, device)
     pool = Pool.of(dataset)
