@@ -68,7 +68,7 @@ def test_the_number_format_of_the_machine_is_in_what_it_changes(
 ) -> None:
     of: dict[object, dict[str, str]] = {}
     for has in (True, False):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"avx512_bf16": has})
         of[has] = fingerprints(make_plan("affinity", "demo"), tiny_shapes, 0, CPU)
     assert changed(of[True], of[False]) == behind({"localize.infer"}, "affinity")
     for precision, has in (("float32", False), ("bfloat16", True)):

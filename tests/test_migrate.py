@@ -37,6 +37,7 @@ def write_first_format(dataset: Dataset, store: Path, **changes: object) -> dict
         folder = store / planned.name / of[planned.key]
         (folder / "deep").mkdir(parents=True)
         (folder / "deep" / "made").write_text(planned.key)
+        (folder / "metrics.json").write_text(json.dumps(dict.fromkeys(planned.step.metrics, 0.5)))
         manifest = {
             "step": planned.name,
             "version": planned.step.version,

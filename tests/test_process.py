@@ -95,4 +95,4 @@ def test_nothing_else_asks_what_the_machine_has() -> None:
     root = Path(__file__).parents[1]
     folders = ("wsss", "tune", "pipelines", "benchmarks")
     asking = [path for folder in folders for path in (root / folder).rglob("*.py") if "cpu_count" in path.read_text()]
-    assert asking == [root / "wsss" / "cores.py"]
+    assert asking == [root / "wsss" / "process.py"]

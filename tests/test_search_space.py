@@ -51,7 +51,7 @@ def test_a_choice_leaves_out_what_the_step_refuses_beside_the_preset():
 
 
 def test_a_factor_is_around_the_preset_s_value_within_what_is_allowed() -> None:
-    setting = Setting("lr", float, 0.01, "", "ours", 0, 1, None, "", factor(0.1, 10), False, False, False)
+    setting = Setting("lr", float, 0.01, "", "ours", 0, 1, None, "", factor(0.1, 10), False, (), False, False)
     assert setting.space(0.01) == loguniform(0.001, 0.1)
     assert setting.space(0.5) == loguniform(0.05, 1)
     assert factor(0.1, 10).text == "0.1 to 10 × the preset"

@@ -24,6 +24,7 @@ from tune.search import plan_search
 from wsss.cli.runs import parse_settings
 from wsss.data.shapes import make_shapes
 from wsss.errors import UserError
+from wsss.process import machine
 from wsss.tracking import names
 from wsss.tracking.liveness import mark_dead_runs, process_tags
 from wsss.tracking.query import runs, search
@@ -159,7 +160,7 @@ def test_a_search_whose_process_is_gone_is_marked_by_the_next_command(workspace)
     gone = psutil.Popen([sys.executable, "-c", ""])
     gone.wait()
     client = MlflowClient()
-    tags = {names.KIND: names.SEARCH_RUN, **process_tags(), names.PID: str(gone.pid)}
+    tags = {names.KIND: names.SEARCH_RUN, **process_tags(), names.PROCESS: f"{machine()}-{gone.pid}-1"}
     dead = client.create_run("0", tags=tags).info.run_id
     alive = client.create_run("0", tags=tags | process_tags()).info.run_id
     assert mark_dead_runs(client) == [dead]

@@ -56,7 +56,7 @@ def history(
     if as_json:
         typer.echo(json.dumps([record.content for record in records], indent=1))
     elif not records:
-        typer.echo(f"nobody has asked for a promotion of {model} yet; `wsss promote` does")
+        typer.echo(f"nobody has asked for a promotion of {model} yet; `{command('wsss', 'promote', 'RUN')}` does")
     else:
         Console().print(as_table(records))
 

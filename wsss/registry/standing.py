@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from wsss.commands import command
 from wsss.errors import UserError, unknown
 from wsss.registry import legacy
 from wsss.registry.ledger import TAKEOVER, Ledger, PromotionRecord, decided, signed
@@ -94,7 +95,9 @@ def _registered(name: str) -> RegisteredModel:
     except MlflowException:
         known = [model.name for model in client.search_registered_models()]
         if not known:
-            raise UserError(f"there is no registered model {name}, nor any other; `wsss run` registers one") from None
+            raise UserError(
+                f"there is no registered model {name}, nor any other; `{command('wsss', 'run')}` registers one"
+            ) from None
         raise unknown("registered model", name, known) from None
 
 
@@ -156,8 +159,8 @@ def _follow(ledger: Ledger, records: Sequence[PromotionRecord], champion: str, p
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise UserError(
                         f"the ledger says that version {number} is {alias} of {ledger.model}, but the registry refuses "
-                        f"to set the alias ({' '.join(str(error).split())}); the next `wsss promote` or `wsss history` "
-                        "tries again"
+                        f"to set the alias ({' '.join(str(error).split())}); "
+                        f"`{command('wsss', 'history', ledger.model)}` tries again"
                     ) from error
     if records:
         head = f"{len(records)} {records[-1].sha256} {ledger.place}"
