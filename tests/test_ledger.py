@@ -1,6 +1,5 @@
 """The ledger by itself, in a folder and in a bucket: one of many writers wins, and the chain holds."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -12,22 +11,9 @@ from wsss.registry import ledger
 from wsss.registry.ledger import FORCED, PROMOTION, REFUSAL, Ledger, PromotionRecord, decided, signed
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        boto3.client("s3").create_bucket(Bucket="bucket")
-        yield "s3://bucket/team"
-    server.stop()
+@pytest.fixture
+def bucket(s3: str) -> str:
+    return f"{s3}/team"
 
 
 def promotion(model: str, candidate: str, champion: str) -> PromotionRecord:

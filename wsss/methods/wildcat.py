@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from wsss.data.score_maps import ScoreMap
 from wsss.errors import UserError
-from wsss.interface import CRF, NETWORK, Method, Stage, Step, StepContext
+from wsss.interface import NETWORK, Method, Stage, Step, StepContext
 from wsss.methods.cam import LOCALIZE, REFINE
 from wsss.nets.backbones import BACKBONES, build_backbone
 from wsss.ops.pooling import class_wise_pool, spatial_pool
 from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
 from wsss.settings import choice, factor, setting, uniform
-from wsss.stages.direct import predict_directly
+from wsss.stages.direct import direct, predict_directly
 from wsss.stages.localize import (
     CamSettings,
     ClassifierSettings,
@@ -213,15 +213,7 @@ WILDCAT = Stage(
     "wildcat",
     (
         Step("train", 1, WildcatSettings, train_wildcat, metrics=(TRAIN_LOSS,), check=check_wildcat, uses=NETWORK),
-        Step(
-            "predict",
-            1,
-            DirectSettings,
-            predict_wildcat,
-            inputs=("train",),
-            outputs=("direct", "direct_crf"),
-            uses=NETWORK | CRF,
-        ),
+        direct(DirectSettings, predict_wildcat),
         Step(
             "infer",
             1,

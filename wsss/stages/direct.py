@@ -8,7 +8,7 @@ import numpy as np
 
 from wsss.data.label_maps import EncodedLabelMap, LabelMapWriter, encode_label_map
 from wsss.data.score_maps import ScoreMap
-from wsss.interface import StepContext
+from wsss.interface import CRF, NETWORK, Step, StepContext
 from wsss.stages.inference import stream_images
 from wsss.stages.refine import CrfSettings, argmax_labels, crf_labels, upsampled
 
@@ -37,3 +37,9 @@ def predict_directly(
             plain.add(image_id, own)
             refined.add(image_id, after)
             context.report.progress(done, len(ids), "images")
+
+
+def direct(settings: type, run: Callable[[StepContext], None]) -> Step:
+    """The step of a localizer that predicts with its trained network alone, by `predict_directly`."""
+    outputs = ("direct", "direct_crf")
+    return Step("predict", 1, settings, run, inputs=("train",), outputs=outputs, uses=NETWORK | CRF)

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from wsss.data.score_maps import ScoreMap, ScoreMaps, ScoreMapWriter
-from wsss.interface import CRF, NETWORK, Method, Stage, Step, StepContext
+from wsss.interface import NETWORK, Method, Stage, Step, StepContext
 from wsss.methods.cam import LOCALIZE
 from wsss.methods.dcsm.network import DcsmNet, DcsmSettings, check_dcsm, train_dcsm
 from wsss.methods.dcsm.saliency import SaliencySettings, saliency_maps
@@ -21,7 +21,7 @@ from wsss.nets.kernels import own_depthwise
 from wsss.scores import metric_names
 from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
 from wsss.settings import loguniform, setting
-from wsss.stages.direct import predict_directly
+from wsss.stages.direct import direct, predict_directly
 from wsss.stages.inference import id_batches
 from wsss.stages.localize import tag_metrics
 from wsss.stages.outputs import load_model, write_metrics
@@ -110,15 +110,7 @@ DCSM = Stage(
     "dcsm",
     (
         Step("train", 1, DcsmSettings, train_dcsm, metrics=(TRAIN_LOSS,), check=check_dcsm, uses=NETWORK),
-        Step(
-            "predict",
-            1,
-            DirectSettings,
-            predict_dcsm,
-            inputs=("train",),
-            outputs=("direct", "direct_crf"),
-            uses=NETWORK | CRF,
-        ),
+        direct(DirectSettings, predict_dcsm),
         Step(
             "infer",
             1,

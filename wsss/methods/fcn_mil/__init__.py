@@ -13,12 +13,12 @@ import numpy as np
 from torch import Tensor
 
 from wsss.data.score_maps import ScoreMap
-from wsss.interface import CRF, NETWORK, Method, Stage, Step, StepContext
+from wsss.interface import NETWORK, Method, Stage, Step, StepContext
 from wsss.methods.cam import REFINE
 from wsss.methods.fcn_mil.network import FcnMil, FcnMilSettings, check_mil, train_mil
 from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
 from wsss.settings import setting
-from wsss.stages.direct import predict_directly
+from wsss.stages.direct import direct, predict_directly
 from wsss.stages.localize import CamSettings, image_maps, tag_metrics, write_score_maps
 from wsss.stages.outputs import load_model, write_metrics
 from wsss.stages.presets import CRFS, NETWORKS, of_step
@@ -77,15 +77,7 @@ LOCALIZE = Stage(
     "fcn_mil",
     (
         Step("train", 1, FcnMilSettings, train_mil, metrics=(TRAIN_LOSS,), check=check_mil, uses=NETWORK),
-        Step(
-            "predict",
-            1,
-            DirectSettings,
-            predict_mil,
-            inputs=("train",),
-            outputs=("direct", "direct_crf"),
-            uses=NETWORK | CRF,
-        ),
+        direct(DirectSettings, predict_mil),
         Step(
             "infer", 1, MapSettings, infer_mil, inputs=("train",), outputs=("cam",), metrics=TAG_METRICS, uses=NETWORK
         ),
