@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from wsss.errors import UserError
-from wsss.run.cluster import Share, Slots, slots_of
+from wsss.run.cluster import Share, Slots, connected, slots_of
 
 MIXED = [{"CPU": 1.0}, {"CPU": 16.0, "GPU": 2.0}, {"CPU": 2.0, "GPU": 4.0}, {"GPU": 8.0}]
 
@@ -53,6 +53,17 @@ def test_what_can_never_be_had_is_refused_with_what_there_is() -> None:
         slots_of([{"CPU": 4.0}, {"GPU": 1.0}], "cuda")
     with pytest.raises(UserError, match="no machine with a core: there is 0 machines"):
         slots_of([])
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere.invalid:6379"])
+def test_a_cluster_that_does_not_answer_is_not_waited_for(address: str) -> None:
+    with pytest.raises(UserError, match=f"no Ray cluster answers at {address}.*--ray-address"), connected(address):
+        pass
+
+
+def test_what_is_no_address_is_refused() -> None:
+    with pytest.raises(UserError, match="'nonsense' is no address .*; give HOST:PORT"), connected("nonsense"):
+        pass
 
 
 def test_what_a_slot_is_stands_in_words() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ Machine = Mapping[str, float]
 """What a machine has, by Ray's names, such as {"CPU": 16, "GPU": 1}."""
 
 LOCAL = "local"
+_ANSWER_S = 8
 _OBJECT_STORE = 200 * 2**20
 _FORWARDED = ("WSSS_", "MLFLOW_", "AWS_", "TORCH_HOME")
 _OF_ONE_PROCESS = (CORES, "MLFLOW_RUN_ID")
@@ -175,8 +177,13 @@ def connected(address: str) -> Iterator[None]:
     }
     options = here if address == LOCAL else {}
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except ConnectionError as error:
+    except ValueError as error:
+        raise UserError(
+            f"{address!r} is no address of a Ray cluster ({error}); give HOST:PORT, auto or local"
+        ) from None
+    except OSError as error:
         raise UserError(
             f"no Ray cluster answers at {address} ({error}); start it or leave --ray-address away"
         ) from None
@@ -184,6 +191,13 @@ def connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Connect once to HOST:PORT; Ray would go on trying for ever, without a word."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
 
 
 def _whole(cores: float) -> float:
