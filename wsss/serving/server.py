@@ -29,6 +29,7 @@ from wsss.data.images import UNREADABLE
 from wsss.data.label_maps import encode_palette_png
 from wsss.errors import UserError
 from wsss.serving.segmenter import Segmenter
+from wsss.stream import use_own_cores
 
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 16 * 2**20
@@ -173,6 +174,7 @@ def serve(segmenter: Segmenter, host: str, port: int) -> None:
     Raises:
         UserError: the address can't be bound.
     """
+    use_own_cores()
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
