@@ -53,8 +53,8 @@ def run_panels(
 
 
 def drawn(step: Step) -> tuple[Picture, ...]:
-    """What of a step's output stands in panels: its scored outputs under their names, and its pictures."""
-    return (*(Picture(name, name) for name in step.outputs), *step.pictures)
+    """What of a step's output stands in panels: its pictures, and its scored outputs under their names."""
+    return (*step.pictures, *(Picture(name, name) for name in step.outputs))
 
 
 def _reader(folder: Path, picture: Picture) -> Callable[[str], np.ndarray | None] | None:
