@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import re
@@ -20,6 +21,7 @@ from wsss.data.score_maps import ScoreMaps
 from wsss.progress import ConsoleReporter
 from wsss.run.plan import PRESETS, make_plan, stands_alone
 from wsss.run.steps import StepRunner
+from wsss.scores.scored import SCORED
 from wsss.tables import catalogue
 from wsss.tables.published import published
 
@@ -95,3 +97,17 @@ def test_the_list_says_what_the_methods_say_and_what_was_published() -> None:
         expected = [(p.miou, p.split, p.supervision) for p in published() if p.method == row["method"]]
         assert [(p["miou"], p["split"], p["supervision"]) for p in row["published"]] == expected
     assert (61.7, "val") in [(p["miou"], p["split"]) for p in rows["affinity"]["published"]]
+
+
+def test_tables_runs_and_pages_name_no_method_and_no_step() -> None:
+    """Words that are not a method's alone may stand there: roles, and what is scored."""
+    words = {*methods.names()} - {*SCORED} - {method.role for method in map(methods.load, methods.names())}
+    steps = {planned.key for name in methods.names() for planned in make_plan(name, "demo").steps}
+    named = []
+    for room in ("tables", "run", "tracking", "registry", "serving"):
+        for path in (PROJECT / "wsss" / room).rglob("*.py"):
+            tree = ast.parse(path.read_text())
+            docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+            texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docs]
+            named += [f"{path}:{text.lineno}" for text in texts if text.value in words | steps]
+    assert named == []
