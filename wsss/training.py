@@ -143,6 +143,7 @@ def fit(
 
     Raises:
         UserError: no training image, or a loss that is not a number (names the iteration and the images).
+        OutOfTimeError: another epoch would not end before the context's deadline; the checkpoint is there.
     """
     settings: TrainingSettings = context.settings
     if not ids:
@@ -165,6 +166,7 @@ def fit(
     batches = _batches(_Samples(ids, sample, context.rng), places, device)
     images, waited, started, mean = 0, 0.0, time.monotonic(), math.nan
     for epoch in range(done, epochs):
+        began = time.monotonic()
         model.train()
         if frozen_bn:
             freeze_batch_norm(model.get_submodule("backbone"))
@@ -197,6 +199,9 @@ def fit(
                     scalars = {metric_names.TRAIN + name: part_value for name, part_value in parts.items()}
                     context.report.metrics({metric_names.TRAIN_LOSS: losses[-1], **scalars}, iteration)
             images += len(batch["id"])
+            if number == batches_per_epoch - 1:
+                mean = float(np.mean(losses))
+                _save(checkpoint, model, optimizer, epoch + 1, mean)
             context.report.progress(
                 epoch * len(ids) + min((number + 1) * settings.batch_size, len(ids)),
                 epochs * len(ids),
@@ -204,8 +209,8 @@ def fit(
                 f"loss {losses[-1]:.3f}",
             )
             ready = time.monotonic()
-        mean = float(np.mean(losses))
-        _save(checkpoint, model, optimizer, epoch + 1, mean)
+        if epoch + 1 < epochs:
+            context.time_for(time.monotonic() - began)
     model.eval()
     seconds = max(time.monotonic() - started, 1e-9)
     if math.isnan(mean):

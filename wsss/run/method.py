@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -71,6 +72,7 @@ def run_method(
     tags: Mapping[str, str] | None = None,
     wait: bool = False,
     publish: Publish | None = None,
+    deadline: float = math.inf,
 ) -> Outcome:
     """Run a method's stages; every step that was done before with equal inputs is reused.
 
@@ -87,8 +89,10 @@ def run_method(
         tags: more tags of the MLflow run.
         wait: wait for a step that another process is computing, instead of refusing.
         publish: packages and registers the trained network, such as `wsss.registry.models.publish`.
+        deadline: when to stop, on the clock of `time.monotonic`.
 
     Raises:
+        OutOfTimeError: the deadline came first; the same call goes on from there.
         UserError: whatever is wrong with the names, the settings, the data or the stores, before any work.
     """
     use_own_cores()
@@ -104,7 +108,7 @@ def run_method(
         raise UserError(
             f"method {method} learns from masks, and dataset {dataset.name} has none for its training images"
         )
-    runner = StepRunner(dataset, rng, choose_device(device), WORK, wait=wait)
+    runner = StepRunner(dataset, rng, choose_device(device), WORK, wait=wait, deadline=deadline)
     outcome = Outcome(steps=runner.results)
     if not track:
         for planned in plan.steps:
@@ -209,7 +213,7 @@ def _run_info(plan: Plan, dataset: Dataset, rng: int, keep_version: bool, tags: 
         settings=plan.settings,
         supervision=plan.supervision,
         rng=rng,
-        fingerprint=_digest([group, rng, tags]),
+        fingerprint=run_fingerprint(plan, dataset, rng, tags),
         group=group,
         git=git.state(),
         command=shlex.join(sys.argv),
@@ -224,6 +228,11 @@ def group_of(plan: Plan, dataset: Dataset) -> str:
     """
     steps = {p.key: [p.implementation, p.step.version, content_settings(p)] for p in plan.steps}
     return _digest([plan.method.name, plan.preset, dataset.digest, mask_digests(dataset), steps])
+
+
+def run_fingerprint(plan: Plan, dataset: Dataset, rng: int, tags: Mapping[str, str] | None = None) -> str:
+    """What tells runs apart: the plan with its settings, the data, the rng and the tags that the run is given."""
+    return _digest([group_of(plan, dataset), rng, dict(tags or {})])
 
 
 def _digest(content: Any) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from filelock import FileLock
 
+from wsss.errors import OutOfTimeError
 from wsss.interface import Reporter, StepResult
 from wsss.progress import ConsoleReporter
 from wsss.scores import metric_names
@@ -104,12 +105,12 @@ class _Tracked:
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
-        """Write how the run ended: FINISHED, FAILED with the error's text, or KILLED by a keyboard interrupt."""
+        """Write how the run ended: FINISHED, FAILED with the error's text, or KILLED by an interrupt or a deadline."""
         try:
             yield
         except BaseException as error:
             self.tags({names.ERROR: f"{type(error).__name__}: {error}"[:1000]})
-            self._status("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            self._status("KILLED" if isinstance(error, KeyboardInterrupt | OutOfTimeError) else "FAILED")
             raise
         self._status("FINISHED")
 
