@@ -35,6 +35,20 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     store.migrate,
     runs.bench,
 )
+_NOT_OFFLINE = (
+    "boto3",
+    "botocore",
+    "dvc",
+    "fastapi",
+    "mlflow",
+    "optuna",
+    "pandas",
+    "psutil",
+    "pydantic",
+    "ray",
+    "yaml",
+)
+"""What a machine may lack and still run methods."""
 for command in _COMMANDS:
     app.command()(command)
 
@@ -50,6 +64,15 @@ def main() -> None:
     except UserError as error:
         sys.stdout.flush()
         print(f"wsss: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] not in _NOT_OFFLINE:
+            raise
+        print(
+            f"wsss: this needs {error.name}, which is not installed here; what works without is `wsss run --offline "
+            "OUT`, whose record `wsss import` brings in where all is installed",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print("wsss: interrupted; the same command continues where it stopped", file=sys.stderr)

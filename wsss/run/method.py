@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -31,6 +32,7 @@ from wsss.stages.evaluate import read_evaluations
 from wsss.stream import use_own_cores
 from wsss.tracking import names
 from wsss.tracking.info import DatasetInfo, RunInfo
+from wsss.tracking.offline import STORE
 from wsss.tracking.runs import MethodRun, method_run
 
 WORK = Path("work")
@@ -41,7 +43,7 @@ class Outcome:
     """What a run leaves to its caller.
 
     Attributes:
-        run_id: MLflow's; empty for a run that is not tracked.
+        run_id: MLflow's, or of the record without a server; empty for a run that is not tracked.
         steps: the finished steps by key, evaluations among them.
         metrics: every metric by its metric name.
         model: the address of the registered version, where a segmenter was trained in a tracked run.
@@ -72,6 +74,7 @@ def run_method(
     tags: Mapping[str, str] | None = None,
     wait: bool = False,
     publish: Publish | None = None,
+    offline: Path | None = None,
     deadline: float = math.inf,
 ) -> Outcome:
     """Run a method's stages; every step that was done before with equal inputs is reused.
@@ -89,6 +92,9 @@ def run_method(
         tags: more tags of the MLflow run.
         wait: wait for a step that another process is computing, instead of refusing.
         publish: packages and registers the trained network, such as `wsss.registry.models.publish`.
+        offline: the folder of the run's record, where there is neither MLflow nor DVC: see `wsss.tracking.offline`.
+            Steps' outputs lie in WSSS_STORE, else in `store` there; the network is kept, to be published by whoever
+            brings the record into MLflow.
         deadline: when to stop, on the clock of `time.monotonic`.
 
     Raises:
@@ -108,7 +114,9 @@ def run_method(
         raise UserError(
             f"method {method} learns from masks, and dataset {dataset.name} has none for its training images"
         )
-    runner = StepRunner(dataset, rng, choose_device(device), WORK, wait=wait, deadline=deadline)
+    store = "" if offline is None else os.environ.get("WSSS_STORE", "") or str(offline / STORE)
+    runner = StepRunner(dataset, rng, choose_device(device), WORK, store, wait=wait, deadline=deadline)
+    keep_version = keep_version and offline is None
     outcome = Outcome(steps=runner.results)
     if not track:
         for planned in plan.steps:
@@ -116,7 +124,7 @@ def run_method(
                 runner.run(planned, ConsoleReporter(planned.key))
         return outcome
     info = _run_info(plan, dataset, rng, keep_version, dict(tags or {}))
-    with method_run(info, work=WORK, parent=parent) as run:
+    with method_run(info, work=WORK, parent=parent, offline=offline) as run:
         outcome.run_id = run.id
         for kind in STAGES[:-1]:
             if _within(kind, until) and any(p.stage == kind for p in plan.steps):
@@ -125,10 +133,26 @@ def run_method(
                     _keep_labels(runner, run)
         for image_id, picture, maps in run_panels(plan, dataset, runner.results):
             run.panels(image_id, picture, maps)
-        if publish is not None and plan.model in runner.results:
+        if plan.model not in runner.results:
+            return outcome
+        if offline is not None:
+            run.model(runner.results[plan.model].folder, facts(dataset))
+        elif publish is not None:
             run.flush()
             outcome.model = publish(plan, dataset, runner.results[plan.model], outcome)
     return outcome
+
+
+def facts(dataset: Dataset) -> dict[str, Any]:
+    """What is known of a dataset without its images and tags, JSON-ready."""
+    return {
+        "name": dataset.name,
+        "kind": dataset.kind,
+        "classes": list(dataset.classes.names),
+        "tags_source": dataset.tags_source,
+        "splits": {split: list(ids) for split, ids in dataset.splits.items()},
+        "digest": dataset.digest,
+    }
 
 
 def _extra_datasets(plan: Plan) -> list[Dataset]:

@@ -12,6 +12,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from wsss.tracking import names
+from wsss.version import VERSION
 
 if TYPE_CHECKING:
     from wsss.git import GitState
@@ -105,6 +106,7 @@ class RunInfo:
             names.COMMAND: self.command,
             names.GIT_COMMIT: self.git.commit or "",
             names.GIT_DIRTY: str(self.git.dirty).lower(),
+            names.VERSION: VERSION,
             **({names.DATA_MD5: version.md5} if version else {}),
         }
 

@@ -6,8 +6,9 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
@@ -21,14 +22,13 @@ from wsss.storage import disk_errors
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
 from wsss.tracking.info import RunInfo, dataset_input, environment, user
-from wsss.tracking.liveness import Heartbeat, mark_dead_runs
+from wsss.tracking.liveness import Heartbeat, beat, mark_dead_runs
+from wsss.tracking.offline import MODEL, OpenRun, open_record
 from wsss.tracking.opening import open_run
-from wsss.tracking.outbox import Outbox, send_left_behind
+from wsss.tracking.outbox import SPOOL, Outbox, send_left_behind
 from wsss.tracking.writes import Write, batch
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-
     from wsss.versions import DataVersion
 
 Console = Callable[[str], Reporter]
@@ -36,7 +36,12 @@ Console = Callable[[str], Reporter]
 
 @contextmanager
 def method_run(
-    info: RunInfo, *, work: Path = Path("work"), parent: str | None = None, console: Console = ConsoleReporter
+    info: RunInfo,
+    *,
+    work: Path = Path("work"),
+    parent: str | None = None,
+    console: Console = ConsoleReporter,
+    offline: Path | None = None,
 ) -> Iterator[MethodRun]:
     """A method's run; ends as the `with` block ends: FINISHED, FAILED, or KILLED by a keyboard interrupt.
 
@@ -49,11 +54,27 @@ def method_run(
         work: the local folder of scratch data.
         parent: the id of the run that this one is a part of, such as a search's.
         console: makes what shows a step's progress, from the step's key.
+        offline: the folder of the record, where there is no server: see `wsss.tracking.offline`. MLflow is not asked.
 
     Raises:
         UserError: the tracking store can't be used, or MLFLOW_RUN_ID names a run that is not there or is another's.
     """
-    work = work.absolute()
+    opened = _open(info, work.absolute(), parent) if offline is None else open_record(offline.absolute(), info)
+    heartbeat = Heartbeat(opened.beat)
+    heartbeat.start()
+    try:
+        method = MethodRun(opened, console)
+        with method._ending():
+            settings = json.dumps(dict(info.settings), indent=1)
+            method.artifacts({names.SETTINGS: settings.encode(), names.ENVIRONMENT: environment().encode()})
+            yield method
+    finally:
+        heartbeat.stop()
+        opened.close()
+
+
+def _open(info: RunInfo, work: Path, parent: str | None) -> OpenRun:
+    """The run in MLflow."""
     with disk_errors(work.parent):
         client = mlflow_client()
         send_left_behind(client, work)
@@ -61,18 +82,10 @@ def method_run(
         with FileLock(work / ".tracking.lock"):
             mark_dead_runs(client)
             run = open_run(client, info, parent)
-    outbox = Outbox(client, work, run.info.run_id)
-    heartbeat = Heartbeat(client, run.info.run_id)
-    heartbeat.start()
-    try:
-        method = MethodRun(outbox, run, console)
-        with method._ending():
-            settings = json.dumps(dict(info.settings), indent=1)
-            method.artifacts({names.SETTINGS: settings.encode(), names.ENVIRONMENT: environment().encode()})
-            yield method
-    finally:
-        heartbeat.stop()
-        outbox.close()
+    run_id = run.info.run_id
+    outbox = Outbox(client, work / SPOOL / run_id, run_id)
+    tables = run.data.tags.get(names.MLFLOW_TABLES, "[]")
+    return OpenRun(run_id, run.info.experiment_id, outbox, partial(beat, client, run_id), outbox.close, tables)
 
 
 class _Tracked:
@@ -119,14 +132,14 @@ class MethodRun(_Tracked):
     """A method's run.
 
     Attributes:
-        id: MLflow's.
+        id: MLflow's; without a server the record's.
     """
 
-    def __init__(self, outbox: Outbox, run: Run, console: Console) -> None:
-        super().__init__(outbox, run.info.run_id)
-        self.id: str = run.info.run_id
-        self._experiment = run.info.experiment_id
-        self._tables: list[dict[str, str]] = json.loads(run.data.tags.get(names.MLFLOW_TABLES, "[]"))
+    def __init__(self, opened: OpenRun, console: Console) -> None:
+        super().__init__(opened.outbox, opened.id)
+        self.id = opened.id
+        self._experiment = opened.experiment
+        self._tables: list[dict[str, str]] = json.loads(opened.tables)
         self._console = console
 
     @contextmanager
@@ -158,6 +171,15 @@ class MethodRun(_Tracked):
         """The panel picture of an image (PNG), and the label maps behind it: what to palette PNG."""
         files: dict[str, bytes | Path] = {names.panel_file(image_id): panel}
         self.artifacts(files | {names.map_file(what, image_id): png for what, png in maps.items()})
+
+    def model(self, folder: Path, about: Mapping[str, Any]) -> None:
+        """The trained network, to be packaged and registered when the record of the run is brought into MLflow.
+
+        Args:
+            folder: the training step's output.
+            about: what `wsss.registry` needs to know of the data, JSON-ready.
+        """
+        self._outbox.put_files(self.id, {MODEL: folder}, MODEL, about)
 
     def labels(self, version: DataVersion, source: str, manifest: Sequence[Mapping[str, str]]) -> None:
         """The version of the labels that the run made and used, with the list of its files."""

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from wsss.storage import temporary_folder
 from wsss.tracking.writes import Write
 
 DATABASE = "unsent.db"
@@ -150,6 +151,24 @@ class UnsentWrites:
         self._transaction(bring_in)
         lines.unlink()
         sent.unlink(missing_ok=True)
+
+
+def read_writes(path: Path) -> list[str]:
+    """The JSON of every write in a database, in order; nothing beside it is made, changed or put aside.
+
+    Raises:
+        OSError, sqlite3.Error: it is missing, damaged or cut off.
+    """
+    with temporary_folder() as folder:
+        copy = folder / path.name
+        shutil.copyfile(path, copy)
+        with suppress(FileNotFoundError):
+            shutil.copyfile(f"{path}-journal", f"{copy}-journal")
+        with closing(sqlite3.connect(copy)) as database:
+            (state,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            if state != "ok":
+                raise sqlite3.DatabaseError(" ".join(state.split()))
+            return [text for (text,) in database.execute("SELECT write FROM writes ORDER BY number")]
 
 
 def _next_write(number: int, database: sqlite3.Connection) -> tuple[int, str] | None:
