@@ -168,8 +168,10 @@ class StepRunner:
         started = time.monotonic() - (float(spent.read_text()) if spent.exists() else 0.0)
         try:
             planned.step.run(context)
-        except BaseException:
+        except BaseException as error:
             storage.write_bytes(spent, str(time.monotonic() - started).encode())
+            if isinstance(error, OutOfTimeError):
+                raise OutOfTimeError(f"step {planned.key}: {error}") from None
             raise
         seconds = time.monotonic() - started
         for working in (CHECKPOINT, SPENT):
