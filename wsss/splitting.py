@@ -34,7 +34,7 @@ class Splitting:
         return [slice(start, end) for start, end in pairwise(ends)]
 
     def attempt(self, count: int, work: Callable[[], Result]) -> Result:
-        """What `work()` makes of batches of `count` items at most, in their `parts`; again, in smaller ones, if need be.
+        """What `work()` makes of batches of `count` items at most, in their `parts`; again in smaller ones if need be.
 
         Raises:
             UserError: it is too little for one item.

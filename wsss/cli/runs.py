@@ -205,8 +205,9 @@ def doctor() -> None:
 def bench(
     name: Annotated[str, typer.Argument(help="What to measure; without it, the names are listed.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    to: Annotated[Path | None, typer.Option(help="A file for the JSON, written anew after each row.")] = None,
 ) -> None:
     """Measure what is claimed about speed."""
     from benchmarks.common import run_benchmark
 
-    raise typer.Exit(run_benchmark(name, as_json))
+    raise typer.Exit(run_benchmark(name, as_json, to))

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -199,12 +200,23 @@ def choose_device(name: str) -> torch.device:
         UserError: a GPU was asked for and there is none, or the name is no device.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name not in ("cpu", "cuda"):
         raise UserError(f"unknown device {name!r}; choose from auto, cpu, cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda was asked for, but this machine has no usable GPU; use --device cpu or auto")
+    if name == "cuda":
+        _tell_of_other_gpus()
     return torch.device(name)
+
+
+@cache
+def _tell_of_other_gpus() -> None:
+    if (count := torch.cuda.device_count()) > 1:
+        say(
+            f"of {count} GPUs the first is used, {torch.cuda.get_device_name()}; CUDA_VISIBLE_DEVICES chooses another, "
+            "and several runs use several"
+        )
 
 
 def _step_rng(rng: int, key: str) -> int:
