@@ -18,6 +18,7 @@ from typing import Any
 
 from wsss import git, versions
 from wsss.data import Dataset, open_dataset
+from wsss.data.described import facts
 from wsss.errors import UserError, unknown
 from wsss.interface import STAGES, StepResult
 from wsss.progress import ConsoleReporter
@@ -141,18 +142,6 @@ def run_method(
             run.flush()
             outcome.model = publish(plan, dataset, runner.results[plan.model], outcome)
     return outcome
-
-
-def facts(dataset: Dataset) -> dict[str, Any]:
-    """What is known of a dataset without its images and tags, JSON-ready."""
-    return {
-        "name": dataset.name,
-        "kind": dataset.kind,
-        "classes": list(dataset.classes.names),
-        "tags_source": dataset.tags_source,
-        "splits": {split: list(ids) for split, ids in dataset.splits.items()},
-        "digest": dataset.digest,
-    }
 
 
 def _extra_datasets(plan: Plan) -> list[Dataset]:

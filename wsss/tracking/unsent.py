@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -159,6 +159,17 @@ def read_writes(path: Path) -> list[str]:
     Raises:
         OSError, sqlite3.Error: it is missing, damaged or cut off.
     """
+    with copied(path) as copy, closing(sqlite3.connect(copy)) as database:
+        return [text for (text,) in database.execute("SELECT write FROM writes ORDER BY number")]
+
+
+@contextmanager
+def copied(path: Path) -> Iterator[Path]:
+    """A copy of a database for a moment, without what a process that was killed had half written.
+
+    Raises:
+        OSError, sqlite3.Error: it is missing, damaged or cut off.
+    """
     with temporary_folder() as folder:
         copy = folder / path.name
         shutil.copyfile(path, copy)
@@ -168,7 +179,7 @@ def read_writes(path: Path) -> list[str]:
             (state,) = database.execute("PRAGMA quick_check(1)").fetchone()
             if state != "ok":
                 raise sqlite3.DatabaseError(" ".join(state.split()))
-            return [text for (text,) in database.execute("SELECT write FROM writes ORDER BY number")]
+        yield copy
 
 
 def _next_write(number: int, database: sqlite3.Connection) -> tuple[int, str] | None:
