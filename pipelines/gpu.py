@@ -37,7 +37,7 @@ INTERRUPT_S = 6.0
 """So long before a part's end it is interrupted; at the end it is killed."""
 START_S = 12.0
 """So long a command may take to begin and to end its work, its imports among it."""
-NEEDED = [
+NEEDED = (
     "torch",
     "torchvision",
     "skimage",
@@ -49,7 +49,7 @@ NEEDED = [
     "rich",
     "tqdm",
     "filelock",
-]
+)
 NOTHING_COLLECTED = 5
 """pytest's status where no test was left to run."""
 
@@ -61,6 +61,7 @@ class Request:
     Attributes:
         data: WSSS_GPU_DATA, a dataset's folder or one that holds VOCdevkit; None for the built-in shapes.
         preset: WSSS_GPU_PRESET; by default small, for the built-in shapes demo.
+        methods: WSSS_GPU_RUN, names separated by commas; by default all.
         settings: WSSS_GPU_SET, settings "KEY=VALUE" separated by spaces, such as the file of initial weights.
         minutes: WSSS_GPU_MINUTES, for everything together.
         out: WSSS_GPU_OUT.
@@ -69,6 +70,7 @@ class Request:
 
     data: Path | None
     preset: str
+    methods: str
     settings: tuple[str, ...]
     minutes: float
     out: Path
@@ -95,12 +97,13 @@ class Request:
         data = Path(folder).absolute() if folder else None
         if data is not None and not _is_dataset(data) and not (data / "VOCdevkit").is_dir():
             raise UserError(
-                f"WSSS_GPU_DATA is {data}, which neither is the folder of a dataset (`wsss data add ... --no-dvc` makes "
-                "one) nor holds VOCdevkit"
+                f"WSSS_GPU_DATA is {data}, which neither is a dataset (`wsss data add ... --no-dvc` makes one) nor "
+                "holds VOCdevkit"
             )
         return cls(
             data=data,
             preset=variables.get("WSSS_GPU_PRESET") or ("small" if data else "demo"),
+            methods=variables.get("WSSS_GPU_RUN") or "all",
             settings=tuple(shlex.split(variables.get("WSSS_GPU_SET", ""))),
             minutes=number,
             out=Path(variables.get("WSSS_GPU_OUT") or "work/gpu").absolute(),
@@ -162,7 +165,7 @@ class Session:
 
     def _bench(self, end: float) -> tuple[list[str], Path]:
         to = self._request.out / "cuda.json"
-        return [*self._python, "wsss.cli", "bench", "cuda", "--json", "--to", str(to)], PROJECT
+        return [*self._python, "wsss.cli", "bench", "cuda", "--to", str(to)], PROJECT
 
     def _data(self, end: float) -> tuple[list[str], Path]:
         data, out = self._request.data, self._request.out
@@ -176,9 +179,9 @@ class Session:
         if request.data is not None:
             data = str(request.data) if _is_dataset(request.data) else "voc"
         hours = max(1.0, end - time.monotonic() - INTERRUPT_S - START_S) / 3600
-        words = ["--data", data, "--preset", request.preset, "--offline", "record", "--hours", f"{hours:.4f}"]
+        words = ["--data", data, "--preset", request.preset, "--run", request.methods, "--offline", "record"]
         sets = [word for setting in request.settings for word in ("--set", setting)]
-        return [*self._python, "wsss.cli", "results", *words, *sets], request.out
+        return [*self._python, "wsss.cli", "results", *words, "--hours", f"{hours:.4f}", *sets], request.out
 
     def _pack(self, end: float) -> tuple[list[str], Path]:
         if not list((self._request.out / "record").glob("runs/*")):

@@ -82,7 +82,7 @@ def test_a_call_goes_on_where_the_last_one_stopped(
 
     assert measure_offline(tiny_shapes, "demo", [0], rows, settings, out) == []
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "bound, rng 0" in line)
-    assert line.split()[3:] == ["4", "of", "4", "-", "done"]
+    assert line.split()[3:] == ["4", "of", "4", "-", "-", "done"]
     assert records(out) == [finished], "nothing ran"
 
     words = ["results", "--data", str(tiny_shapes.root), "--preset", "demo", "--offline", "out", "--run", "bound"]

@@ -173,7 +173,8 @@ def _run_offline(
 
     left = measure_offline(dataset, preset, rngs, rows, settings, out, math.inf if hours is None else hours)
     if left:
-        typer.echo(f"left: {'; '.join(left)}; this goes on:\n  {command('wsss', *sys.argv[1:])}")
+        runs = "; ".join(left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
+        typer.echo(f"left: {runs}; this goes on:\n  {command('wsss', *sys.argv[1:])}")
     else:
         typer.echo(f"\nall runs are in {out}; this brings them into MLflow:\n  {command('wsss', 'import', str(out))}")
 

@@ -158,7 +158,8 @@ def _printed(tasks: Sequence[Task], store: StepStore, dataset: Dataset, device: 
     left, sure, seen = 3600 * hours, True, set[str]()
     too_long = ""
     for task in tasks:
-        missing = [(p, f) for p, f in task.steps if store.manifest(p.name, f) is None and f not in seen]
+        there = {f for p, f in task.steps if store.manifest(p.name, f) is not None}
+        missing = [(p, f) for p, f in task.steps if f not in there | seen]
         own = {f for _, f in missing}
         seen |= own
         seconds = [expected.seconds(p) for p, _ in missing]
@@ -174,10 +175,16 @@ def _printed(tasks: Sequence[Task], store: StepStore, dataset: Dataset, device: 
         if fits == "no" and left > 0 and seconds and seconds[0] is not None and seconds[0] <= left:
             fits = "in part"
         left -= known
-        total = len(task.fingerprints)
+        total, shared = len(task.fingerprints), len(task.fingerprints) - len(there) - len(missing)
         need = [_clock(known)] * (known > 0) + [f"{unknown} steps that never ran here"] * (unknown > 0)
-        lines.append([task.title, f"{total - len(missing)} of {total}", " and ".join(need) or "-", fits])
-    columns = (Column("run"), Column("steps there"), Column("the others take about", wrap=40), Column("fits"))
+        lines.append([task.title, f"{len(there)} of {total}", str(shared or "-"), " and ".join(need) or "-", fits])
+    columns = (
+        Column("run"),
+        Column("steps done"),
+        Column("shared above", right=True),
+        Column("the others take about", wrap=40),
+        Column("fits"),
+    )
     table = as_text([Table(f"In {_hours(hours)}:", columns, lines)])
     return f"{table}\n{too_long}" if too_long else table
 

@@ -28,7 +28,7 @@ from wsss.storage import disk_errors, free_bytes, inside, temporary_folder, unfi
 from wsss.tracking import names
 from wsss.tracking.importing import latest_files
 from wsss.tracking.offline import FORMAT, MODEL, PROCESS, RUN, RUNS, RunFile, is_going, read_record, record_folders
-from wsss.tracking.unsent import DATABASE, FILES, copied
+from wsss.tracking.unsent import DATABASE, copied
 
 SMALLEST = 64 << 10
 INDEX = "index.json"
