@@ -37,19 +37,7 @@ INTERRUPT_S = 6.0
 """So long before a part's end it is interrupted; at the end it is killed."""
 START_S = 12.0
 """So long a command may take to begin and to end its work, its imports among it."""
-NEEDED = (
-    "torch",
-    "torchvision",
-    "skimage",
-    "scipy",
-    "safetensors",
-    "numpy",
-    "PIL",
-    "typer",
-    "rich",
-    "tqdm",
-    "filelock",
-)
+NEEDED = "torch torchvision skimage scipy safetensors numpy PIL typer rich tqdm filelock"
 NOTHING_COLLECTED = 5
 """pytest's status where no test was left to run."""
 
@@ -269,7 +257,7 @@ def main() -> int:
     """Run all parts; 0 where none failed, 1 where one did or there is no GPU, 2 where a variable makes no sense."""
     started = time.monotonic()
     try:
-        if missing := [name for name in NEEDED if not importlib.util.find_spec(name)]:
+        if missing := [name for name in NEEDED.split() if not importlib.util.find_spec(name)]:
             raise UserError(
                 f"{sys.executable} has no {', '.join(missing)}; say which Python has: PYTHON=/path/to/python3 make gpu"
             )

@@ -101,7 +101,7 @@ def measure_offline(
     device = choose_device("auto")
     store = StepStore(os.environ.get("WSSS_STORE", "") or str(out / STORE), out / "cache")
     tasks = list(_tasks(dataset, preset, rngs, rows, overrides, out, device))
-    print(_printed(tasks, store, dataset, device, hours), flush=True)
+    print(_printed(list(_work(tasks, store, dataset, device)), hours), flush=True)
     left = [task for task in tasks if not task.recorded]
     try:
         for number, task in enumerate(tasks, 1):
@@ -151,42 +151,76 @@ def _finished(out: Path) -> set[str]:
     return finished
 
 
-def _printed(tasks: Sequence[Task], store: StepStore, dataset: Dataset, device: torch.device, hours: float) -> str:
-    """The plan as a table: what is done of each run, what its other steps took before, and whether they fit."""
+@dataclass(frozen=True)
+class _Work:
+    """What a run still has to do: the steps that are neither in the store nor an earlier run's, and their seconds."""
+
+    task: Task
+    done: int
+    steps: Sequence[PlannedStep]
+    seconds: Sequence[float | None]
+
+    @property
+    def known(self) -> float:
+        return sum(each for each in self.seconds if each is not None)
+
+    @property
+    def unknown(self) -> int:
+        return self.seconds.count(None)
+
+    def fits(self, left: float, sure: bool) -> str:
+        """Whether it ends in the seconds that are left; `sure` where what comes before it is known."""
+        if self.task.recorded:
+            return "done"
+        if self.known > left:
+            first = self.seconds[0]
+            return "in part" if first is not None and first <= left else "no"
+        return "yes" if sure and not self.unknown else "unknown"
+
+
+def _work(tasks: Sequence[Task], store: StepStore, dataset: Dataset, device: torch.device) -> Iterator[_Work]:
     expected = _Expectations(store, dataset, device)
-    lines: list[list[str]] = []
-    left, sure, seen = 3600 * hours, True, set[str]()
-    too_long = ""
+    earlier: set[str] = set()
     for task in tasks:
-        there = {f for p, f in task.steps if store.manifest(p.name, f) is not None}
-        missing = [(p, f) for p, f in task.steps if f not in there | seen]
-        own = {f for _, f in missing}
-        seen |= own
-        seconds = [expected.seconds(p) for p, _ in missing]
-        known = sum(s for s in seconds if s is not None)
-        unknown = seconds.count(None)
-        if missing and seen == own and seconds[0] is not None and seconds[0] > 3600 * hours:
-            too_long = (
-                f"{_hours(hours)} are too short for {missing[0][0].key} of {task.title}, which took "
-                f"{_clock(seconds[0])} before; what is done of it is kept, and {_hours(1.1 * seconds[0] / 3600)} fit it"
-            )
-        sure = sure and not unknown
-        fits = "done" if task.recorded else "no" if known > left else "yes" if sure else "unknown"
-        if fits == "no" and left > 0 and seconds and seconds[0] is not None and seconds[0] <= left:
-            fits = "in part"
-        left -= known
-        total, shared = len(task.fingerprints), len(task.fingerprints) - len(there) - len(missing)
-        need = [_clock(known)] * (known > 0) + [f"{unknown} steps that never ran here"] * (unknown > 0)
-        lines.append([task.title, f"{len(there)} of {total}", str(shared or "-"), " and ".join(need) or "-", fits])
+        done = {fingerprint for p, fingerprint in task.steps if store.manifest(p.name, fingerprint) is not None}
+        steps = [p for p, fingerprint in task.steps if fingerprint not in done | earlier]
+        earlier.update(task.fingerprints.values())
+        yield _Work(task, len(done), steps, [expected.seconds(p) for p in steps])
+
+
+def _printed(plan: Sequence[_Work], hours: float) -> str:
+    """The plan as a table: what is done of each run, what its other steps took before, and whether they fit."""
+    lines: list[list[str]] = []
+    left, sure = 3600 * hours, True
+    for work in plan:
+        total = len(work.task.fingerprints)
+        need = [_clock(work.known)] * (work.known > 0)
+        need += [f"{work.unknown} that never ran here"] * (work.unknown > 0)
+        shared = str(total - work.done - len(work.steps) or "-")
+        fits = work.fits(left, sure)
+        lines.append([work.task.title, f"{work.done} of {total}", shared, " and ".join(need) or "-", fits])
+        left, sure = left - work.known, sure and not work.unknown
     columns = (
         Column("run"),
         Column("steps done"),
-        Column("shared above", right=True),
-        Column("the others take about", wrap=40),
+        Column("shared with rows above", rank=1, right=True, wrap=11),
+        Column("the others take about", wrap=30),
         Column("fits"),
     )
-    table = as_text([Table(f"In {_hours(hours)}:", columns, lines)])
-    return f"{table}\n{too_long}" if too_long else table
+    return as_text([Table(f"In {_hours(hours)}:", columns, lines)]) + _too_long(plan, hours)
+
+
+def _too_long(plan: Sequence[_Work], hours: float) -> str:
+    """A sentence where the next step alone takes longer than there is time."""
+    following = next((work for work in plan if work.steps), None)
+    seconds = following.seconds[0] if following else None
+    if following is None or seconds is None or seconds <= 3600 * hours:
+        return ""
+    return (
+        f"\n{_hours(hours)} are too short for {following.steps[0].key} of {following.task.title}, which took "
+        f"{_clock(seconds)} before: what is done of it is kept for the next call, and {_hours(1.1 * seconds / 3600)} "
+        "would fit it"
+    )
 
 
 class _Expectations:
