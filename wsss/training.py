@@ -262,7 +262,7 @@ def _batches(samples: _Samples, places: Iterator[list[tuple[int, int]]], device:
     """
     if device.type == "cpu":
         return ordered_map(lambda batch: default_collate([samples[place] for place in batch]), places, workers=1)
-    workers = min(8, max(1, own_cores() - 1))
+    workers = max(1, own_cores() - 1)
     return iter(DataLoader(samples, batch_sampler=places, num_workers=workers, pin_memory=True))
 
 

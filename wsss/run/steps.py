@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ from filelock import FileLock, Timeout
 from wsss import storage
 from wsss.commands import command
 from wsss.data import Dataset
+from wsss.data.image_memory import memory_for_images
 from wsss.errors import OutOfTimeError, UserError
 from wsss.interface import Reporter, StepContext, StepResult
 from wsss.progress import say
@@ -106,6 +107,11 @@ class StepRunner:
             self._masks = mask_digests(self.dataset)
         return self._masks
 
+    @cached_property
+    def _in_memory(self) -> Dataset:
+        """The dataset as steps read it: an image that one has read is there for the next."""
+        return self.dataset.in_memory(memory_for_images())
+
     @property
     def _store(self) -> StepStore:
         return StepStore(self.store, self.work / "cache")
@@ -156,7 +162,7 @@ class StepRunner:
         inputs = {need: self.results[key] for need, key in planned.inputs.items()}
         context = StepContext(
             settings=planned.settings,
-            dataset=self.dataset,
+            dataset=self._in_memory,
             rng=_step_rng(self.rng, planned.key),
             device=self.device,
             out=scratch,
