@@ -21,6 +21,7 @@ def import_records(
 
     problems = []
     with opened(places) as (out, left_out):
+        steps = records.import_steps(out)
         for imported in records.import_records(out, left_out):
             if isinstance(imported, UserError):
                 problems.append(str(imported))
@@ -29,7 +30,6 @@ def import_records(
             parts += [f"model {imported.model}"] if imported.model else []
             parts += [f"{imported.left_out} files were left out when it was packed"] if imported.left_out else []
             typer.echo(f"run {imported.file.id}: {', '.join(parts)}")
-        steps = records.import_steps(out)
     if steps:
         typer.echo(f"{steps} step outputs entered the store")
     if problems:

@@ -7,21 +7,28 @@ import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from wsss import storage
+from wsss import storage, versions
 from wsss.data import open_dataset
 from wsss.data.dataset import dataset_names
 from wsss.data.described import described
 from wsss.errors import UserError
 from wsss.interface import StepResult
-from wsss.progress import say
+from wsss.progress import ConsoleReporter, say
 from wsss.registry.models import default_name, logged_model, publish, register
-from wsss.run.method import WORK, Outcome
-from wsss.run.plan import make_plan
+from wsss.run.method import LABELS, WORK, Outcome
+from wsss.run.plan import Plan, make_plan
 from wsss.run.store import StepStore
+from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
 from wsss.tracking.importing import Record, bring_in, finish, load_record
-from wsss.tracking.offline import STORE, RunFile, record_folders
+from wsss.tracking.offline import STORE, OpenRun, RunFile, record_folders
+from wsss.tracking.outbox import SPOOL, Outbox
+from wsss.tracking.runs import MethodRun
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,14 @@ def _import(record: Record) -> Imported:
     _check_dataset(record.file)
     client = mlflow_client()
     run, new = bring_in(client, record, WORK)
-    address = _publish(record, run.info.run_id)
+    try:
+        plan = make_plan(record.file.method, record.file.preset, record.params)
+    except UserError as error:
+        say(f"the model of run {record.file.id} is not registered, its settings are another version's: {error}")
+        address = ""
+    else:
+        _keep_labels(plan, record, run)
+        address = _publish(plan, record, run)
     if new:
         finish(client, record, run)
     return Imported(record.file, record.ended[0], new, address, len(record.left_out))
@@ -89,7 +103,25 @@ def _check_dataset(file: RunFile) -> None:
             )
 
 
-def _publish(record: Record, run_id: str) -> str:
+def _keep_labels(plan: Plan, record: Record, run: Run) -> None:
+    """Give the label maps of a run a DVC version, once, where they are in the store."""
+    key = next((planned.key for planned in reversed(plan.steps) if planned.stage == "refine"), "")
+    fingerprint = record.step_fingerprints.get(key)
+    if fingerprint is None or names.LABELS_MD5 in run.data.tags:
+        return
+    outputs = _store().find(next(planned.name for planned in plan.steps if planned.key == key), fingerprint)
+    if outputs is None:
+        return
+    labels = outputs[0] / LABELS
+    version = versions.store(labels)
+    run_id = run.info.run_id
+    outbox = Outbox(mlflow_client(), WORK / SPOOL / run_id, run_id)
+    opened = OpenRun(run_id, run.info.experiment_id, outbox, beat=lambda: None, close=outbox.close)
+    MethodRun(opened, ConsoleReporter).labels(version, str(labels), versions.manifest(version.md5))
+    outbox.close()
+
+
+def _publish(plan: Plan, record: Record, run: Run) -> str:
     """Package, log and register the network of a record, once; the address of the version."""
     if record.model is None:
         return ""
@@ -97,16 +129,14 @@ def _publish(record: Record, run_id: str) -> str:
     dataset = described(facts, f"the record {record.folder}")
     if dataset.name != record.file.dataset:
         raise UserError(f"the record {record.folder} is of {record.file.dataset}, its model of {dataset.name}: damaged")
-    try:
-        plan = make_plan(record.file.method, record.file.preset, record.params)
-    except UserError as error:
-        say(f"the model of run {record.file.id} is not registered, its settings are another version's: {error}")
-        return ""
-    run = mlflow_client().get_run(run_id)
     if logged := logged_model(run):
         return register(logged, default_name(dataset.name, plan.supervision)).address
     trained = StepResult(plan.model, "", folder, False, 0.0, 0.0, {})
-    return publish(plan, dataset, trained, Outcome(run_id, metrics=dict(run.data.metrics)))
+    return publish(plan, dataset, trained, Outcome(run.info.run_id, metrics=dict(run.data.metrics)))
+
+
+def _store() -> StepStore:
+    return StepStore(os.environ.get("WSSS_STORE", "") or str(WORK / "store"), WORK / "cache")
 
 
 def import_steps(out: Path) -> int:
@@ -116,7 +146,7 @@ def import_steps(out: Path) -> int:
         How many came.
     """
     source = StepStore(str(out / STORE), WORK / "cache")
-    target = StepStore(os.environ.get("WSSS_STORE", "") or str(WORK / "store"), WORK / "cache")
+    target = _store()
     count = 0
     for name in storage.list_dirs(source.url):
         for fingerprint in storage.list_dirs(storage.join(source.url, name)):

@@ -37,6 +37,8 @@ from wsss.tracking.offline import STORE
 from wsss.tracking.runs import MethodRun, method_run
 
 WORK = Path("work")
+LABELS = "labels_crf"
+"""What the refine stage ends with, in the output of its last step."""
 
 
 @dataclass
@@ -202,7 +204,7 @@ def _keep_labels(runner: StepRunner, run: MethodRun) -> None:
 def label_folder(results: Mapping[str, StepResult]) -> Path:
     """The folder of the label maps that the refine stage ended with."""
     last = [r for key, r in results.items() if key.startswith("refine.")][-1]
-    return last.folder / "labels_crf"
+    return last.folder / LABELS
 
 
 def _run_info(plan: Plan, dataset: Dataset, rng: int, keep_version: bool, tags: dict[str, str]) -> RunInfo:

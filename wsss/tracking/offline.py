@@ -13,16 +13,18 @@ It is what waits for a server that never answers, so that what writes a run does
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -32,8 +34,8 @@ from wsss.tracking import names
 from wsss.tracking.info import RunInfo
 from wsss.tracking.liveness import process_gone, process_tags
 from wsss.tracking.opening import source_tags
-from wsss.tracking.outbox import Outbox
-from wsss.tracking.unsent import DATABASE, read_writes
+from wsss.tracking.outbox import Outbox, copy_files
+from wsss.tracking.unsent import DATABASE, LOCK, UnsentWrites, read_writes
 from wsss.tracking.writes import Write, batch
 
 FORMAT = 1
@@ -42,6 +44,68 @@ STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
 RUN, PROCESS = "run.json", "process.json"
 MODEL = "model"
 """The kind of the write with the trained network, and the folder that holds it."""
+
+
+class RecordWriter:
+    """Keeps a run's writes, each on disk before it returns: a process that is killed loses none.
+
+    It is what an outbox is where there is a server, for whoever writes a run.
+
+    Raises:
+        UserError: (all methods) the disk takes no more.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._writes = folder, UnsentWrites(folder)
+        self._lock = FileLock(folder / LOCK)
+        self._lock.acquire()
+
+    def put(self, write: Write) -> None:
+        """Keep a write."""
+        try:
+            with disk_errors(self._folder):
+                self._writes.append(write)
+        except sqlite3.Error as error:
+            raise UserError(
+                f"the record of the run in {self._folder} can't be written ({error}); mend that, then run the same "
+                "command again: finished steps are kept"
+            ) from error
+
+    def put_files(self, run: str, files: Mapping[str, bytes | Path]) -> None:
+        """Keep artifacts: path below the run's artifacts to content, or to a file or folder to copy."""
+        self._put_files("files", run, files, {})
+
+    def put_model(self, run: str, folder: Path, about: Mapping[str, Any]) -> None:
+        """Keep the folder of the trained network, and what is said of it."""
+        self._put_files(MODEL, run, {MODEL: folder}, about)
+
+    def _put_files(self, kind: str, run: str, files: Mapping[str, bytes | Path], about: Mapping[str, Any]) -> None:
+        with disk_errors(self._folder):
+            name = copy_files(files, self._writes.files)
+            sums = file_sums(self._writes.files / name)
+        self.put(Write(kind, run, {**about, "folder": name, "files": sums}))
+
+    def flush(self) -> None:
+        """Everything is on disk already."""
+
+    def close(self) -> None:
+        """Let go of the record."""
+        self._lock.release()
+
+
+def file_sums(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size in bytes and sha256 of every file below a folder, by its relative path with forward slashes."""
+    return {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -53,13 +117,13 @@ class OpenRun:
         experiment: the id of MLflow's experiment; empty without a server.
         outbox: takes the writes.
         beat: says that the run is alive.
-        close: waits until all is written.
+        close: waits until all is written; the last call.
         tables: the tag that lists the tables of an earlier part of the run, JSON.
     """
 
     id: str
     experiment: str
-    outbox: Outbox
+    outbox: Outbox | RecordWriter
     beat: Callable[[], object]
     close: Callable[[], None]
     tables: str = "[]"
@@ -180,7 +244,7 @@ def open_record(out: Path, info: RunInfo) -> OpenRun:
             folder = out / RUNS / file.id
             replace(file, status="RUNNING", writes=0).write(folder)
             _beat(folder)
-        outbox = Outbox(None, folder, file.id)
+        outbox = RecordWriter(folder)
     if earlier:
         outbox.put(Write("status", file.id, {"status": "RUNNING"}))
     tags = source_tags(info) | info.all_tags | {names.RUN_ID: file.id}
@@ -244,7 +308,7 @@ def _beat(folder: Path) -> None:
     write_bytes(folder / PROCESS, json.dumps(process_tags(), indent=1).encode())
 
 
-def _close(outbox: Outbox, folder: Path, file: RunFile) -> None:
+def _close(outbox: RecordWriter, folder: Path, file: RunFile) -> None:
     outbox.close()
     writes = read_record(folder)
     replace(file, status=last_status(writes, file.id)[0], writes=len(writes)).write(folder)

@@ -6,7 +6,6 @@ In `<work>/tracking-spool/<run id>/` lie `unsent.db` (what could not be sent, se
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 import threading
@@ -15,11 +14,10 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from wsss.errors import UserError
 from wsss.storage import disk_errors
 from wsss.tracking.connection import one_line
 from wsss.tracking.forks import fork_lock
@@ -112,23 +110,20 @@ class Outbox:
     """Takes a run's writes without making anyone wait, and sends them every two seconds from a thread of its own.
 
     When the server does not answer, the writes wait on disk, after one line of warning, and are sent in order as soon
-    as it is back. Where there is no server all of them wait: the folder is the record of the run, and no write may be
-    lost.
+    as it is back.
 
     Args:
-        client: MLflow's; None where there is no server.
+        client: MLflow's.
         folder: of what waits.
         run: the run's id.
     """
 
-    def __init__(self, client: MlflowClient | None, folder: Path, run: str) -> None:
+    def __init__(self, client: MlflowClient, folder: Path, run: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / LOCK)
         self._lock.acquire()
-        self._sender = Sender(client, folder, run) if client else None
-        self._unsent = self._sender.unsent if self._sender else UnsentWrites(folder)
+        self._sender = Sender(client, folder, run)
         self._folder = folder
-        self._lost: Exception | None = None
         self._waiting: list[Write] = []
         self._changed = threading.Condition()
         self._busy = self._urgent = self._closed = False
@@ -141,42 +136,18 @@ class Outbox:
         with self._changed:
             self._waiting.append(write)
 
-    def put_files(
-        self, run: str, files: Mapping[str, bytes | Path], kind: str = "files", about: Mapping[str, Any] | None = None
-    ) -> None:
-        """Leave artifacts to be sent: path below the run's artifacts to content, or to a file or folder to copy.
-
-        Args:
-            run: the run's id.
-            files: by path.
-            kind: of the write.
-            about: what else the write says.
-        """
-        name = uuid.uuid4().hex[:12]
+    def put_files(self, run: str, files: Mapping[str, bytes | Path]) -> None:
+        """Leave artifacts to be sent: path below the run's artifacts to content, or to a file or folder to copy."""
         with disk_errors(self._folder):
-            for path, source in files.items():
-                target = self._unsent.files / name / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                if isinstance(source, bytes):
-                    target.write_bytes(source)
-                elif source.is_dir():
-                    shutil.copytree(source, target)
-                else:
-                    shutil.copyfile(source, target)
-            sums = {} if self._sender else {"files": file_sums(self._unsent.files / name)}
-        self.put(Write(kind, run, {"folder": name, **sums, **(about or {})}))
+            name = copy_files(files, self._sender.unsent.files)
+        self.put(Write("files", run, {"folder": name}))
 
     def flush(self) -> None:
-        """Wait until everything that was put is sent, or on disk.
-
-        Raises:
-            UserError: the record of a run without a server can't be written.
-        """
+        """Wait until everything that was put is sent, or on disk."""
         with self._changed:
             self._urgent = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._waiting and not self._busy)
-        self._check()
 
     def close(self) -> None:
         """Flush, try once more to send what is kept, and end."""
@@ -185,18 +156,8 @@ class Outbox:
             self._closed = True
             self._changed.notify_all()
         self._thread.join()
-        if self._sender:
-            self._sender.unsent.remove()
+        self._sender.unsent.remove()
         self._lock.release()
-        self._check()
-
-    def _check(self) -> None:
-        """Raise what kept a write of a record from the disk."""
-        if self._lost:
-            raise UserError(
-                f"the record of the run in {self._folder} can't be written ({self._lost}); mend that, then run the "
-                "same command again: finished steps are kept"
-            ) from self._lost
 
     def _run(self) -> None:
         while True:
@@ -206,8 +167,7 @@ class Outbox:
                 self._busy, self._urgent, last = True, False, self._closed
             for write in merged(writes):
                 self._deliver(write)
-            if self._sender:
-                self._caught_up(self._sender)
+            self._caught_up()
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
@@ -215,15 +175,8 @@ class Outbox:
                     return
 
     def _deliver(self, write: Write) -> None:
-        if self._sender is None:
-            try:
-                with _sending:
-                    self._unsent.append(write)
-            except Exception as error:
-                self._lost = error
-            return
         try:
-            if self._caught_up(self._sender):
+            if self._caught_up():
                 self._sender.send(write)
                 return
         except Exception as error:
@@ -233,14 +186,14 @@ class Outbox:
         except Exception as error:
             log.warning("a write to MLflow is lost, it can be neither sent nor kept: %s", error)
 
-    def _caught_up(self, sender: Sender) -> bool:
+    def _caught_up(self) -> bool:
         """Whether nothing waits; what does is sent, unless the last attempt was a moment ago."""
         try:
-            if sender.unsent.empty:
+            if self._sender.unsent.empty:
                 return True
             if time.monotonic() - self._tried < RETRY_EVERY_S:
                 return False
-            count = sender.send_unsent()
+            count = self._sender.send_unsent()
         except Exception as error:
             self._unreachable(error)
             return False
@@ -259,19 +212,19 @@ class Outbox:
             )
 
 
-def file_sums(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size in bytes and sha256 of every file below a folder, by its relative path with forward slashes."""
-    return {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def copy_files(files: Mapping[str, bytes | Path], to: Path) -> str:
+    """Copy artifacts, path to content or to a file or folder, into a new folder in `to`; its name."""
+    name = uuid.uuid4().hex[:12]
+    for path, source in files.items():
+        target = to / name / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(source, bytes):
+            target.write_bytes(source)
+        elif source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            shutil.copyfile(source, target)
+    return name
 
 
 def send_left_behind(client: MlflowClient, work: Path) -> int:

@@ -19,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -103,14 +103,20 @@ def _sources(
     for number, folder in enumerate(folders):
         start = f"{RUNS}/{folder.name}"
         try:
-            if is_going(folder, RunFile.read(folder)):
+            file = RunFile.read(folder)
+            if is_going(folder, file):
                 raise UserError("its run still goes on")
             writes = read_record(folder)
         except UserError as error:
             left_out[start] = str(error)
             continue
-        for name in (RUN, PROCESS):
-            ranked.append((0, number, f"{start}/{name}", folder / name, True))
+        settled = stack.enter_context(temporary_folder())
+        if file.status == "RUNNING":
+            # Its process died, which only this machine knows.
+            file = replace(file, status="FAILED", writes=len(writes))
+        file.write(settled)
+        ranked.append((0, number, f"{start}/{RUN}", settled / RUN, True))
+        ranked.append((0, number, f"{start}/{PROCESS}", folder / PROCESS, True))
         database = stack.enter_context(copied(folder / DATABASE))
         ranked.append((0, number, f"{start}/{DATABASE}", database, True))
         for artifact, path in latest_files(writes).items():

@@ -23,7 +23,7 @@ from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
 from wsss.tracking.info import RunInfo, dataset_input, environment, user
 from wsss.tracking.liveness import Heartbeat, beat, mark_dead_runs
-from wsss.tracking.offline import MODEL, OpenRun, open_record
+from wsss.tracking.offline import OpenRun, RecordWriter, open_record
 from wsss.tracking.opening import open_run
 from wsss.tracking.outbox import SPOOL, Outbox, send_left_behind
 from wsss.tracking.writes import Write, batch
@@ -91,7 +91,7 @@ def _open(info: RunInfo, work: Path, parent: str | None) -> OpenRun:
 class _Tracked:
     """What a method's run and a stage's run have in common."""
 
-    def __init__(self, outbox: Outbox, key: str) -> None:
+    def __init__(self, outbox: Outbox | RecordWriter, key: str) -> None:
         self._outbox, self._key = outbox, key
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
@@ -173,13 +173,14 @@ class MethodRun(_Tracked):
         self.artifacts(files | {names.map_file(what, image_id): png for what, png in maps.items()})
 
     def model(self, folder: Path, about: Mapping[str, Any]) -> None:
-        """The trained network, to be packaged and registered when the record of the run is brought into MLflow.
+        """The trained network of a run without a server, to be packaged and registered when it is brought into MLflow.
 
         Args:
             folder: the training step's output.
             about: what `wsss.registry` needs to know of the data, JSON-ready.
         """
-        self._outbox.put_files(self.id, {MODEL: folder}, MODEL, about)
+        assert isinstance(self._outbox, RecordWriter)
+        self._outbox.put_model(self.id, folder, about)
 
     def labels(self, version: DataVersion, source: str, manifest: Sequence[Mapping[str, str]]) -> None:
         """The version of the labels that the run made and used, with the list of its files."""
@@ -192,7 +193,7 @@ class MethodRun(_Tracked):
 class StageRun(_Tracked):
     """The child run of a stage."""
 
-    def __init__(self, outbox: Outbox, key: str, method: MethodRun, console: Console) -> None:
+    def __init__(self, outbox: Outbox | RecordWriter, key: str, method: MethodRun, console: Console) -> None:
         super().__init__(outbox, key)
         self._method, self._console = method, console
 
