@@ -65,6 +65,11 @@ performance: $(READY) ## every benchmark, and docs/performance.md from their fig
 	python -m pipelines.performance work/performance/*.json > work/performance/page.md
 	mv work/performance/page.md docs/performance.md
 
+# Where there is a GPU, there is often neither a network nor an environment of ours: any Python with torch will do.
+.PHONY: gpu
+gpu: ## on a GPU, in WSSS_GPU_MINUTES (8): tests, speed, runs on WSSS_GPU_DATA, their record in work/gpu; see docs/gpu.md
+	@$(if $(filter file,$(origin PYTHON)),$(or $(wildcard $(BIN)/python),$(PYTHON)),$(PYTHON)) -m pipelines.gpu
+
 .PHONY: env
 env: $(READY) ## the environment in .venv, with the versions of requirements.lock
 

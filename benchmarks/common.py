@@ -24,6 +24,7 @@ from rich.table import Column, Table
 from wsss.errors import UserError, unknown
 from wsss.git import state_of
 from wsss.process import own_cores
+from wsss.storage import write_bytes
 
 _SHARED = ("__init__", "common")
 _LIBRARIES = ("torch", "numpy", "pydensecrf2")
@@ -54,10 +55,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _SHARED)
 
 
-def run_benchmark(name: str, as_json: bool) -> int:
+def run_benchmark(name: str, as_json: bool, to: Path | None = None) -> int:
     """Run one benchmark and print its rows, as a table or as one JSON object; the exit status.
 
-    Every benchmark is a module here with a function `rows` that yields `Row`s.
+    Every benchmark is a module here with a function `rows` that yields `Row`s. The JSON also goes to the file `to`,
+    written anew after each row, so that what is measured stays if the rest is not.
 
     Raises:
         UserError: there is no benchmark of that name.
@@ -67,11 +69,16 @@ def run_benchmark(name: str, as_json: bool) -> int:
         return 0
     if name not in names():
         raise unknown("benchmark", name, names())
-    rows = list(importlib.import_module(f"benchmarks.{name}").rows())
     state = state_of(Path(__file__).parent)
+    about = {"name": name, "machine": machine(), "commit": state.commit, "dirty": state.dirty}
+    rows: list[Row] = []
+    for row in importlib.import_module(f"benchmarks.{name}").rows():
+        rows.append(row)
+        report = json.dumps(about | {"rows": [asdict(row) for row in rows]}, indent=2)
+        if to is not None:
+            write_bytes(to, report.encode())
     if as_json:
-        report = {"name": name, "machine": machine(), "commit": state.commit, "dirty": state.dirty}
-        print(json.dumps(report | {"rows": [asdict(row) for row in rows]}, indent=2))
+        print(report)
         return 0
     table = Table(Column("key", no_wrap=True), "what", "ours", "peer", "unit", "ratio", "quartiles", "aim", box=None)
     for row in rows:

@@ -13,7 +13,9 @@ import torch
 from benchmarks.common import Row, beliefs, photographs, row_of, timed
 from benchmarks.crf import KERNELS
 from benchmarks.labels import Silent, classifier, photograph_dataset
+from benchmarks.loader import cropped, epoch, from_memory, samples
 from benchmarks.walk import LABELS, RADIUS, STEPS, dense_matrix, smooth
+from wsss.data.image_memory import memory_for_images
 from wsss.labels.stream import make_labels
 from wsss.ops.crf import DenseCrf, installed_backends
 from wsss.ops.lattice import build_lattice, position_features
@@ -24,12 +26,15 @@ from wsss.stages.localize import CamSettings
 from wsss.stages.refine import BackgroundSettings, CrfSettings
 
 CLASSES, IMAGES, STREAM, ROUNDS, MAP = 21, 8, 480, 5, (94, 125)
+EPOCHS = 4
+"""Of a training; its first has the plans of cuDNN and the start of the processes that load images."""
 WHAT = {
     "cuda-splat": f"splat onto the colour lattice, {IMAGES} images, {CLASSES} labels; what the bandwidth allows",
     "cuda-blur": f"blur of it along one axis, {IMAGES} images, {CLASSES} labels; what the bandwidth allows",
     "cuda-slice": f"slice of it, {IMAGES} images, {CLASSES} labels; what the bandwidth allows",
     "cuda-crf": f"CRF torch, irn kernels, {LABELS} labels, {IMAGES} images at once; pydensecrf, 2 of them, times 4",
     "cuda-walk": f"random walk, {MAP[0]} x {MAP[1]}, t = {STEPS}; dense squaring on the GPU, float32",
+    "cuda-loader": f"{STREAM} images of 500 x 375, an epoch of MobileNetV2, 160 px; on samples in memory",
     "cuda-stream": f"{STREAM} images of 500 x 375, MobileNetV2, CAM to PNG",
 }
 
@@ -45,6 +50,7 @@ def rows() -> Iterator[Row]:
         yield from kernels(images, device)
         yield crf(images, device)
         yield walk(device)
+    yield loader()
     yield stream(device)
 
 
@@ -107,6 +113,18 @@ def walk(device: torch.device) -> Row:
 
     ours = seconds(lambda: random_walk(affinity, MAP, RADIUS, scores, beta=10.0, steps=STEPS), device)
     return row_of("cuda-walk", WHAT["cuda-walk"], None, ours, seconds(dense, device))
+
+
+def loader() -> Row:
+    """Training on files beside training on ready samples: what the network waits for, and what the loader costs."""
+    with photograph_dataset(STREAM) as files:
+        dataset = files.in_memory(memory_for_images())
+        made, _ = samples(dataset, cropped(dataset))
+        programs = cropped(dataset), from_memory(made)
+        for sample in programs:
+            epoch(dataset, sample)
+        ours, bare = ([epoch(dataset, sample, EPOCHS)[0] for _ in range(3)] for sample in programs)
+    return row_of("cuda-loader", WHAT["cuda-loader"], 0.9, ours, bare)
 
 
 def stream(device: torch.device) -> Row:

@@ -185,3 +185,22 @@ def test_resizing_keeps_the_corners() -> None:
     raw = torch.rand(1, 1, 3, 4)
     large = resize(raw, (17, 25))
     assert torch.allclose(large[0, 0, [0, 0, -1, -1], [0, -1, 0, -1]], raw[0, 0, [0, 0, -1, -1], [0, -1, 0, -1]])
+
+
+def test_a_batch_that_memory_is_too_little_for_is_split_once_for_all(
+    tiny_shapes: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = tiny_shapes.splits["train"]
+    sizes: list[int] = []
+
+    def infer(images: Sequence[np.ndarray]) -> list[float]:
+        sizes.append(len(images))
+        if len(images) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return [float(image.mean()) for image in images]
+
+    stream = stream_images(tiny_shapes, ids, CPU, infer, lambda i, image, mean: mean, one_at_a_time=True)
+    assert dict(stream) == {i: float(tiny_shapes.image(i).mean()) for i in ids}
+    batch = len(id_batches(tiny_shapes, ids, CPU)[0])
+    assert batch > 4 and sum(size > 4 for size in sizes) <= 3
+    assert capsys.readouterr().err.count(f"too little for {batch} images at once") == 1

@@ -10,13 +10,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tracking_examples import INFO
 
 from wsss.tracking import liveness, names
-from wsss.tracking.liveness import Heartbeat, mark_dead_runs, process_gone, process_tags
+from wsss.tracking.liveness import Heartbeat, beat, mark_dead_runs, process_gone, process_tags
 from wsss.tracking.outbox import Outbox
 from wsss.tracking.runs import method_run
 from wsss.tracking.writes import batch
@@ -150,15 +151,15 @@ def test_a_fork_never_copies_a_closed_lock_of_trackings_threads(tmp_path, monkey
     monkeypatch.setattr(liveness, "BEAT_S", 0.01)
     client = Locking()
     if thread == "tracking":
-        box = Outbox(client, tmp_path, "run")
+        box = Outbox(client, tmp_path / "run", "run")
         box.put(batch("run", [("x", 1.0, 0, 0)]))
         threading.Thread(target=box.flush).start()
     else:
-        beat = Heartbeat(client, "run")
-        beat.start()
+        heartbeat = Heartbeat(partial(beat, client, "run"))
+        heartbeat.start()
     assert client.working.wait(10)
     assert open_in_a_fork(client.lock)
-    box.close() if thread == "tracking" else beat.stop()
+    box.close() if thread == "tracking" else heartbeat.stop()
 
 
 def test_a_process_can_track_after_it_was_forked_from_one_that_tracks(store):
@@ -167,7 +168,7 @@ def test_a_process_can_track_after_it_was_forked_from_one_that_tracks(store):
         answer = FORK.SimpleQueue()
 
         def in_the_child():
-            box = Outbox(store, Path("work"), "0" * 32)
+            box = Outbox(store, Path("work", "0" * 32), "0" * 32)
             box.close()
             answer.put(True)
 

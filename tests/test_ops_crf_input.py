@@ -115,7 +115,7 @@ class TestEveryBackend:
 
     def test_without_a_setting_what_is_free_is_the_limit(self, backend, monkeypatch):
         monkeypatch.delenv("WSSS_CRF_MEMORY", raising=False)
-        monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 10_000})())
+        monkeypatch.setattr("wsss.ops.memory._free", lambda: 10_000)
         with pytest.raises(UserError, match="needs about 1 MB of memory, but 0 MB are free; take a smaller image"):
             DenseCrf(scene(20, 30), backend=backend)(EVEN)
 

@@ -98,7 +98,7 @@ def test_a_damaged_file_is_put_aside_and_tracking_goes_on(store, run, caplog):
 
 
 def test_what_is_damaged_while_the_run_goes_on_costs_no_later_write(store, run, away):
-    box = Outbox(store, Path("work"), run)
+    box = Outbox(store, SPOOL / run, run)
     away(True)
     box.put(batch(run, [("first", 1.0, 1, 0)]))
     box.flush()
@@ -113,7 +113,7 @@ def test_what_is_damaged_while_the_run_goes_on_costs_no_later_write(store, run, 
 def test_what_a_stage_wrote_before_its_process_was_killed_reaches_it(store, run, away, caplog, monkeypatch):
     """The stage's run was made while the server answered; what came later waits under the run's own id."""
     monkeypatch.setattr(outbox, "RETRY_EVERY_S", 1000)
-    box = Outbox(store, Path("work"), run)
+    box = Outbox(store, SPOOL / run, run)
     box.put(Write("start", "new", {"experiment": "0", "stage": "refine", "user": "me", "time": 1}))
     box.flush()
     away(True)
@@ -129,7 +129,7 @@ def test_what_a_stage_wrote_before_its_process_was_killed_reaches_it(store, run,
 
 
 def test_a_write_that_nobody_understands_holds_up_no_other(store, run, caplog):
-    box = Outbox(store, Path("work"), run)
+    box = Outbox(store, SPOOL / run, run)
     box.put(Write("song", run, {}))
     box.put(Write("status", run, {}))
     box.put(batch(run, [("x", 1.0, 1, 0)]))
@@ -147,7 +147,7 @@ def test_what_a_killed_process_left_half_made_is_cleared_away(store, run):
 
 
 def test_a_disk_without_room_loses_the_write_and_not_the_run(store, run, away, caplog):
-    box = Outbox(store, Path("work"), run)
+    box = Outbox(store, SPOOL / run, run)
     away(True)
 
     def full(*_, **__):

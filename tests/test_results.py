@@ -23,7 +23,8 @@ from wsss.errors import UserError
 from wsss.labels.exchange import pull_labels
 from wsss.run.method import group_of
 from wsss.run.plan import make_plan
-from wsss.tables.results import _percent, entries, measure, results_of, results_page
+from wsss.tables.results import _percent, measure, results_of, results_page
+from wsss.tables.rows import entries
 from wsss.tracking.query import find_run
 
 

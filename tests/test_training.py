@@ -167,3 +167,44 @@ def test_the_image_limit_takes_epochs_away_but_leaves_one(
 ) -> None:
     limited = train(tmp_path / "limited", tiny_shapes, replace(SETTINGS, image_limit=limit))
     assert weights(limited).equal(weights(train(tmp_path / "plain", tiny_shapes, replace(SETTINGS, epochs=epochs))))
+
+
+def train_with_little_memory(folder: Path, dataset: Dataset, fits: int, accumulate: int = 1) -> tuple[nn.Module, list]:
+    """Train a linear model on a device that has memory for so many images at once; the sizes of what went through."""
+    settings = replace(SETTINGS, batch_size=5, epochs=1, accumulate=accumulate)
+    folder.mkdir()
+    model = nn.Conv2d(3, 1, 1)
+    nn.init.ones_(model.weight)
+    nn.init.zeros_(model.bias)
+    sizes: list[int] = []
+
+    def loss(batch: dict) -> tuple[torch.Tensor, dict[str, float]]:
+        sizes.append(len(batch["id"]))
+        assert len(batch["image"]) == len(batch["id"])
+        value = (model(batch["image"]) ** 2).mean()
+        if len(sizes) > 1 and sizes[-1] > fits:  # the second batch, when there are gradients of the first
+            value.backward(retain_graph=True)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return value, {}
+
+    context = StepContext(settings, dataset, 7, torch.device("cpu"), folder, {}, ConsoleReporter("test"))
+    fit(model, parameter_groups(model, [], settings), IDS, sample, loss, context)
+    return model, sizes
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_batch_that_memory_is_too_little_for_is_split_and_the_update_stays(
+    tmp_path: Path, tiny_shapes: Dataset, capsys: pytest.CaptureFixture[str], accumulate: int
+) -> None:
+    whole, sizes = train_with_little_memory(tmp_path / "whole", tiny_shapes, 5, accumulate)
+    assert sizes == [5, 5]
+    in_parts, sizes = train_with_little_memory(tmp_path / "parts", tiny_shapes, 2, accumulate)
+    again = [2, 1, 2] * accumulate
+    assert sizes == [5, 5, 2, 3, *again], "all batches of the update go through once more, with no gradient left over"
+    assert torch.allclose(weights(in_parts), weights(whole), atol=1e-6)
+    assert capsys.readouterr().err.count("the GPU's memory is too little for 5 images in training at once") == 1
+
+
+def test_memory_that_is_too_little_for_one_image_is_a_users_to_mend(tmp_path: Path, tiny_shapes: Dataset) -> None:
+    with pytest.raises(UserError, match=r"too little for one of the images in training \(CUDA out of memory\)"):
+        train_with_little_memory(tmp_path / "a", tiny_shapes, 0)

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from wsss.storage import write_bytes
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
 from wsss.tracking.info import user
-from wsss.tracking.liveness import Heartbeat, mark_dead_runs, process_gone, process_tags
+from wsss.tracking.liveness import Heartbeat, beat, mark_dead_runs, process_gone, process_tags
 from wsss.tracking.opening import experiment_id
 from wsss.tracking.writes import batch, send
 
@@ -42,7 +43,7 @@ def search_run(search: SearchPlan, folder: Path) -> Iterator[Run]:
     client = mlflow_client()
     mark_dead_runs(client)
     run = _open(client, search, folder / "mlflow_run")
-    heartbeat = Heartbeat(client, run.info.run_id)
+    heartbeat = Heartbeat(partial(beat, client, run.info.run_id))
     heartbeat.start()
     try:
         yield run

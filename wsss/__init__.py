@@ -10,7 +10,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from wsss.git import VERSION
+
+__version__ = VERSION
 __all__ = [
     "DenseCrf",
     "LabelMaps",

@@ -1,4 +1,4 @@
-"""The one exception that is a user's to mend."""
+"""The exceptions that are no faults of the program: what a user can mend, and the end of the time that was given."""
 
 
 class UserError(Exception):
@@ -6,6 +6,10 @@ class UserError(Exception):
 
     The command line prints the sentence without a traceback and exits with status 2.
     """
+
+
+class OutOfTimeError(Exception):
+    """The time that was given is over; what was done so far stays, and the same call goes on from there."""
 
 
 def unknown(kind: str, name: str, known: object) -> UserError:

@@ -1,4 +1,4 @@
-"""Which commit the work was done with."""
+"""Which version, and which commit, the work was done with."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
+
+VERSION = "0.1.0"
+"""Of this package: what is known where there is no git to ask."""
 
 
 class GitState(NamedTuple):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from wsss.errors import OutOfTimeError
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +45,8 @@ class StepContext:
         inputs: the finished output folder of every step in `Step.inputs`, by the name used there.
         report: what listens.
         masks: the ground truth; None unless the step declares the supervision "masks".
+        deadline: when the step has to stop, on the clock of `time.monotonic`. What reports progress is stopped then; a
+            step that keeps its work in large pieces asks `time_for` before each.
     """
 
     settings: Any
@@ -51,6 +57,16 @@ class StepContext:
     inputs: Mapping[str, Path]
     report: Reporter
     masks: Masks | None = None
+    deadline: float = math.inf
+
+    def time_for(self, seconds: float) -> None:
+        """Stop here, where what was done is kept, if the next piece of work would not end in time.
+
+        Raises:
+            OutOfTimeError: `seconds` from now is after the deadline.
+        """
+        if time.monotonic() + seconds > self.deadline:
+            raise OutOfTimeError(f"the next piece of work takes about {seconds:.0f} s, which is more than is left")
 
 
 @dataclass(frozen=True)
@@ -62,7 +78,7 @@ class StepResult:
         fingerprint: 64 hexadecimal digits.
         folder: the local folder of its output.
         reused: nothing had to be done.
-        seconds: what the work took when it was done (all attempts of this process).
+        seconds: what the work took when it was done, with the attempts that were stopped (killed ones are not known).
         peak_memory_mb: the most memory its process had used when the work was done, in MB.
         metrics: the step's own metrics, such as {"train/loss": 0.1}.
     """

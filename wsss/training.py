@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.nets.backbones import check_weights, freeze_batch_norm
 from wsss.nets.kernels import is_depthwise, without_plans
+from wsss.nets.splitting import Splitting, split
 from wsss.process import own_cores
 from wsss.scores import metric_names
 from wsss.settings import setting
@@ -127,6 +129,9 @@ def fit(
 ) -> dict[str, float]:
     """Train a model, a checkpoint after each epoch; an interrupted run continues to the same weights.
 
+    A batch that a GPU's memory is too little for goes through the network in parts whose gradients add up to the same
+    update, as far as the loss is a mean over images and batch norm is frozen.
+
     Args:
         model: on any device; left trained, in eval mode, on the context's device.
         groups: from `parameter_groups`.
@@ -143,6 +148,7 @@ def fit(
 
     Raises:
         UserError: no training image, or a loss that is not a number (names the iteration and the images).
+        OutOfTimeError: another epoch would not end before the context's deadline; the checkpoint is there.
     """
     settings: TrainingSettings = context.settings
     if not ids:
@@ -163,49 +169,61 @@ def fit(
     done = _resume(checkpoint, model, optimizer)
     places = _shuffled(len(ids), settings.batch_size, context.rng, range(done, epochs))
     batches = _batches(_Samples(ids, sample, context.rng), places, device)
-    images, waited, started, mean = 0, 0.0, time.monotonic(), math.nan
+    splitting = Splitting("images in training")
+
+    def gradients(batches: Sequence[Sample], where: str) -> tuple[list[float], dict[str, float]]:
+        """Add up the gradients of an update's batches; the loss of each, and the parts of the last."""
+        optimizer.zero_grad(set_to_none=True)
+        losses: list[float] = []
+        scalars: dict[str, float] = {}
+        for batch in batches:
+            size, total_loss = len(batch["id"]), 0.0
+            for part in split(batch, splitting.parts(size), size):
+                share = len(part["id"]) / size
+                part = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in part.items()}
+                with without_plans() if short_alone and len(part["id"]) < settings.batch_size else nullcontext():
+                    with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
+                        value, scalars = loss(part)
+                    if not torch.isfinite(value):
+                        raise UserError(
+                            f"the loss became {value.item()} at {where}, on the images {', '.join(part['id'])}; lower "
+                            "the learning rate or look at these images"
+                        )
+                    (value * share / len(batches)).backward()
+                total_loss += share * value.item()
+            losses.append(total_loss)
+        return losses, scalars
+
+    seen, waited, started, mean = 0, 0.0, time.monotonic(), math.nan
     for epoch in range(done, epochs):
+        began = time.monotonic()
         model.train()
         if frozen_bn:
             freeze_batch_norm(model.get_submodule("backbone"))
         torch.manual_seed(hash((context.rng, epoch)) & 0x7FFFFFFF)
         losses: list[float] = []
-        ready = time.monotonic()
-        for number, batch in enumerate(islice(batches, batches_per_epoch)):
-            waited += time.monotonic() - ready
-            batch = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
-            batch["epoch"] = epoch
-            update, part = divmod(number, settings.accumulate)
-            parts_here = min(settings.accumulate, batches_per_epoch - update * settings.accumulate)
-            iteration = epoch * updates_per_epoch + update
-            with without_plans() if short_alone and len(batch["id"]) < settings.batch_size else nullcontext():
-                with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-                    value, parts = loss(batch)
-                if not torch.isfinite(value):
-                    raise UserError(
-                        f"the loss became {value.item()} at iteration {iteration} of {total}, on the images "
-                        f"{', '.join(batch['id'])}; lower the learning rate or look at these images"
-                    )
-                (value / parts_here).backward()
-            losses.append(value.item())
-            if part == parts_here - 1:
-                for group in optimizer.param_groups:
-                    group["lr"] = group["initial_lr"] * poly(iteration, total)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                if iteration % max(1, total // 200) == 0:
-                    scalars = {metric_names.TRAIN + name: part_value for name, part_value in parts.items()}
-                    context.report.metrics({metric_names.TRAIN_LOSS: losses[-1], **scalars}, iteration)
-            images += len(batch["id"])
-            context.report.progress(
-                epoch * len(ids) + min((number + 1) * settings.batch_size, len(ids)),
-                epochs * len(ids),
-                "images",
-                f"loss {losses[-1]:.3f}",
-            )
+        for update in range(updates_per_epoch):
             ready = time.monotonic()
-        mean = float(np.mean(losses))
-        _save(checkpoint, model, optimizer, epoch + 1, mean)
+            parts_here = min(settings.accumulate, batches_per_epoch - update * settings.accumulate)
+            parts = [dict(batch, epoch=epoch) for batch in islice(batches, parts_here)]
+            waited += time.monotonic() - ready
+            iteration = epoch * updates_per_epoch + update
+            work = partial(gradients, parts, f"iteration {iteration} of {total}")
+            values, scalars = splitting.attempt(settings.batch_size, work)
+            losses += values
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * poly(iteration, total)
+            optimizer.step()
+            if iteration % max(1, total // 200) == 0:
+                named = {metric_names.TRAIN + name: value for name, value in scalars.items()}
+                context.report.metrics({metric_names.TRAIN_LOSS: losses[-1], **named}, iteration)
+            seen += sum(len(batch["id"]) for batch in parts)
+            if update == updates_per_epoch - 1:
+                mean = float(np.mean(losses))
+                _save(checkpoint, model, optimizer, epoch + 1, mean)
+            context.report.progress(done * len(ids) + seen, epochs * len(ids), "images", f"loss {losses[-1]:.3f}")
+        if epoch + 1 < epochs:
+            context.time_for(time.monotonic() - began)
     model.eval()
     seconds = max(time.monotonic() - started, 1e-9)
     if math.isnan(mean):
@@ -213,7 +231,7 @@ def fit(
         return {metric_names.TRAIN_LOSS: mean}
     return {
         metric_names.TRAIN_LOSS: mean,
-        metric_names.IMAGES_PER_S: images / seconds,
+        metric_names.IMAGES_PER_S: seen / seconds,
         metric_names.LOADER_WAIT: waited / seconds,
     }
 
@@ -244,7 +262,7 @@ def _batches(samples: _Samples, places: Iterator[list[tuple[int, int]]], device:
     """
     if device.type == "cpu":
         return ordered_map(lambda batch: default_collate([samples[place] for place in batch]), places, workers=1)
-    workers = min(8, max(1, own_cores() - 1))
+    workers = max(1, own_cores() - 1)
     return iter(DataLoader(samples, batch_sampler=places, num_workers=workers, pin_memory=True))
 
 

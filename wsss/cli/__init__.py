@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import typer
 
-from wsss.cli import data, exports, models, runs, store
+from wsss.cli import data, exports, models, offline, runs, store
 from wsss.errors import UserError
 
 app = typer.Typer(
@@ -31,12 +31,28 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     models.promote,
     models.history,
     models.serve,
+    offline.pack,
     runs.doctor,
     store.migrate,
     runs.bench,
 )
+_NOT_OFFLINE = (
+    "boto3",
+    "botocore",
+    "dvc",
+    "fastapi",
+    "mlflow",
+    "optuna",
+    "pandas",
+    "psutil",
+    "pydantic",
+    "ray",
+    "yaml",
+)
+"""What a machine may lack and still run methods."""
 for command in _COMMANDS:
     app.command()(command)
+app.command("import")(offline.import_records)
 
 
 def main() -> None:
@@ -50,6 +66,16 @@ def main() -> None:
     except UserError as error:
         sys.stdout.flush()
         print(f"wsss: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package not in _NOT_OFFLINE:
+            raise
+        sentence = (
+            f"this needs {package}, which is not installed here; what works without is `wsss run --offline OUT`, whose "
+            "record `wsss import` brings in where all is installed"
+        )
+        print(f"wsss: {sentence}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("wsss: interrupted; the same command continues where it stopped", file=sys.stderr)

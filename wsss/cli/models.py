@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wsss.cli.runs import Csv, Setting, Wide, parse_settings
 from wsss.commands import command
 from wsss.errors import UserError
+
+if TYPE_CHECKING:
+    from wsss.data import Dataset
+    from wsss.tables.rows import Entry
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -115,8 +121,17 @@ def results(
     also: Annotated[
         list[str] | None, typer.Option(help="One more row: a method and its settings, 'METHOD KEY=VALUE'; repeatable.")
     ] = None,
-    rngs: Annotated[str, typer.Option(help="The seeds, separated by commas.")] = "0",
+    rngs: Annotated[
+        str | None, typer.Option(help="The seeds, separated by commas; by default 0, with --offline 0,1,2.")
+    ] = None,
     settings: Setting = None,
+    offline: Annotated[
+        Path | None,
+        typer.Option(help="Run without MLflow, in order of worth; the records go to this folder, for `wsss import`."),
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option(help="With --offline: stop after so long; the same command goes on.")
+    ] = None,
     wide: Wide = False,
     as_csv: Csv = False,
     to: Annotated[Path | None, typer.Option(help="A file for the page, in Markdown; with --csv, for the CSV.")] = None,
@@ -124,16 +139,44 @@ def results(
     """A row for each method on a dataset, with bootstrap intervals over images; with --to a page in Markdown."""
     from wsss.data import open_dataset
     from wsss.storage import write_bytes
-    from wsss.tables.results import entries, measure, results_of
+    from wsss.tables.rows import entries
 
     dataset = open_dataset(data)
+    own = parse_settings(settings or [])
+    if offline is not None:
+        rows = entries(_split(run or ("" if also else "all")), also or [])
+        _run_offline(dataset, preset, _seeds(rngs or "0,1,2"), rows, own, offline, hours)
+        return
+    if hours is not None:
+        raise UserError("--hours belongs to --offline OUT, the folder of the records")
+    from wsss.tables.results import measure, results_of
+
     if run or also:
-        measure(dataset, preset, _seeds(rngs), entries(_split(run), also or []), parse_settings(settings or []))
+        measure(dataset, preset, _seeds(rngs or "0"), entries(_split(run), also or []), own)
     page = results_of(dataset, preset, _split(classes))
     if to is not None:
         write_bytes(to, ((page.csv() if as_csv else page.markdown()) + "\n").encode())
     else:
         typer.echo(page.csv() if as_csv else page.text(wide=wide))
+
+
+def _run_offline(
+    dataset: Dataset,
+    preset: str,
+    rngs: list[int],
+    rows: list[Entry],
+    settings: dict[str, str],
+    out: Path,
+    hours: float | None,
+) -> None:
+    from wsss.tables.offline import measure_offline
+
+    left = measure_offline(dataset, preset, rngs, rows, settings, out, math.inf if hours is None else hours)
+    if left:
+        runs = "; ".join(left[:6]) + (f" and {len(left) - 6} more" if len(left) > 6 else "")
+        typer.echo(f"left: {runs}; this goes on:\n  {command('wsss', *sys.argv[1:])}")
+    else:
+        typer.echo(f"\nall runs are in {out}; this brings them into MLflow:\n  {command('wsss', 'import', str(out))}")
 
 
 def _split(text: str) -> list[str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wsss.commands import command
 from wsss.errors import UserError
+
+if TYPE_CHECKING:
+    from wsss.run.method import Publish
 
 labels_app = typer.Typer(no_args_is_help=True)
 
@@ -42,17 +45,34 @@ def run(
     settings: Setting = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     until: Annotated[str | None, typer.Option(help="The last stage: localize, refine or segment.")] = None,
+    offline: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT", help="Without MLflow and DVC: leave the record in this folder, for `wsss import`."),
+    ] = None,
 ) -> None:
     """Run a method over a dataset, from tags to a registered model; the same command continues an interrupted run."""
-    from wsss.registry.models import publish
     from wsss.run.method import run_method
     from wsss.tables.report import print_outcome
 
     overrides = parse_settings(settings or [])
     outcome = run_method(
-        method, preset, data, rng=rng, overrides=overrides, device=device, until=until, publish=publish
+        method,
+        preset,
+        data,
+        rng=rng,
+        overrides=overrides,
+        device=device,
+        until=until,
+        publish=None if offline else _publish(),
+        offline=offline,
     )
-    print_outcome(outcome, method=method, preset=preset, data=data, rng=rng)
+    print_outcome(outcome, method=method, preset=preset, data=data, rng=rng, offline=offline)
+
+
+def _publish() -> Publish:
+    from wsss.registry.models import publish
+
+    return publish
 
 
 def methods(
@@ -185,8 +205,9 @@ def doctor() -> None:
 def bench(
     name: Annotated[str, typer.Argument(help="What to measure; without it, the names are listed.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    to: Annotated[Path | None, typer.Option(help="A file for the JSON, written anew after each row.")] = None,
 ) -> None:
     """Measure what is claimed about speed."""
     from benchmarks.common import run_benchmark
 
-    raise typer.Exit(run_benchmark(name, as_json))
+    raise typer.Exit(run_benchmark(name, as_json, to))

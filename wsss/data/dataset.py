@@ -14,6 +14,7 @@ import numpy as np
 from wsss.commands import command
 from wsss.classes import Classes
 from wsss.data import layout
+from wsss.data.image_memory import ImageMemory
 from wsss.data.images import image_problem, image_size, read_image
 from wsss.data.manifest import Entry, file_entry, read_manifest
 from wsss.data.masks import mask_problem
@@ -50,6 +51,7 @@ class Dataset:
     digest: str
     _images: Mapping[str, str] = field(repr=False)
     _tags: Mapping[str, np.ndarray] = field(repr=False)
+    _memory: ImageMemory | None = field(default=None, repr=False)
 
     @classmethod
     def open(cls, root: Path) -> Dataset:
@@ -98,7 +100,15 @@ class Dataset:
         Raises:
             UserError: no such image, or its file is missing, damaged or not RGB.
         """
-        return read_image(self.image_path(id))
+        path = self.image_path(id)
+        return self._memory.image(id, lambda: read_image(path)) if self._memory else read_image(path)
+
+    def in_memory(self, limit: int) -> Dataset:
+        """The same dataset, whose images stay in memory once they were read, as far as `limit` bytes go.
+
+        Processes that are forked afterwards share them.
+        """
+        return replace(self, _memory=ImageMemory(list(self._images), limit))
 
     def size(self, id: str) -> tuple[int, int]:
         """Height and width of the image in pixels, from its header."""
@@ -140,6 +150,7 @@ class Dataset:
             splits={**none, "train": (file.stem,), "references": self.splits["train"]},
             _images={**self._images, file.stem: str(file.absolute())},
             _tags={**self._tags, file.stem: row},
+            _memory=None,
         )
 
     def check(self, *, thorough: bool = False) -> None:

@@ -38,7 +38,7 @@ def pull_labels(run_id: str, to: Path | None = None) -> tuple[Path, str]:
     run, md5 = _labels_of(run_id)
     target = to or label_path(run.dataset, run.method, run.preset, run.rng)
     try:
-        manifest = json.loads(read_artifact(run_id, names.dvc_manifest_file(names.LABELS)))
+        manifest = json.loads(read_artifact(run.id, names.dvc_manifest_file(names.LABELS)))
     except FileNotFoundError as error:
         raise UserError(f"{error}; without that list of files its labels can't be fetched") from None
     versions.fetch(md5, manifest)

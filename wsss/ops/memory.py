@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-
-import psutil
+from pathlib import Path
 
 from wsss.errors import UserError
 
@@ -45,7 +44,7 @@ def memory_limit(device: str = "cpu") -> MemoryLimit:
     """
     setting = os.environ.get(VARIABLE)
     if not setting:
-        free = psutil.virtual_memory().available if device == "cpu" else _free_on_gpu(device)
+        free = _free() if device == "cpu" else _free_on_gpu(device)
         return MemoryLimit(free, f"{free / 1e6:,.0f} MB are free")
     try:
         megabytes = float(setting)
@@ -54,6 +53,17 @@ def memory_limit(device: str = "cpu") -> MemoryLimit:
     if not 0 < megabytes < math.inf:
         raise UserError(f"{VARIABLE} is {setting!r}; it must be a number of megabytes above 0")
     return MemoryLimit(int(megabytes * 1e6), f"{VARIABLE} allows {megabytes:,.0f} MB")
+
+
+def _free() -> int:
+    """Bytes that programs can have without swapping."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        import psutil
+
+        return int(psutil.virtual_memory().available)
 
 
 def _free_on_gpu(device: str) -> int:

@@ -18,11 +18,11 @@ from wsss.serving.card import model_card
 from wsss.serving.package import log_model
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
-from wsss.tracking.query import every
+from wsss.tracking.query import every, run_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import model_registry
+    from mlflow.entities import Run, model_registry
 
 CHAMPION, PREVIOUS = "champion", "previous"
 
@@ -135,8 +135,7 @@ def supervision_of_run(run_id: str) -> frozenset[str] | None:
 
 
 def _tags_of_run(run_id: str) -> dict[str, str]:
-    with _known(f"run {run_id}"):
-        return dict(mlflow_client().get_run(run_id).data.tags)
+    return dict(_run(mlflow_client(), run_id).data.tags)
 
 
 def with_alias(name: str, alias: str) -> ModelVersion | None:
@@ -152,12 +151,23 @@ def _version(found: model_registry.ModelVersion) -> ModelVersion:
 
 
 def _model_of(client: MlflowClient, run_id: str) -> str:
-    with _known(f"run {run_id}"):
-        outputs = client.get_run(run_id).outputs
-    models = outputs.model_outputs if outputs else []
-    if not models:
+    address = logged_model(_run(client, run_id))
+    if not address:
         raise UserError(f"run {run_id} has logged no model; only a run that trained its segment stage has one")
-    return f"models:/{models[-1].model_id}"
+    return address
+
+
+def logged_model(run: Run) -> str:
+    """The address (`models:/m-...`) of the model that a run logged; empty if it logged none."""
+    models = run.outputs.model_outputs if run.outputs else []
+    return f"models:/{models[-1].model_id}" if models else ""
+
+
+def _run(client: MlflowClient, run_id: str) -> Run:
+    run = run_of(client, run_id)
+    if run is None:
+        raise _unknown(f"run {run_id}")
+    return run
 
 
 @contextmanager
@@ -169,6 +179,8 @@ def _known(what: str) -> Iterator[None]:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        raise UserError(
-            f"there is no {what}; `{command('wsss', 'compare', '--wide')}` lists the runs with their ids"
-        ) from None
+        raise _unknown(what) from None
+
+
+def _unknown(what: str) -> UserError:
+    return UserError(f"there is no {what}; `{command('wsss', 'compare', '--wide')}` lists the runs with their ids")

@@ -19,6 +19,7 @@ computes in vain, for what is published first stays.
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import threading
@@ -28,7 +29,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wsss import storage
-from wsss.errors import UserError
+from wsss.errors import OutOfTimeError, UserError
 from wsss.process import is_gone, is_here, this_process
 from wsss.progress import say
 
@@ -37,7 +38,7 @@ EXPIRES_S = 90.0
 
 
 @contextmanager
-def lease(store: str, name: str, what: str, wait: bool) -> Iterator[None]:
+def lease(store: str, name: str, what: str, wait: bool, deadline: float = math.inf) -> Iterator[None]:
     """Hold the lease of a name in a store while the block runs.
 
     Args:
@@ -45,15 +46,17 @@ def lease(store: str, name: str, what: str, wait: bool) -> Iterator[None]:
         name: such as "refine.cam.crf.<fingerprint>".
         what: what the sentences call it, such as "step refine.crf".
         wait: wait for a holder that lives, instead of refusing.
+        deadline: wait until then, on the clock of `time.monotonic`.
 
     Raises:
+        OutOfTimeError: it was held until the deadline.
         UserError: a process that lives holds it and `wait` is off, or the store can't keep leases.
     """
     storage.check_exclusive_writes(store)
     lease = _Lease(storage.join(store, ".leases"), name)
     if not storage.is_remote(store):
         storage.remove_unfinished(Path(store, ".leases"))
-    number = lease.take(what, wait)
+    number = lease.take(what, wait, deadline)
     ended = threading.Event()
     renewing = threading.Thread(target=lease.renew, args=(number, ended), name="lease", daemon=True)
     renewing.start()
@@ -71,7 +74,7 @@ class _Lease:
     def __init__(self, folder: str, name: str) -> None:
         self._folder, self._name = folder, name
 
-    def take(self, what: str, wait: bool) -> int:
+    def take(self, what: str, wait: bool, deadline: float) -> int:
         """Take the lowest free number once nobody who lives holds a lower one."""
         watched: tuple[int, bytes] | None = None
         since = time.monotonic()
@@ -101,7 +104,9 @@ class _Lease:
                 said = True
             if watched != (number, content):
                 watched, since = (number, content), time.monotonic()
-            time.sleep(RENEWED_S / 4)
+            if time.monotonic() >= deadline:
+                raise OutOfTimeError(f"{what} is still held by {name}")
+            time.sleep(min(RENEWED_S / 4, max(0.0, deadline - time.monotonic())))
 
     def renew(self, number: int, ended: threading.Event) -> None:
         """Say again and again that the holder lives; what does not get through is left out."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -16,6 +18,7 @@ from typing import Any
 
 from wsss import git, versions
 from wsss.data import Dataset, open_dataset
+from wsss.data.described import facts
 from wsss.errors import UserError, unknown
 from wsss.interface import STAGES, StepResult
 from wsss.progress import ConsoleReporter
@@ -30,9 +33,12 @@ from wsss.stages.evaluate import read_evaluations
 from wsss.stream import use_own_cores
 from wsss.tracking import names
 from wsss.tracking.info import DatasetInfo, RunInfo
+from wsss.tracking.offline import STORE
 from wsss.tracking.runs import MethodRun, method_run
 
 WORK = Path("work")
+LABELS = "labels_crf"
+"""What the refine stage ends with, in the output of its last step."""
 
 
 @dataclass
@@ -40,7 +46,7 @@ class Outcome:
     """What a run leaves to its caller.
 
     Attributes:
-        run_id: MLflow's; empty for a run that is not tracked.
+        run_id: MLflow's, or of the record without a server; empty for a run that is not tracked.
         steps: the finished steps by key, evaluations among them.
         metrics: every metric by its metric name.
         model: the address of the registered version, where a segmenter was trained in a tracked run.
@@ -71,6 +77,8 @@ def run_method(
     tags: Mapping[str, str] | None = None,
     wait: bool = False,
     publish: Publish | None = None,
+    offline: Path | None = None,
+    deadline: float = math.inf,
 ) -> Outcome:
     """Run a method's stages; every step that was done before with equal inputs is reused.
 
@@ -87,8 +95,13 @@ def run_method(
         tags: more tags of the MLflow run.
         wait: wait for a step that another process is computing, instead of refusing.
         publish: packages and registers the trained network, such as `wsss.registry.models.publish`.
+        offline: the folder of the run's record, where there is neither MLflow nor DVC: see `wsss.tracking.offline`.
+            Steps' outputs lie in WSSS_STORE, else in `store` there; the network is kept, to be published by whoever
+            brings the record into MLflow.
+        deadline: when to stop, on the clock of `time.monotonic`.
 
     Raises:
+        OutOfTimeError: the deadline came first; the same call goes on from there.
         UserError: whatever is wrong with the names, the settings, the data or the stores, before any work.
     """
     use_own_cores()
@@ -104,7 +117,9 @@ def run_method(
         raise UserError(
             f"method {method} learns from masks, and dataset {dataset.name} has none for its training images"
         )
-    runner = StepRunner(dataset, rng, choose_device(device), WORK, wait=wait)
+    store = "" if offline is None else os.environ.get("WSSS_STORE", "") or str(offline / STORE)
+    runner = StepRunner(dataset, rng, choose_device(device), WORK, store, wait=wait, deadline=deadline)
+    keep_version = keep_version and offline is None
     outcome = Outcome(steps=runner.results)
     if not track:
         for planned in plan.steps:
@@ -112,7 +127,7 @@ def run_method(
                 runner.run(planned, ConsoleReporter(planned.key))
         return outcome
     info = _run_info(plan, dataset, rng, keep_version, dict(tags or {}))
-    with method_run(info, work=WORK, parent=parent) as run:
+    with method_run(info, work=WORK, parent=parent, offline=offline) as run:
         outcome.run_id = run.id
         for kind in STAGES[:-1]:
             if _within(kind, until) and any(p.stage == kind for p in plan.steps):
@@ -121,7 +136,11 @@ def run_method(
                     _keep_labels(runner, run)
         for image_id, picture, maps in run_panels(plan, dataset, runner.results):
             run.panels(image_id, picture, maps)
-        if publish is not None and plan.model in runner.results:
+        if plan.model not in runner.results:
+            return outcome
+        if offline is not None:
+            run.model(runner.results[plan.model].folder, facts(dataset))
+        elif publish is not None:
             run.flush()
             outcome.model = publish(plan, dataset, runner.results[plan.model], outcome)
     return outcome
@@ -185,7 +204,7 @@ def _keep_labels(runner: StepRunner, run: MethodRun) -> None:
 def label_folder(results: Mapping[str, StepResult]) -> Path:
     """The folder of the label maps that the refine stage ended with."""
     last = [r for key, r in results.items() if key.startswith("refine.")][-1]
-    return last.folder / "labels_crf"
+    return last.folder / LABELS
 
 
 def _run_info(plan: Plan, dataset: Dataset, rng: int, keep_version: bool, tags: dict[str, str]) -> RunInfo:
@@ -209,7 +228,7 @@ def _run_info(plan: Plan, dataset: Dataset, rng: int, keep_version: bool, tags: 
         settings=plan.settings,
         supervision=plan.supervision,
         rng=rng,
-        fingerprint=_digest([group, rng, tags]),
+        fingerprint=run_fingerprint(plan, dataset, rng, tags),
         group=group,
         git=git.state(),
         command=shlex.join(sys.argv),
@@ -224,6 +243,11 @@ def group_of(plan: Plan, dataset: Dataset) -> str:
     """
     steps = {p.key: [p.implementation, p.step.version, content_settings(p)] for p in plan.steps}
     return _digest([plan.method.name, plan.preset, dataset.digest, mask_digests(dataset), steps])
+
+
+def run_fingerprint(plan: Plan, dataset: Dataset, rng: int, tags: Mapping[str, str] | None = None) -> str:
+    """What tells runs apart: the plan with its settings, the data, the rng and the tags that the run is given."""
+    return _digest([group_of(plan, dataset), rng, dict(tags or {})])
 
 
 def _digest(content: Any) -> str:

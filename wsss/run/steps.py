@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import resource
 import shutil
@@ -19,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -27,9 +29,11 @@ from filelock import FileLock, Timeout
 from wsss import storage
 from wsss.commands import command
 from wsss.data import Dataset
-from wsss.errors import UserError
+from wsss.data.image_memory import memory_for_images
+from wsss.errors import OutOfTimeError, UserError
 from wsss.interface import Reporter, StepContext, StepResult
 from wsss.progress import say
+from wsss.run.deadline import UntilDeadline
 from wsss.run.fingerprints import machine, mask_digests, step_fingerprint
 from wsss.run.lease import lease
 from wsss.run.migrate import is_of_the_first_format
@@ -39,6 +43,8 @@ from wsss.scores import Masks
 from wsss.settings import flatten
 
 CHECKPOINT = "checkpoint.pt"
+SPENT = "seconds.txt"
+"""In a scratch folder: how long the attempts that were stopped took."""
 
 
 @dataclass
@@ -52,6 +58,7 @@ class StepRunner:
         work: the local folder of the scratch and, by default, the store.
         store: a folder or s3:// address.
         wait: wait for a step that another process is computing, instead of refusing.
+        deadline: when the work stops, on the clock of `time.monotonic`; `run` then raises OutOfTimeError.
         results: the finished steps by key.
     """
 
@@ -61,6 +68,7 @@ class StepRunner:
     work: Path = Path("work")
     store: str = ""
     wait: bool = False
+    deadline: float = math.inf
     results: dict[str, StepResult] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -77,15 +85,18 @@ class StepRunner:
 
         Raises:
             UserError: another process is computing the same step (unless `wait`), or whatever the step itself refuses.
+            OutOfTimeError: the deadline is over and the step is not done; what there is of it goes on in the next call.
         """
         fingerprint = self.fingerprint(planned)
         result = self._finished(planned, fingerprint)
         if result is None:
+            if time.monotonic() >= self.deadline:
+                raise OutOfTimeError(f"there is no time left to begin step {planned.key}")
             scratch = self.work / "scratch" / planned.name / fingerprint
             with (
                 storage.disk_errors(self.work),
-                _only_process(scratch, planned.key, self.wait),
-                lease(self.store, f"{planned.name}.{fingerprint}", f"step {planned.key}", self.wait),
+                _only_process(scratch, planned.key, self.wait, self.deadline),
+                lease(self.store, f"{planned.name}.{fingerprint}", f"step {planned.key}", self.wait, self.deadline),
             ):
                 result = self._finished(planned, fingerprint) or self._compute(planned, fingerprint, scratch, report)
         self.results[planned.key] = result
@@ -95,6 +106,11 @@ class StepRunner:
         if self._masks is None:
             self._masks = mask_digests(self.dataset)
         return self._masks
+
+    @cached_property
+    def _in_memory(self) -> Dataset:
+        """The dataset as steps read it: an image that one has read is there for the next."""
+        return self.dataset.in_memory(memory_for_images())
 
     @property
     def _store(self) -> StepStore:
@@ -146,18 +162,27 @@ class StepRunner:
         inputs = {need: self.results[key] for need, key in planned.inputs.items()}
         context = StepContext(
             settings=planned.settings,
-            dataset=self.dataset,
+            dataset=self._in_memory,
             rng=_step_rng(self.rng, planned.key),
             device=self.device,
             out=scratch,
             inputs={need: result.folder for need, result in inputs.items()},
-            report=report,
+            report=report if self.deadline == math.inf else UntilDeadline(report, self.deadline),
             masks=Masks(self.dataset) if "masks" in planned.supervision else None,
+            deadline=self.deadline,
         )
-        started = time.monotonic()
-        planned.step.run(context)
+        spent = scratch / SPENT
+        started = time.monotonic() - (float(spent.read_text()) if spent.exists() else 0.0)
+        try:
+            planned.step.run(context)
+        except BaseException as error:
+            storage.write_bytes(spent, str(time.monotonic() - started).encode())
+            if isinstance(error, OutOfTimeError):
+                raise OutOfTimeError(f"step {planned.key}: {error}") from None
+            raise
         seconds = time.monotonic() - started
-        (scratch / CHECKPOINT).unlink(missing_ok=True)
+        for working in (CHECKPOINT, SPENT):
+            (scratch / working).unlink(missing_ok=True)
         facts = {
             "step": planned.name,
             "fingerprint": fingerprint,
@@ -181,12 +206,23 @@ def choose_device(name: str) -> torch.device:
         UserError: a GPU was asked for and there is none, or the name is no device.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name not in ("cpu", "cuda"):
         raise UserError(f"unknown device {name!r}; choose from auto, cpu, cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda was asked for, but this machine has no usable GPU; use --device cpu or auto")
+    if name == "cuda":
+        _tell_of_other_gpus()
     return torch.device(name)
+
+
+@cache
+def _tell_of_other_gpus() -> None:
+    if (count := torch.cuda.device_count()) > 1:
+        say(
+            f"of {count} GPUs the first is used, {torch.cuda.get_device_name()}; CUDA_VISIBLE_DEVICES chooses another, "
+            "and several runs use several"
+        )
 
 
 def _step_rng(rng: int, key: str) -> int:
@@ -208,20 +244,24 @@ def _peak_memory_mb(device: torch.device) -> float:
 
 
 @contextmanager
-def _only_process(scratch: Path, key: str, wait: bool) -> Iterator[None]:
+def _only_process(scratch: Path, key: str, wait: bool, deadline: float) -> Iterator[None]:
     """Hold the step's lock, which the operating system gives back when a process dies.
 
     Raises:
         UserError: another process holds it and `wait` is off.
+        OutOfTimeError: it holds it until the deadline.
     """
+    patience = -1.0 if deadline == math.inf else max(0.0, deadline - time.monotonic())
     scratch.parent.mkdir(parents=True, exist_ok=True)
     owner = scratch.with_suffix(".owner")
     try:
-        with FileLock(scratch.with_suffix(".lock"), timeout=-1 if wait else 0):
+        with FileLock(scratch.with_suffix(".lock"), timeout=patience if wait else 0):
             owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
             yield
     except Timeout:
         who = owner.read_text() if owner.exists() else "another process"
+        if wait:
+            raise OutOfTimeError(f"step {key} is still being computed by {who}") from None
         raise UserError(
             f"step {key} is being computed by {who}; wait until it is done, then run the same command"
         ) from None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -83,6 +83,14 @@ class StepStore:
                 say(f"{name}: {damage} in {url}; the step is computed again")
             return None
         return folder, manifest
+
+    def manifests(self, name: str) -> Iterator[Manifest]:
+        """The manifests of all complete outputs of a step, such as "refine.affinity.walk"."""
+        for fingerprint in storage.list_dirs(storage.join(self.url, name)):
+            content = self._read(name, fingerprint)
+            manifest = None if content is None else parse(content, storage.join(self.url, name, fingerprint, MANIFEST))
+            if manifest is not None:
+                yield manifest
 
     def publish(self, name: str, fingerprint: str, folder: Path) -> None:
         """Put a finished step into the store, unless it is there already; the local folder may be gone afterwards.

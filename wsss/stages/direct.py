@@ -31,9 +31,13 @@ def predict_directly(
         refined = crf_labels(image, upsampled(maps), maps.classes, crf)
         return encode_label_map(argmax_labels(maps)), encode_label_map(refined)
 
-    results = stream_images(dataset, ids, context.device, score_maps, label, one_at_a_time=True)
-    with LabelMapWriter(context.out / "direct") as plain, LabelMapWriter(context.out / "direct_crf") as refined:
-        for done, (image_id, (own, after)) in enumerate(results, 1):
+    with (
+        LabelMapWriter(context.out / "direct", resume=True) as plain,
+        LabelMapWriter(context.out / "direct_crf", resume=True) as refined,
+    ):
+        kept = plain.kept & refined.kept
+        results = stream_images(dataset, ids, context.device, score_maps, label, skip=kept, one_at_a_time=True)
+        for done, (image_id, (own, after)) in enumerate(results, len(kept) + 1):
             plain.add(image_id, own)
             refined.add(image_id, after)
             context.report.progress(done, len(ids), "images")

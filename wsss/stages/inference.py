@@ -14,6 +14,7 @@ from torch import Tensor
 from wsss.data import Dataset
 from wsss.data.augmentation import normalise
 from wsss.errors import UserError
+from wsss.nets.splitting import Splitting
 from wsss.stream import ordered_map
 
 Maps = TypeVar("Maps")
@@ -79,7 +80,8 @@ def stream_images(
     """Read images, run a network and finish each image: all of it at the same time, in bounded memory.
 
     On a CPU each core takes batches of its own through all three. With a GPU, the network runs in the calling thread
-    between threads that read ahead and threads that finish, so that it never waits while there is work for it.
+    between threads that read ahead and threads that finish, so that it never waits while there is work for it. A batch
+    that its memory is too little for goes through in parts.
 
     Args:
         dataset: where the images come from.
@@ -95,12 +97,17 @@ def stream_images(
         Ids and results, batch by batch in the order of `id_batches`.
     """
     batches = [batch for batch in id_batches(dataset, ids, device) if not skip.issuperset(batch)]
+    splitting = Splitting("images")
 
     def read(batch: list[str]) -> tuple[list[str], list[np.ndarray]]:
         return batch, [dataset.image(i) for i in batch]
 
     def run(read: tuple[list[str], list[np.ndarray]]) -> Iterator[tuple[str, np.ndarray, Maps]]:
-        made = zip(*read, infer(read[1]), strict=True)
+        ids, images = read
+        maps = splitting.attempt(
+            len(images), lambda: [each for part in splitting.parts(len(images)) for each in infer(images[part])]
+        )
+        made = zip(ids, images, maps, strict=True)
         return (each for each in made if each[0] not in skip)
 
     def end(made: tuple[str, np.ndarray, Maps]) -> tuple[str, Result]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 
@@ -13,21 +15,33 @@ from wsss.tables.catalogue import roles
 from wsss.tracking.query import runs
 
 
-def print_outcome(outcome: Outcome, *, method: str, preset: str, data: str, rng: int) -> None:
-    """Print a run's figures, the bound's beside them where it was run, and what to try next."""
+def print_outcome(
+    outcome: Outcome, *, method: str, preset: str, data: str, rng: int, offline: Path | None = None
+) -> None:
+    """Print a run's figures, the bound's beside them where it was run, and what to try next.
+
+    Args:
+        outcome: what the run left.
+        method, preset, data, rng: what was run.
+        offline: the folder of its record; None for a run in MLflow, which is asked for the bound.
+    """
     table = Table("scored", "split", "mIoU", "what it is", title=f"{method}, preset {preset}, on {data} (rng {rng})")
     for scored in SCORED.values():
         for split in (*scored.reported, metric_names.TRAIN_AND_DEV):
             value = outcome.metrics.get(metric_names.metric(split, scored.what, metric_names.MIOU))
             if value is not None:
                 table.add_row(scored.what, split, f"{value:.1%}", scored.meaning)
-    bound = _bound(preset, data, rng)
+    bound = _bound(preset, data, rng) if offline is None else None
     if bound is not None and roles().get(method) != "bound":
         table.add_row("bound", "val", f"{bound:.1%}", "the same segmenter trained on masks")
     if table.row_count:
         Console().print(table)
     print(f"run {outcome.run_id}" + (f", model {outcome.model}" if outcome.model else ""))
     print("\nNext:")
+    if offline is not None:
+        _suggest("the record as a few archives, where little may leave", "pack", str(offline), "--to", "DIR")
+        _suggest("where MLflow is: bring the record in", "import", str(offline))
+        return
     _suggest("the table of all runs", "compare")
     if outcome.model:
         _suggest("make it the champion, if it is better on val", "promote", outcome.run_id)

@@ -10,50 +10,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-import wsss.methods as methods
 from wsss.classes import Classes
 from wsss.commands import command
 from wsss.data import Dataset
 from wsss.errors import UserError
 from wsss.registry.models import publish
 from wsss.run.method import group_of, run_method
-from wsss.run.plan import make_plan, stands_alone
+from wsss.run.plan import make_plan
 from wsss.scores import Scores, bootstrap, metric_names
 from wsss.scores.scored import reported
-from wsss.tables.catalogue import roles
 from wsss.tables.groups import same_but_for_rng
 from wsss.tables.render import Column, Table, as_csv, as_markdown, as_text
+from wsss.tables.rows import Entry, shown_order
 from wsss.tracking import names
 from wsss.tracking.query import RunRecord, evaluation, runs
-
-_ROLES = {"floor": 0, "bound": 2}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A method with what differs from its preset: a row to be measured."""
-
-    method: str
-    overrides: Mapping[str, str]
-
-
-def entries(wanted: Sequence[str], also: Sequence[str]) -> list[Entry]:
-    """The rows of a page: the floor first, the bound last.
-
-    Args:
-        wanted: names of methods; "all" is every method that runs with nothing added.
-        also: rows with settings of their own, such as "mcis localize.train.extra=more".
-
-    Raises:
-        UserError: a setting without "=".
-    """
-    found = [Entry(name, {}) for name in (filter(stands_alone, methods.names()) if list(wanted) == ["all"] else wanted)]
-    for text in also:
-        method, *pairs = text.split()
-        if any("=" not in pair for pair in pairs):
-            raise UserError(f"{text!r} is not METHOD KEY=VALUE ..., such as 'mcis localize.train.extra=more'")
-        found.append(Entry(method, dict(pair.split("=", 1) for pair in pairs)))
-    return sorted(found, key=lambda entry: _order(entry.method))
 
 
 def measure(
@@ -70,9 +40,7 @@ def measure(
     done = {(run.group, run.rng) for run in runs(dataset.name)}
     for number, (entry, own, group, rng) in enumerate(todo, 1):
         if (group, rng) not in done:
-            print(
-                f"\n{number} of {len(todo)}: {entry.method}, rng {rng} {' '.join(_changes(entry.overrides))}".rstrip()
-            )
+            print(f"\n{number} of {len(todo)}: {entry.name}, rng {rng}")
             run_method(entry.method, preset, str(dataset.root), rng=rng, overrides=own, publish=publish)
 
 
@@ -153,7 +121,7 @@ def results_of(dataset: Dataset, preset: str, chosen: Sequence[str]) -> Results:
     means: list[tuple[str, Sequence[int] | None]] = [(f"all {len(classes) + 1} classes", None)]
     if indices:
         means.append((", ".join(chosen), indices))
-    rows = [_Row.of(group, preset) for group in sorted(groups, key=lambda group: _order(group[0].method))]
+    rows = [_Row.of(group, preset) for group in sorted(groups, key=lambda group: shown_order(group[0].method))]
     return Results(_identity(dataset), rows, means)
 
 
@@ -203,10 +171,6 @@ class _Percent:
     def __str__(self) -> str:
         deviation = "" if self.deviation is None else f" ± {self.deviation:.1f}"
         return f"{self.mean:.1f}{deviation} [{self.low:.1f}, {self.high:.1f}]"
-
-
-def _order(method: str) -> tuple[int, str]:
-    return _ROLES.get(roles().get(method, ""), 1), method
 
 
 def _changes(settings: Mapping[str, str]) -> list[str]:

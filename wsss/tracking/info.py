@@ -11,6 +11,7 @@ from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from wsss.git import VERSION
 from wsss.tracking import names
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class RunInfo:
             names.COMMAND: self.command,
             names.GIT_COMMIT: self.git.commit or "",
             names.GIT_DIRTY: str(self.git.dirty).lower(),
+            names.VERSION: VERSION,
             **({names.DATA_MD5: version.md5} if version else {}),
         }
 

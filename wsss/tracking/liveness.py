@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from wsss.process import is_gone, is_here, this_process
@@ -77,18 +77,27 @@ def find_interrupted(client: MlflowClient, fingerprint: str) -> Run | None:
     return None
 
 
-class Heartbeat(threading.Thread):
-    """Renews a run's heartbeat until stopped; a beat that does not get through is left out."""
+def beat(client: MlflowClient, run_id: str) -> None:
+    """Say once that a run is alive."""
+    client.set_tag(run_id, names.HEARTBEAT, f"{time.time():.0f}")
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
+
+class Heartbeat(threading.Thread):
+    """Renews a run's heartbeat until stopped; a beat that does not get through is left out.
+
+    Args:
+        beat: says once that the run is alive.
+    """
+
+    def __init__(self, beat: Callable[[], object]) -> None:
         super().__init__(name="heartbeat", daemon=True)
-        self._client, self._run_id = client, run_id
+        self._beat = beat
         self._stopped = threading.Event()
 
     def run(self) -> None:
         while not self._stopped.wait(BEAT_S):
             with contextlib.suppress(Exception), _beating:
-                self._client.set_tag(self._run_id, names.HEARTBEAT, f"{time.time():.0f}")
+                self._beat()
 
     def stop(self) -> None:
         self._stopped.set()

@@ -25,6 +25,11 @@ HOST = "host"
 PID = "pid"
 PROCESS = "process"
 HEARTBEAT = "heartbeat"
+VERSION = "wsss.version"
+RUN_ID = "run.id"
+"""The id that a run gave itself where there was no server; commands find it by this one too."""
+IMPORTED = "run.imported"
+"""How far the record of such a run was brought in."""
 
 # Tags of a dataset input.
 DVC_MD5 = "dvc.md5"

@@ -61,7 +61,7 @@ def _new(client: MlflowClient, info: RunInfo) -> Run:
     from mlflow.exceptions import MlflowException
 
     try:
-        return client.create_run(experiment_id(client), run_name=info.title, tags=_source_tags(info))
+        return client.create_run(experiment_id(client), run_name=info.title, tags=source_tags(info))
     except MlflowException as error:
         raise UserError(
             f"MLflow begins no run in this experiment ({one_line(error)}); name one that exists, or a new one, in "
@@ -77,7 +77,8 @@ def experiment_id(client: MlflowClient) -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_ID", "0")
 
 
-def _source_tags(info: RunInfo) -> dict[str, str]:
+def source_tags(info: RunInfo) -> dict[str, str]:
+    """What MLflow's own pages show of where a run comes from."""
     return {
         names.MLFLOW_USER: user(),
         names.MLFLOW_SOURCE_NAME: info.command,

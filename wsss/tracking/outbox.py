@@ -111,15 +111,19 @@ class Outbox:
 
     When the server does not answer, the writes wait on disk, after one line of warning, and are sent in order as soon
     as it is back.
+
+    Args:
+        client: MLflow's.
+        folder: of what waits.
+        run: the run's id.
     """
 
-    def __init__(self, client: MlflowClient, work: Path, run: str) -> None:
-        folder = work / SPOOL / run
+    def __init__(self, client: MlflowClient, folder: Path, run: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / LOCK)
         self._lock.acquire()
         self._sender = Sender(client, folder, run)
-        self._work = work
+        self._folder = folder
         self._waiting: list[Write] = []
         self._changed = threading.Condition()
         self._busy = self._urgent = self._closed = False
@@ -134,17 +138,8 @@ class Outbox:
 
     def put_files(self, run: str, files: Mapping[str, bytes | Path]) -> None:
         """Leave artifacts to be sent: path below the run's artifacts to content, or to a file or folder to copy."""
-        name = uuid.uuid4().hex[:12]
-        with disk_errors(self._work):
-            for path, source in files.items():
-                target = self._sender.unsent.files / name / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                if isinstance(source, bytes):
-                    target.write_bytes(source)
-                elif source.is_dir():
-                    shutil.copytree(source, target)
-                else:
-                    shutil.copyfile(source, target)
+        with disk_errors(self._folder):
+            name = copy_files(files, self._sender.unsent.files)
         self.put(Write("files", run, {"folder": name}))
 
     def flush(self) -> None:
@@ -213,8 +208,23 @@ class Outbox:
             log.warning(
                 "MLflow does not answer (%s); the run goes on, what it would write is kept in %s and sent later",
                 one_line(error)[:200],
-                self._work / SPOOL,
+                self._folder.parent,
             )
+
+
+def copy_files(files: Mapping[str, bytes | Path], to: Path) -> str:
+    """Copy artifacts, path to content or to a file or folder, into a new folder in `to`; its name."""
+    name = uuid.uuid4().hex[:12]
+    for path, source in files.items():
+        target = to / name / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(source, bytes):
+            target.write_bytes(source)
+        elif source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            shutil.copyfile(source, target)
+    return name
 
 
 def send_left_behind(client: MlflowClient, work: Path) -> int:

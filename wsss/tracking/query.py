@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -92,22 +93,37 @@ def runs(dataset: str | None = None, method: str | None = None, finished: bool =
 
 
 def find_run(run_id: str) -> RunRecord:
-    """The method's run of an id.
+    """The method's run of an id, MLflow's or that of a record that was brought in.
 
     Raises:
         UserError: there is no such run, or it is something else's; or the tracking store can't be used.
     """
-    client = mlflow_client()
-    from mlflow.exceptions import MlflowException
-
     listing = command("wsss", "compare", "--wide")
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        raise UserError(f"there is no run {run_id}; `{listing}` lists the runs and their ids") from error
+    run = run_of(mlflow_client(), run_id)
+    if run is None:
+        raise UserError(f"there is no run {run_id}; `{listing}` lists the runs and their ids")
     if run.data.tags.get(names.KIND) != names.METHOD_RUN:
         raise UserError(f"run {run_id} is not the run of a method; `{listing}` lists those and their ids")
     return RunRecord.of(run)
+
+
+def run_of(client: MlflowClient, run_id: str) -> Run | None:
+    """MLflow's run of an id, its own or that of a record that was brought in; None without any."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+    return run_of_record(client, run_id)
+
+
+def run_of_record(client: MlflowClient, record_id: str) -> Run | None:
+    """The run that a record was brought in as; None where it was not."""
+    if not re.fullmatch("[0-9a-f]{32}", record_id):
+        return None
+    return next(search(client, f"tags.`{names.RUN_ID}` = '{record_id}'"), None)
 
 
 def evaluation(run: RunRecord, split: str, what: str) -> Evaluation | None:

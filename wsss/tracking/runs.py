@@ -6,12 +6,14 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
 
+from wsss.errors import OutOfTimeError
 from wsss.interface import Reporter, StepResult
 from wsss.progress import ConsoleReporter
 from wsss.scores import metric_names
@@ -20,14 +22,13 @@ from wsss.storage import disk_errors
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
 from wsss.tracking.info import RunInfo, dataset_input, environment, user
-from wsss.tracking.liveness import Heartbeat, mark_dead_runs
+from wsss.tracking.liveness import Heartbeat, beat, mark_dead_runs
+from wsss.tracking.offline import OpenRun, RecordWriter, open_record
 from wsss.tracking.opening import open_run
-from wsss.tracking.outbox import Outbox, send_left_behind
+from wsss.tracking.outbox import SPOOL, Outbox, send_left_behind
 from wsss.tracking.writes import Write, batch
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-
     from wsss.versions import DataVersion
 
 Console = Callable[[str], Reporter]
@@ -35,7 +36,12 @@ Console = Callable[[str], Reporter]
 
 @contextmanager
 def method_run(
-    info: RunInfo, *, work: Path = Path("work"), parent: str | None = None, console: Console = ConsoleReporter
+    info: RunInfo,
+    *,
+    work: Path = Path("work"),
+    parent: str | None = None,
+    console: Console = ConsoleReporter,
+    offline: Path | None = None,
 ) -> Iterator[MethodRun]:
     """A method's run; ends as the `with` block ends: FINISHED, FAILED, or KILLED by a keyboard interrupt.
 
@@ -48,11 +54,27 @@ def method_run(
         work: the local folder of scratch data.
         parent: the id of the run that this one is a part of, such as a search's.
         console: makes what shows a step's progress, from the step's key.
+        offline: the folder of the record, where there is no server: see `wsss.tracking.offline`. MLflow is not asked.
 
     Raises:
         UserError: the tracking store can't be used, or MLFLOW_RUN_ID names a run that is not there or is another's.
     """
-    work = work.absolute()
+    opened = _open(info, work.absolute(), parent) if offline is None else open_record(offline.absolute(), info)
+    heartbeat = Heartbeat(opened.beat)
+    heartbeat.start()
+    try:
+        method = MethodRun(opened, console)
+        with method._ending():
+            settings = json.dumps(dict(info.settings), indent=1)
+            method.artifacts({names.SETTINGS: settings.encode(), names.ENVIRONMENT: environment().encode()})
+            yield method
+    finally:
+        heartbeat.stop()
+        opened.close()
+
+
+def _open(info: RunInfo, work: Path, parent: str | None) -> OpenRun:
+    """The run in MLflow."""
     with disk_errors(work.parent):
         client = mlflow_client()
         send_left_behind(client, work)
@@ -60,24 +82,16 @@ def method_run(
         with FileLock(work / ".tracking.lock"):
             mark_dead_runs(client)
             run = open_run(client, info, parent)
-    outbox = Outbox(client, work, run.info.run_id)
-    heartbeat = Heartbeat(client, run.info.run_id)
-    heartbeat.start()
-    try:
-        method = MethodRun(outbox, run, console)
-        with method._ending():
-            settings = json.dumps(dict(info.settings), indent=1)
-            method.artifacts({names.SETTINGS: settings.encode(), names.ENVIRONMENT: environment().encode()})
-            yield method
-    finally:
-        heartbeat.stop()
-        outbox.close()
+    run_id = run.info.run_id
+    outbox = Outbox(client, work / SPOOL / run_id, run_id)
+    tables = run.data.tags.get(names.MLFLOW_TABLES, "[]")
+    return OpenRun(run_id, run.info.experiment_id, outbox, partial(beat, client, run_id), outbox.close, tables)
 
 
 class _Tracked:
     """What a method's run and a stage's run have in common."""
 
-    def __init__(self, outbox: Outbox, key: str) -> None:
+    def __init__(self, outbox: Outbox | RecordWriter, key: str) -> None:
         self._outbox, self._key = outbox, key
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
@@ -104,12 +118,12 @@ class _Tracked:
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
-        """Write how the run ended: FINISHED, FAILED with the error's text, or KILLED by a keyboard interrupt."""
+        """Write how the run ended: FINISHED, FAILED with the error's text, or KILLED by an interrupt or a deadline."""
         try:
             yield
         except BaseException as error:
             self.tags({names.ERROR: f"{type(error).__name__}: {error}"[:1000]})
-            self._status("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            self._status("KILLED" if isinstance(error, KeyboardInterrupt | OutOfTimeError) else "FAILED")
             raise
         self._status("FINISHED")
 
@@ -118,14 +132,14 @@ class MethodRun(_Tracked):
     """A method's run.
 
     Attributes:
-        id: MLflow's.
+        id: MLflow's; without a server the record's.
     """
 
-    def __init__(self, outbox: Outbox, run: Run, console: Console) -> None:
-        super().__init__(outbox, run.info.run_id)
-        self.id: str = run.info.run_id
-        self._experiment = run.info.experiment_id
-        self._tables: list[dict[str, str]] = json.loads(run.data.tags.get(names.MLFLOW_TABLES, "[]"))
+    def __init__(self, opened: OpenRun, console: Console) -> None:
+        super().__init__(opened.outbox, opened.id)
+        self.id = opened.id
+        self._experiment = opened.experiment
+        self._tables: list[dict[str, str]] = json.loads(opened.tables)
         self._console = console
 
     @contextmanager
@@ -158,6 +172,16 @@ class MethodRun(_Tracked):
         files: dict[str, bytes | Path] = {names.panel_file(image_id): panel}
         self.artifacts(files | {names.map_file(what, image_id): png for what, png in maps.items()})
 
+    def model(self, folder: Path, about: Mapping[str, Any]) -> None:
+        """The trained network of a run without a server, to be packaged and registered when it is brought into MLflow.
+
+        Args:
+            folder: the training step's output.
+            about: what `wsss.registry` needs to know of the data, JSON-ready.
+        """
+        assert isinstance(self._outbox, RecordWriter)
+        self._outbox.put_model(self.id, folder, about)
+
     def labels(self, version: DataVersion, source: str, manifest: Sequence[Mapping[str, str]]) -> None:
         """The version of the labels that the run made and used, with the list of its files."""
         self.tags({names.LABELS_MD5: version.md5})
@@ -169,7 +193,7 @@ class MethodRun(_Tracked):
 class StageRun(_Tracked):
     """The child run of a stage."""
 
-    def __init__(self, outbox: Outbox, key: str, method: MethodRun, console: Console) -> None:
+    def __init__(self, outbox: Outbox | RecordWriter, key: str, method: MethodRun, console: Console) -> None:
         super().__init__(outbox, key)
         self._method, self._console = method, console
 

@@ -9,11 +9,12 @@ import shutil
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from wsss.storage import temporary_folder
 from wsss.tracking.writes import Write
 
 DATABASE = "unsent.db"
@@ -150,6 +151,35 @@ class UnsentWrites:
         self._transaction(bring_in)
         lines.unlink()
         sent.unlink(missing_ok=True)
+
+
+def read_writes(path: Path) -> list[str]:
+    """The JSON of every write in a database, in order; nothing beside it is made, changed or put aside.
+
+    Raises:
+        OSError, sqlite3.Error: it is missing, damaged or cut off.
+    """
+    with copied(path) as copy, closing(sqlite3.connect(copy)) as database:
+        return [text for (text,) in database.execute("SELECT write FROM writes ORDER BY number")]
+
+
+@contextmanager
+def copied(path: Path) -> Iterator[Path]:
+    """A copy of a database for a moment, without what a process that was killed had half written.
+
+    Raises:
+        OSError, sqlite3.Error: it is missing, damaged or cut off.
+    """
+    with temporary_folder() as folder:
+        copy = folder / path.name
+        shutil.copyfile(path, copy)
+        with suppress(FileNotFoundError):
+            shutil.copyfile(f"{path}-journal", f"{copy}-journal")
+        with closing(sqlite3.connect(copy)) as database:
+            (state,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            if state != "ok":
+                raise sqlite3.DatabaseError(" ".join(state.split()))
+        yield copy
 
 
 def _next_write(number: int, database: sqlite3.Connection) -> tuple[int, str] | None:

@@ -1,0 +1,316 @@
+"""Records that are damaged, unfinished, foreign or hostile: one sentence each, and nothing of them in MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tracking_examples import INFO
+
+from wsss.data import Dataset
+from wsss.errors import UserError
+from wsss.registry.records import import_records
+from wsss.tracking import names, packing, query
+from wsss.tracking.importing import bring_in, load_record
+from wsss.tracking.offline import DATABASE, PROCESS, RUN, RUNS, RunFile
+from wsss.tracking.packing import bytes_of, opened, pack
+from wsss.tracking.runs import method_run
+
+
+def record(out: Path, info=INFO, ends: type[BaseException] | None = None) -> Path:
+    """The folder of a record: 3 epochs of a stage, an artifact, and an end."""
+    try:
+        with method_run(info, offline=out) as run:
+            with run.stage("localize") as stage:
+                for epoch in range(3):
+                    stage.metrics({"train/loss": 1 / (epoch + 1)}, epoch)
+            run.metrics({"val/pred/miou": 0.5})
+            run.artifacts({"note.txt": b"a note"})
+            if ends:
+                raise ends("the end")
+    except BaseException as error:
+        if type(error) is not ends:
+            raise
+    return out / RUNS / run.id
+
+
+def brought(out: Path) -> list[str]:
+    """What importing says of each record: "new", "old" or what is wrong."""
+    with opened([out]) as (folder, left_out):
+        results = import_records(folder, left_out)
+        return [str(r) if isinstance(r, UserError) else "new" if r.new else "old" for r in results]
+
+
+def edit(path: Path, **values: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def die(folder: Path) -> None:
+    """Leave a record as a killed process does."""
+    edit(folder / RUN, status="RUNNING", writes=0)
+    with sqlite3.connect(folder / DATABASE) as database:
+        database.execute("""DELETE FROM writes WHERE write LIKE '%"kind": "status", "run": "%' AND number > 5""")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, "FINISHED"), (ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")]
+)
+def test_a_run_ends_in_mlflow_as_it_ended(store, tmp_path: Path, error, status: str) -> None:
+    folder = record(tmp_path / "out", ends=error)
+    assert RunFile.read(folder).status == status
+    time.sleep(0.01)
+    assert brought(tmp_path / "out") == ["new"]
+    run = query.run_of(store, folder.name)
+    assert run.info.status == status
+    assert run.info.start_time == RunFile.read(folder).start <= run.info.end_time < time.time_ns() // 1_000_000
+    assert run.data.tags[names.PID] == str(os.getpid())
+    assert (names.ERROR in run.data.tags) == (error is not None)
+    stage = query.stage_runs(store, "0", run.info.run_id)["localize"]
+    assert [m.value for m in store.get_metric_history(stage.info.run_id, "train/loss")] == [1.0, 1 / 2, 1 / 3]
+
+
+def test_a_run_that_failed_goes_on_under_its_id_and_another_does_not(store, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = record(out, ends=ValueError)
+    assert brought(out) == ["new"]
+    assert record(out) == first
+    assert record(out) != first
+    assert record(out, replace(INFO, fingerprint="0" * 64)) != first
+    assert brought(out) == ["new"] * 3
+    assert brought(out) == ["old"] * 3
+    run = query.run_of(store, first.name)
+    assert run.info.status == "FINISHED" and names.ERROR not in run.data.tags
+    assert len(query.stage_runs(store, "0", run.info.run_id)) == 1
+
+
+def test_a_run_whose_process_died_has_failed_at_its_last_heartbeat(store, tmp_path: Path) -> None:
+    folder = record(tmp_path / "out")
+    die(folder)
+    edit(folder / PROCESS, process="elsewhere-1-2", heartbeat="1700000000")
+    assert brought(tmp_path / "out") == ["new"]
+    run = query.run_of(store, folder.name)
+    assert (run.info.status, run.info.end_time) == ("FAILED", 1700000000_000)
+
+
+def test_an_import_that_was_interrupted_goes_on(store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = record(tmp_path / "out")
+    loaded = load_record(folder)
+    for call in ("create_run", "log_batch", "log_inputs", "log_artifacts", "set_terminated"):
+        done = getattr(type(store), call)
+
+        def once(self, *arguments, done=done, **named):
+            done(self, *arguments, **named)
+            raise ConnectionError("gone")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(store), call, once)
+            with pytest.raises(ConnectionError):
+                bring_in(store, loaded, Path("work"))
+    assert brought(tmp_path / "out") == ["new"]
+    assert brought(tmp_path / "out") == ["old"]
+    (run,) = query.search(store, f"tags.`{names.KIND}` = 'method'")
+    stages = query.stage_runs(store, "0", run.info.run_id)
+    assert len(stages) == 1
+    assert len(store.get_metric_history(stages["localize"].info.run_id, "train/loss")) == 3
+    assert run.info.status == "FINISHED"
+
+
+def cut_database(folder: Path) -> None:
+    content = (folder / DATABASE).read_bytes()
+    (folder / DATABASE).write_bytes(content[: len(content) // 2])
+
+
+def lose_writes(folder: Path) -> None:
+    with sqlite3.connect(folder / DATABASE) as database:
+        database.execute("DELETE FROM writes WHERE number > 4")
+
+
+def change_a_write(folder: Path, old: str, new: str) -> None:
+    with sqlite3.connect(folder / DATABASE) as database:
+        database.execute("UPDATE writes SET write = replace(write, ?, ?)", (old, new))
+
+
+def link(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+
+
+def note(folder: Path) -> Path:
+    return next(folder.glob("files/*/note.txt"))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "database cut": (cut_database, "damaged or cut off"),
+    "database missing": (lambda folder: (folder / DATABASE).unlink(), "damaged or cut off"),
+    "writes lost": (lose_writes, r"damaged or cut off \(4 of \d+ writes\); copy it again, whole"),
+    "file missing": (lambda folder: note(folder).unlink(), r"note.txt is missing\)"),
+    "file cut": (lambda folder: note(folder).write_bytes(b"a n"), r"note.txt is not what was written\)"),
+    "file added": (lambda folder: (note(folder).parent / "more").write_text(""), "more is none of its files"),
+    "file linked": (lambda folder: link(note(folder)), "note.txt is missing"),
+    "run.json missing": (lambda folder: (folder / RUN).unlink(), "is no record of a run: it has no run.json"),
+    "run.json cut": (lambda folder: (folder / RUN).write_text('{"id": '), "run.json can't be read"),
+    "run.json another's": (lambda folder: edit(folder / RUN, id="../../x"), "is not what a run writes"),
+    "process missing": (lambda folder: (folder / PROCESS).unlink(), "process.json can't be read"),
+    "newer": (lambda f: edit(f / RUN, format=2), r"newer version \(format 2, this one knows 1\); update this one"),
+    "still going": (
+        lambda folder: edit(folder / RUN, status="RUNNING"),
+        r"run [0-9a-f]{32} \(affinity-demo-shapes-3\) still goes on, .* import it when it has ended",
+    ),
+    "name that leaves": (lambda f: change_a_write(f, "note.txt", "../../../run.json"), "does not stay inside"),
+    "folder that leaves": (
+        lambda f: change_a_write(f, f'"folder": "{note(f).parent.name}"', '"folder": "../.."'), "does not stay inside"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_record_that_can_not_be_trusted_is_refused(tmp_path: Path, damage: str) -> None:
+    folder = record(tmp_path / "out")
+    spoil, sentence = DAMAGES[damage]
+    spoil(folder)
+    with pytest.raises(UserError, match=sentence) as refusal:
+        load_record(folder)
+    assert "\n" not in str(refusal.value)
+
+
+def test_what_is_wrong_with_one_record_keeps_none_of_the_others(store, tmp_path: Path) -> None:
+    folder = record(tmp_path / "out")
+    other = record(tmp_path / "out", replace(INFO, fingerprint="0" * 64))
+    note(folder).write_bytes(b"a n")
+    results = brought(tmp_path / "out")
+    assert "new" in results and len(results) == 2
+    assert [run.tags[names.RUN_ID] for run in query.runs(finished=False)] == [other.name]
+
+
+def test_a_record_of_other_data_than_is_here_is_refused(store, tiny_shapes: Dataset, tmp_path: Path) -> None:
+    folder = record(tmp_path / "out")
+    shutil.copytree(tiny_shapes.root, tmp_path / "data/shapes")
+    (problem,) = brought(tmp_path / "out")
+    assert problem.startswith(
+        f"run {folder.name} (affinity-demo-shapes-3) is of a dataset shapes with digest dddddddddddd"
+    )
+    assert tiny_shapes.digest[:12] in problem and problem.endswith("or import in another folder")
+    assert query.runs(finished=False) == []
+
+
+def test_what_is_no_record_is_said(store, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty holds no record of a run; name the folder that `wsss run --offline`"):
+        brought(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"empty holds no record of a run"):
+        pack(tmp_path / "empty", tmp_path / "to", 1 << 20, 2)
+
+
+def test_a_record_that_can_not_be_written_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_, **__):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    sentence = "the disk that holds .* is full"
+    with pytest.raises(UserError, match=sentence), method_run(INFO, offline=tmp_path / "out") as run:  # noqa: SIM117 - the patch ends before the run
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite3, "connect", full)
+            run.metrics({"x": 1.0})
+    assert RunFile.read(tmp_path / "out" / RUNS / run.id).status == "FAILED"
+
+
+@pytest.fixture
+def packs(tmp_path: Path) -> Path:
+    """A folder with two packs of a record that has large files."""
+    with method_run(INFO, offline=tmp_path / "out") as run:
+        run.artifacts({f"confusion/val/{n}.npz": os.urandom(30_000) for n in range(3)})
+        run.artifacts({f"{names.PANELS}/{n}.png": os.urandom(30_000) for n in range(12)})
+    pack(tmp_path / "out", tmp_path / "packs", 220_000, 2)
+    return tmp_path / "packs"
+
+
+def test_what_is_worth_most_is_packed_and_the_rest_is_named(packs: Path, store, tmp_path: Path) -> None:
+    assert sorted(path.name for path in packs.iterdir()) == ["wsss-record-1.zip", "wsss-record-2.zip"]
+    assert all(path.stat().st_size <= 220_000 for path in packs.iterdir())
+    with zipfile.ZipFile(packs / "wsss-record-1.zip") as archive:
+        index = json.loads(archive.read("index.json"))
+    packed = [Path(file["name"]).name for file in index["files"]]
+    assert packed[:3] == [RUN, PROCESS, DATABASE]
+    assert {"0.npz", "1.npz", "2.npz", "0.png"} <= set(packed)
+    assert index["left_out"] and all("panels" in name for name in index["left_out"])
+    assert any(len(file["parts"]) > 1 for file in index["files"])
+    assert brought(packs) == ["new"]
+    assert brought(tmp_path / "out") == ["new"]
+    assert len(query.runs()) == 1
+
+
+def test_a_run_that_died_is_packed_as_failed_and_one_that_goes_on_is_left_out(store, tmp_path: Path) -> None:
+    died, going = record(tmp_path / "out"), record(tmp_path / "out", replace(INFO, fingerprint="0" * 64))
+    for folder in (died, going):
+        die(folder)
+    mark = json.loads((died / PROCESS).read_text())["process"]
+    edit(died / PROCESS, process=mark.rpartition("-")[0] + "-1")
+    packed = pack(tmp_path / "out", tmp_path / "packs", 1 << 20, 2)
+    assert packed.left_out == {f"runs/{going.name}": "its run still goes on"}
+    shutil.rmtree(tmp_path / "out")
+    with opened([tmp_path / "packs"]) as (out, _):
+        edit(out / RUNS / died.name / PROCESS, process="elsewhere-1-2", heartbeat=f"{time.time():.0f}")
+        assert load_record(out / RUNS / died.name).ended[0] == "FAILED"
+
+
+def rewritten(path: Path, change: Callable[[dict], object], entry: bytes | None = None) -> None:
+    """An archive with another index, and another content of every entry."""
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    index = json.loads(contents.pop("index.json", b"{}"))
+    change(index)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content if entry is None else entry)
+        archive.writestr("index.json", json.dumps(index))
+
+
+FIRST = "wsss-record-1.zip"
+SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "second missing": (lambda p: (p / "wsss-record-2.zip").unlink(), "of 2 archives wsss-record-2.zip are not here"),
+    "cut": (lambda p: os.truncate(p / FIRST, 5000), "is no archive that can be read"),
+    "newer": (lambda p: rewritten(p / FIRST, lambda i: i.update(format=9)), r"newer version \(format 9"),
+    "no index": (lambda p: rewritten(p / FIRST, lambda i: i.pop("files")), "has no index that can be read"),
+    "absurd index": (lambda p: rewritten(p / FIRST, lambda i: i.update(archives=10**9)), "not what `wsss pack` writes"),
+    "name that leaves": (
+        lambda p: rewritten(p / FIRST, lambda i: i["files"][0].update(name="runs/../../x")), "does not stay inside"
+    ),
+    "larger than said": (lambda p: rewritten(p / FIRST, lambda i: None, bytes(9_000_000)), "has more than .* bytes"),
+    "other content": (lambda p: rewritten(p / FIRST, lambda i: None, b""), "is not what was packed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", SPOILT)
+def test_archives_that_can_not_be_trusted_are_refused(packs: Path, store, damage: str) -> None:
+    spoil, sentence = SPOILT[damage]
+    spoil(packs)
+    with pytest.raises(UserError, match=sentence):
+        brought(packs)
+    assert query.runs(finished=False) == []
+
+
+def test_a_pack_without_the_first_archive_is_refused(packs: Path) -> None:
+    sentence = f"wsss-record-2.zip lacks {FIRST}, which has the index; put it beside"
+    with pytest.raises(UserError, match=sentence), opened([packs / "wsss-record-2.zip"]):
+        pass
+
+
+def test_limits_that_can_not_be_kept_are_refused(packs: Path, tmp_path: Path) -> None:
+    assert (bytes_of("16MB"), bytes_of("100 kb"), bytes_of("1.5g")) == (16_000_000, 100_000, 1_500_000_000)
+    for text in ("16 elephants", "1kB", "-3MB"):
+        with pytest.raises(UserError, match="must be a size of at least 64 kB, such as 16MB"):
+            bytes_of(text)
+    with pytest.raises(UserError, match="exists and is not an empty folder; name another"):
+        pack(tmp_path / "out", packs, 1 << 20, 2)
+    with method_run(replace(INFO, fingerprint="0" * 64), offline=tmp_path / "out") as run:
+        run.tags({f"noise{n}": os.urandom(2000).hex() for n in range(60)})
+    with pytest.raises(UserError, match="the records alone do not fit into 1 archives of 65,536 bytes"):
+        pack(tmp_path / "out", tmp_path / "small", packing.SMALLEST, 1)
+    assert not (tmp_path / "small").exists() and not list(tmp_path.glob(".small*"))
