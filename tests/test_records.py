@@ -213,11 +213,13 @@ def test_a_record_that_can_not_be_written_ends_the_run(tmp_path: Path, monkeypat
     def full(*_, **__):
         raise sqlite3.OperationalError("database or disk is full")
 
-    sentence = "the disk that holds .* is full"
-    with pytest.raises(UserError, match=sentence), method_run(INFO, offline=tmp_path / "out") as run:
-        with monkeypatch.context() as patch:
-            patch.setattr(sqlite3, "connect", full)
-            run.metrics({"x": 1.0})
+    with (
+        pytest.raises(UserError, match="the disk that holds .* is full"),
+        method_run(INFO, offline=tmp_path / "out") as run,
+        monkeypatch.context() as patch,
+    ):
+        patch.setattr(sqlite3, "connect", full)
+        run.metrics({"x": 1.0})
     assert RunFile.read(tmp_path / "out" / RUNS / run.id).status == "FAILED"
 
 
