@@ -21,8 +21,9 @@ from wsss.registry.records import import_records
 from wsss.tracking import names, packing, query
 from wsss.tracking.importing import bring_in, load_record
 from wsss.tracking.offline import DATABASE, PROCESS, RUN, RUNS, RunFile
-from wsss.tracking.packing import bytes_of, opened, pack
+from wsss.tracking.packing import bytes_of, pack
 from wsss.tracking.runs import method_run
+from wsss.tracking.unpacking import opened
 
 
 def record(out: Path, info=INFO, ends: type[BaseException] | None = None) -> Path:
@@ -256,6 +257,9 @@ def test_a_run_that_died_is_packed_as_failed_and_one_that_goes_on_is_left_out(st
     edit(died / PROCESS, process=mark.rpartition("-")[0] + "-1")
     packed = pack(tmp_path / "out", tmp_path / "packs", 1 << 20, 2)
     assert packed.left_out == {f"runs/{going.name}": "its run still goes on"}
+    shutil.rmtree(died)
+    with pytest.raises(UserError, match="no record in .*out can be packed: its run still goes on"):
+        pack(tmp_path / "out", tmp_path / "none", 1 << 20, 2)
     shutil.rmtree(tmp_path / "out")
     with opened([tmp_path / "packs"]) as (out, _):
         edit(out / RUNS / died.name / PROCESS, process="elsewhere-1-2", heartbeat=f"{time.time():.0f}")
