@@ -47,7 +47,8 @@ class Request:
     """What the environment asks for.
 
     Attributes:
-        data: WSSS_GPU_DATA, a dataset's folder or one that holds VOCdevkit; None for the built-in shapes.
+        data: WSSS_GPU_DATA, a dataset's folder, or one that holds VOCdevkit and, without boxes in it, perhaps a
+            file of tags (.npz or .csv); None for the built-in shapes.
         preset: WSSS_GPU_PRESET; by default small, for the built-in shapes demo.
         methods: WSSS_GPU_RUN, names separated by commas; by default all.
         settings: WSSS_GPU_SET, settings "KEY=VALUE" separated by spaces, such as the file of initial weights.
@@ -159,7 +160,17 @@ class Session:
         data, out = self._request.data, self._request.out
         if data is None or _is_dataset(data) or _is_dataset(out / "data" / "voc"):
             raise _LeftOutError("it is a dataset already")
-        return [*self._python, "wsss.cli", "data", "add", "voc", str(data / "VOCdevkit"), "--no-dvc"], out
+        return [
+            *self._python,
+            "wsss.cli",
+            "data",
+            "add",
+            "voc",
+            str(data / "VOCdevkit"),
+            "--tags",
+            _tags(data),
+            "--no-dvc",
+        ], out
 
     def _results(self, end: float) -> tuple[list[str], Path]:
         request = self._request
@@ -215,6 +226,14 @@ class Session:
 
 class _LeftOutError(Exception):
     """A part has nothing to do here; says why."""
+
+
+def _tags(folder: Path) -> str:
+    """Where the tags come from in a folder that holds VOCdevkit: its boxes, else a file beside it, else its masks."""
+    if (folder / "VOCdevkit" / "VOC2012" / "Annotations").is_dir():
+        return "xml"
+    files = [*sorted(folder.glob("*.npz")), *sorted(folder.glob("*.csv"))]
+    return str(files[0]) if files else "masks"
 
 
 def _is_dataset(folder: Path) -> bool:

@@ -97,3 +97,12 @@ def test_a_part_that_fails_is_said_and_the_next_one_runs(tmp_path: Path) -> None
         "part", [sys.executable, "-c", "raise SystemExit(3)"], tmp_path, time.monotonic() + 60
     )
     assert ending.state == "failed" and "status 3; part.log says why" in ending.why
+
+
+def test_tags_come_from_boxes_else_a_file_beside_them_else_the_masks(tmp_path: Path) -> None:
+    (tmp_path / "VOCdevkit" / "VOC2012").mkdir(parents=True)
+    assert gpu._tags(tmp_path) == "masks"
+    (tmp_path / "labels.npz").touch()
+    assert gpu._tags(tmp_path) == str(tmp_path / "labels.npz")
+    (tmp_path / "VOCdevkit" / "VOC2012" / "Annotations").mkdir()
+    assert gpu._tags(tmp_path) == "xml"

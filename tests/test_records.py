@@ -21,8 +21,9 @@ from wsss.registry.records import import_records
 from wsss.tracking import names, packing, query
 from wsss.tracking.importing import bring_in, load_record
 from wsss.tracking.offline import DATABASE, PROCESS, RUN, RUNS, RunFile
-from wsss.tracking.packing import bytes_of, opened, pack
+from wsss.tracking.packing import bytes_of, pack
 from wsss.tracking.runs import method_run
+from wsss.tracking.unpacking import opened
 
 
 def record(out: Path, info=INFO, ends: type[BaseException] | None = None) -> Path:
@@ -213,11 +214,13 @@ def test_a_record_that_can_not_be_written_ends_the_run(tmp_path: Path, monkeypat
     def full(*_, **__):
         raise sqlite3.OperationalError("database or disk is full")
 
-    sentence = "the disk that holds .* is full"
-    with pytest.raises(UserError, match=sentence), method_run(INFO, offline=tmp_path / "out") as run:
-        with monkeypatch.context() as patch:
-            patch.setattr(sqlite3, "connect", full)
-            run.metrics({"x": 1.0})
+    with (
+        pytest.raises(UserError, match="the disk that holds .* is full"),
+        method_run(INFO, offline=tmp_path / "out") as run,
+        monkeypatch.context() as patch,
+    ):
+        patch.setattr(sqlite3, "connect", full)
+        run.metrics({"x": 1.0})
     assert RunFile.read(tmp_path / "out" / RUNS / run.id).status == "FAILED"
 
 
@@ -254,6 +257,9 @@ def test_a_run_that_died_is_packed_as_failed_and_one_that_goes_on_is_left_out(st
     edit(died / PROCESS, process=mark.rpartition("-")[0] + "-1")
     packed = pack(tmp_path / "out", tmp_path / "packs", 1 << 20, 2)
     assert packed.left_out == {f"runs/{going.name}": "its run still goes on"}
+    shutil.rmtree(died)
+    with pytest.raises(UserError, match="no record in .*out can be packed: its run still goes on"):
+        pack(tmp_path / "out", tmp_path / "none", 1 << 20, 2)
     shutil.rmtree(tmp_path / "out")
     with opened([tmp_path / "packs"]) as (out, _):
         edit(out / RUNS / died.name / PROCESS, process="elsewhere-1-2", heartbeat=f"{time.time():.0f}")

@@ -32,6 +32,8 @@ def examine() -> int:
         except UserError as error:
             state, advice, mark = "missing", str(error), "[red]"
             broken += 1
+        except ModuleNotFoundError as error:
+            state, advice, mark = "missing", f"needs {error.name}; `wsss run --offline OUT` works without", "[yellow]"
         table.add_row(part, f"{mark}{state}", advice)
     Console(soft_wrap=True).print(table)
     return int(broken > 0)

@@ -17,7 +17,7 @@ def import_records(
 ) -> None:
     """Bring the records of runs without a server into MLflow: whole, once, under the same run ids everywhere."""
     from wsss.registry import records
-    from wsss.tracking.packing import opened
+    from wsss.tracking.unpacking import opened
 
     problems = []
     with opened(places) as (out, left_out):
