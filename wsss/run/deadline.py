@@ -21,6 +21,7 @@ class UntilDeadline:
 
     def __init__(self, report: Reporter, deadline: float) -> None:
         self.report, self.deadline = report, deadline
+        self._begun: tuple[int, float] | None = None
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Passed on."""
@@ -33,5 +34,14 @@ class UntilDeadline:
             OutOfTimeError: the deadline is over.
         """
         self.report.progress(done, total, unit, note)
-        if done < total and time.monotonic() >= self.deadline:
-            raise OutOfTimeError(f"the time is over after {done:,} of {total:,} {unit}")
+        now = time.monotonic()
+        if self._begun is None or done < self._begun[0]:
+            self._begun = done, now
+        if done < total and now >= self.deadline:
+            first, started = self._begun
+            pace = (
+                ""
+                if done == first
+                else f"; the others take about {(now - started) / (done - first) * (total - done):,.0f} s more"
+            )
+            raise OutOfTimeError(f"the time is over after {done:,} of {total:,} {unit}{pace}")
