@@ -189,6 +189,4 @@ def test_what_is_not_installed_is_said(root: Path) -> None:
     process = bare(root, "compare")
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 2
-    assert errors.startswith(
-        "wsss: this needs mlflow, which is not installed here; what works without is `wsss run --off"
-    )
+    assert errors.startswith("wsss: this needs mlflow, which is not installed here; what works without is `")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import typer
 
+from wsss import commands
 from wsss.cli import data, exports, models, offline, runs, store
 from wsss.errors import UserError
 
@@ -71,9 +72,10 @@ def main() -> None:
         package = str(error.name).partition(".")[0]
         if package not in _NOT_OFFLINE:
             raise
+        run, bring = commands.command("wsss", "run", "--offline", "OUT"), commands.command("wsss", "import", "OUT")
         sentence = (
-            f"this needs {package}, which is not installed here; what works without is `wsss run --offline OUT`, whose "
-            "record `wsss import` brings in where all is installed"
+            f"this needs {package}, which is not installed here; what works without is `{run}`, whose record `{bring}` "
+            "brings in where all is installed"
         )
         print(f"wsss: {sentence}", file=sys.stderr)
         sys.exit(2)

@@ -33,7 +33,8 @@ def examine() -> int:
             state, advice, mark = "missing", str(error), "[red]"
             broken += 1
         except ModuleNotFoundError as error:
-            state, advice, mark = "missing", f"needs {error.name}; `wsss run --offline OUT` works without", "[yellow]"
+            advice = f"needs {error.name}; without it works: {command('wsss', 'run', '--offline', 'OUT')}"
+            state, mark = "missing", "[yellow]"
         table.add_row(part, f"{mark}{state}", advice)
     Console(soft_wrap=True).print(table)
     return int(broken > 0)

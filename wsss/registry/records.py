@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsss import storage, versions
+from wsss.commands import command
 from wsss.data import open_dataset
 from wsss.data.dataset import dataset_names
 from wsss.data.described import described
@@ -63,7 +64,8 @@ def import_records(out: Path, left_out: Collection[str] = ()) -> Iterator[Import
     folders = record_folders(out)
     if not folders:
         raise UserError(
-            f"{out} holds no record of a run; name the folder that `wsss run --offline` wrote, or its packs"
+            f"{out} holds no record of a run; name the folder of `{command('wsss', 'run', '--offline', 'OUT')}`, "
+            "or its packs"
         )
     mlflow_client()
     for folder in folders:

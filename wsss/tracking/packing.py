@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from wsss.commands import command
 from wsss.errors import UserError
 from wsss.storage import disk_errors, inside, temporary_folder, unfinished
 from wsss.tracking import names
@@ -76,7 +77,8 @@ def pack(out: Path, to: Path, limit: int, files: int) -> Packed:
     """
     folders = record_folders(out)
     if not folders:
-        raise UserError(f"{out} holds no record of a run; name the folder that `wsss run --offline` wrote")
+        run = command("wsss", "run", "--offline", "OUT")
+        raise UserError(f"{out} holds no record of a run; name the folder of `{run}`")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"{to} exists and is not an empty folder; name another")
     left_out: dict[str, str] = {}

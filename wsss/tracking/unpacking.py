@@ -88,7 +88,7 @@ def _index(by_name: Mapping[str, zipfile.ZipFile], given: Sequence[str]) -> dict
     except (KeyError, ValueError, TypeError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{ARCHIVE.format(1)} has no index that can be read ({error}); copy it again") from None
     if not sound:
-        raise UserError(f"the index in {ARCHIVE.format(1)} is not what `wsss pack` writes")
+        raise UserError(f"the index in {ARCHIVE.format(1)} is not what packing writes")
     return dict(index)
 
 
