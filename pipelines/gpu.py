@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+from wsss.commands import command
 from wsss.errors import UserError
 
 PROJECT = Path(__file__).parents[1]
@@ -86,8 +87,8 @@ class Request:
         data = Path(folder).absolute() if folder else None
         if data is not None and not _is_dataset(data) and not (data / "VOCdevkit").is_dir():
             raise UserError(
-                f"WSSS_GPU_DATA is {data}, which neither is a dataset (`wsss data add ... --no-dvc` makes one) nor "
-                "holds VOCdevkit"
+                f"WSSS_GPU_DATA is {data}, which neither is a dataset "
+                f"(`{command('wsss', 'data', 'add', '--no-dvc', '--help')}` says how to make one) nor holds VOCdevkit"
             )
         return cls(
             data=data,

@@ -33,6 +33,8 @@ for name, value in {
     "AWS_EC2_METADATA_DISABLED": "true",
 }.items():
     os.environ.setdefault(name, value)
+# Printed commands are those of a reader who has the environment on the path.
+os.environ["WSSS_READER_PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
 
 SMALL = {
     "localize.train.epochs": "6",

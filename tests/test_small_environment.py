@@ -39,9 +39,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     call(root, uv, "venv", "--python", sys.executable, "env")
     install = (uv, "pip", "install", "--python", "env/bin/python", "--constraint", str(PROJECT / "requirements.lock"))
     try:
-        call(root, *install, "--offline", *PACKAGES.split())
+        call(root, *install, "--offline", *PACKAGES)
     except AssertionError:
-        call(root, *install, *PACKAGES.split())
+        call(root, *install, *PACKAGES)
     yield root / "env" / "bin" / "python"
     shutil.rmtree(root / "env")
 

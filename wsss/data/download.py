@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from wsss.errors import UserError
-from wsss.storage import disk_errors
+from wsss.storage import disk_errors, inside
 
 TIMEOUT_S = 60
 CHUNK = 1 << 20
@@ -117,13 +117,20 @@ def unpack(file: Path, holds: str, folder: Path) -> None:
     try:
         with tarfile.open(file) as tar:
             for member in tqdm(tar, desc=f"unpacking {file.name}", unit=" files", disable=None):
-                tar.extract(member, partial, filter="data")
+                if member.isdir():
+                    continue
+                if not member.isfile():
+                    raise UserError(f"{file} is not to be trusted: {member.name} is a link; nothing was unpacked")
+                target = inside(partial, member.name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                content = tar.extractfile(member)
+                assert content is not None
+                with target.open("wb") as out:
+                    shutil.copyfileobj(content, out)
         if not (partial / holds).is_dir():
             raise UserError(f"{file} holds no folder {holds}")
         (folder / holds).parent.mkdir(parents=True, exist_ok=True)
         os.rename(partial / holds, folder / holds)
-    except tarfile.FilterError as error:
-        raise UserError(f"{file} is not to be trusted: {error}; nothing was unpacked") from None
     except (tarfile.TarError, EOFError) as error:
         raise UserError(f"{file} is damaged ({error}); remove it to fetch it again") from None
     finally:
