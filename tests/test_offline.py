@@ -22,7 +22,7 @@ from wsss.run.method import run_method
 from wsss.scores.evaluation import decode
 from wsss.tracking import names, query
 from wsss.tracking.artifacts import read_artifact
-from wsss.tracking.offline import RUNS
+from wsss.tracking.record import RUNS
 
 RUN = ("run", "--method", "cam", *(part for pair in SETTINGS.items() for part in ("--set", "=".join(pair))))
 

@@ -20,10 +20,11 @@ from wsss.errors import UserError
 from wsss.registry.records import import_records
 from wsss.tracking import names, packing, query
 from wsss.tracking.importing import bring_in, load_record
-from wsss.tracking.offline import DATABASE, PROCESS, RUN, RUNS, RunFile
 from wsss.tracking.packing import bytes_of, pack
+from wsss.tracking.record import PROCESS, RUN, RUNS, RunFile
 from wsss.tracking.runs import method_run
 from wsss.tracking.unpacking import opened
+from wsss.tracking.unsent import DATABASE
 
 
 def record(out: Path, info=INFO, ends: type[BaseException] | None = None) -> Path:

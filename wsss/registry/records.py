@@ -24,8 +24,9 @@ from wsss.run.store import StepStore
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
 from wsss.tracking.importing import Record, bring_in, finish, load_record
-from wsss.tracking.offline import STORE, OpenRun, RunFile, record_folders
+from wsss.tracking.offline import OpenRun
 from wsss.tracking.outbox import SPOOL, Outbox
+from wsss.tracking.record import STORE, RunFile, record_folders
 from wsss.tracking.runs import MethodRun
 
 if TYPE_CHECKING:

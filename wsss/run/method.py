@@ -33,7 +33,7 @@ from wsss.stages.evaluate import read_evaluations
 from wsss.stream import use_own_cores
 from wsss.tracking import names
 from wsss.tracking.info import DatasetInfo, RunInfo
-from wsss.tracking.offline import STORE
+from wsss.tracking.record import STORE
 from wsss.tracking.runs import MethodRun, method_run
 
 WORK = Path("work")

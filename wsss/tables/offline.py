@@ -32,7 +32,7 @@ from wsss.scores import Masks
 from wsss.settings import flatten
 from wsss.tables.render import Column, Table, as_text
 from wsss.tables.rows import Entry, by_worth
-from wsss.tracking.offline import STORE, RunFile, record_folders
+from wsss.tracking.record import STORE, RunFile, record_folders
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from wsss.progress import say
 from wsss.storage import inside
 from wsss.tracking import names
 from wsss.tracking.liveness import process_tags
-from wsss.tracking.offline import MODEL, RunFile, is_going, last_status, process_of, read_record, sha256
 from wsss.tracking.opening import experiment_id
 from wsss.tracking.query import run_of_record, stage_runs
+from wsss.tracking.record import MODEL, RunFile, is_going, last_status, process_of, read_record, sha256
 from wsss.tracking.unsent import FILES
 from wsss.tracking.writes import RefusedError, Write, merged, send
 

@@ -27,7 +27,7 @@ from wsss.errors import UserError
 from wsss.storage import disk_errors, inside, temporary_folder, unfinished
 from wsss.tracking import names
 from wsss.tracking.importing import latest_files
-from wsss.tracking.offline import FORMAT, MODEL, PROCESS, RUN, RUNS, RunFile, is_going, read_record, record_folders
+from wsss.tracking.record import FORMAT, MODEL, PROCESS, RUN, RUNS, RunFile, is_going, read_record, record_folders
 from wsss.tracking.unsent import DATABASE, copied
 
 SMALLEST = 64 << 10

@@ -14,8 +14,8 @@ from typing import Any
 
 from wsss.errors import UserError
 from wsss.storage import free_bytes, inside, temporary_folder, write_bytes
-from wsss.tracking.offline import FORMAT, RUNS
 from wsss.tracking.packing import ARCHIVE, INDEX
+from wsss.tracking.record import FORMAT, RUNS
 
 _MAX_INDEX, _MAX_FILE, _MAX_FILES = 64 << 20, 4 << 30, 200_000
 
