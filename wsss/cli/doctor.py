@@ -86,7 +86,7 @@ def _tracking() -> tuple[str, str]:
 
 
 def _store() -> tuple[str, str]:
-    store = os.environ.get("WSSS_STORE", "") or "work/store"
+    store = storage.store_address()
     storage.write_bytes(storage.join(store, _PROBE), b"written by wsss doctor")
     storage.read_bytes(storage.join(store, _PROBE))
     storage.remove(storage.join(store, _PROBE))

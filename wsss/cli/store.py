@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +28,7 @@ def migrate(
     from wsss.run import migrate as migration
 
     work = Path("work")
-    store = store or os.environ.get("WSSS_STORE", "") or str(work / "store")
+    store = store or storage.store_address(work / "store")
     done = migration.migrate(store, work, made_here or not storage.is_remote(store))
     typer.echo(f"{store}: {done.moved} step outputs of the version before moved under their new fingerprints")
     for reason, number in sorted(done.left.items()):

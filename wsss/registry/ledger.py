@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 from wsss.errors import UserError
 from wsss.scores.evaluation import Evaluation, encode
-from wsss.storage import is_remote, join, read_bytes, write_bytes
+from wsss.storage import is_remote, join, read_bytes, store_address, write_bytes
 from wsss.tracking.info import user
 
 PROMOTION, FORCED, REFUSAL, TAKEOVER = "promotion", "forced", "refusal", "takeover"
@@ -211,7 +211,7 @@ class Ledger:
 def _root() -> str:
     if ledger := os.environ.get("WSSS_LEDGER", ""):
         return ledger
-    store = os.environ.get("WSSS_STORE", "") or "work/store"
+    store = store_address()
     if not is_remote(store):
         return str(Path(store).parent / "ledger")
     bucket, _, key = store.removeprefix("s3://").strip("/").partition("/")

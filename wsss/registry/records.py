@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -139,7 +138,7 @@ def _publish(plan: Plan, record: Record, run: Run) -> str:
 
 
 def _store() -> StepStore:
-    return StepStore(os.environ.get("WSSS_STORE", "") or str(WORK / "store"), WORK / "cache")
+    return StepStore(storage.store_address(WORK / "store"), WORK / "cache")
 
 
 def import_steps(out: Path) -> int:

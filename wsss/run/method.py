@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -30,6 +29,7 @@ from wsss.scores import Masks, metric_names
 from wsss.scores.evaluation import joined
 from wsss.settings import settings_of
 from wsss.stages.evaluate import read_evaluations
+from wsss.storage import store_address
 from wsss.stream import use_own_cores
 from wsss.tracking import names
 from wsss.tracking.info import DatasetInfo, RunInfo
@@ -117,7 +117,7 @@ def run_method(
         raise UserError(
             f"method {method} learns from masks, and dataset {dataset.name} has none for its training images"
         )
-    store = "" if offline is None else os.environ.get("WSSS_STORE", "") or str(offline / STORE)
+    store = "" if offline is None else store_address(offline / STORE)
     runner = StepRunner(dataset, rng, choose_device(device), WORK, store, wait=wait, deadline=deadline)
     keep_version = keep_version and offline is None
     outcome = Outcome(steps=runner.results)

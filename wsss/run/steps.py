@@ -72,7 +72,7 @@ class StepRunner:
     results: dict[str, StepResult] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.store = self.store or os.environ.get("WSSS_STORE", "") or str(self.work / "store")
+        self.store = self.store or storage.store_address(self.work / "store")
         self._masks: list[str] | None = None
 
     def fingerprint(self, planned: PlannedStep) -> str:

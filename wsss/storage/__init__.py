@@ -41,11 +41,17 @@ __all__ = [
     "remove",
     "remove_folder",
     "remove_unfinished",
+    "store_address",
     "temporary_folder",
     "unfinished",
     "upload_folder",
     "write_bytes",
 ]
+
+
+def store_address(default: str | Path = "work/store") -> str:
+    """Where step outputs are kept: WSSS_STORE, a folder or s3:// address, else `default`."""
+    return os.environ.get("WSSS_STORE", "") or str(default)
 
 
 def is_remote(url: str | Path) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from wsss.run.steps import choose_device
 from wsss.run.store import StepStore
 from wsss.scores import Masks
 from wsss.settings import flatten
+from wsss.storage import store_address
 from wsss.tables.render import Column, Table, as_text
 from wsss.tables.rows import Entry, by_worth
 from wsss.tracking.record import STORE, RunFile, record_folders
@@ -99,7 +99,7 @@ def measure_offline(
         raise UserError(f"--hours {hours:g} is no time to run anything; it must be above 0")
     deadline = time.monotonic() + 3600 * hours
     device = choose_device("auto")
-    store = StepStore(os.environ.get("WSSS_STORE", "") or str(out / STORE), out / "cache")
+    store = StepStore(store_address(out / STORE), out / "cache")
     tasks = list(_tasks(dataset, preset, rngs, rows, overrides, out, device))
     print(_printed(list(_work(tasks, store, dataset, device)), hours), flush=True)
     left = [task for task in tasks if not task.recorded]
