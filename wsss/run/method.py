@@ -228,7 +228,7 @@ def _run_info(plan: Plan, dataset: Dataset, rng: int, keep_version: bool, tags: 
         settings=plan.settings,
         supervision=plan.supervision,
         rng=rng,
-        fingerprint=run_fingerprint(plan, dataset, rng, tags),
+        fingerprint=run_fingerprint(group, rng, tags),
         group=group,
         git=git.state(),
         command=shlex.join(sys.argv),
@@ -245,9 +245,9 @@ def group_of(plan: Plan, dataset: Dataset) -> str:
     return _digest([plan.method.name, plan.preset, dataset.digest, mask_digests(dataset), steps])
 
 
-def run_fingerprint(plan: Plan, dataset: Dataset, rng: int, tags: Mapping[str, str] | None = None) -> str:
-    """What tells runs apart: the plan with its settings, the data, the rng and the tags that the run is given."""
-    return _digest([group_of(plan, dataset), rng, dict(tags or {})])
+def run_fingerprint(group: str, rng: int, tags: Mapping[str, str] | None = None) -> str:
+    """What tells runs apart: their group (`group_of`), the rng and the tags that the run is given."""
+    return _digest([group, rng, dict(tags or {})])
 
 
 def _digest(content: Any) -> str:

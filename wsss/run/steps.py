@@ -41,8 +41,8 @@ from wsss.run.plan import PlannedStep
 from wsss.run.store import StepStore, is_whole, write_manifest
 from wsss.scores import Masks
 from wsss.settings import flatten
+from wsss.training import CHECKPOINT
 
-CHECKPOINT = "checkpoint.pt"
 SPENT = "seconds.txt"
 """In a scratch folder: how long the attempts that were stopped took."""
 

@@ -23,7 +23,7 @@ from wsss.data import Dataset
 from wsss.errors import OutOfTimeError, UserError
 from wsss.progress import say
 from wsss.run.fingerprints import fingerprints
-from wsss.run.method import run_fingerprint, run_method
+from wsss.run.method import group_of, run_fingerprint, run_method
 from wsss.run.plan import Plan, PlannedStep, make_plan
 from wsss.run.steps import choose_device
 from wsss.run.store import StepStore
@@ -137,7 +137,7 @@ def _tasks(
                 continue
             keys = {p.key for p in plan.steps if scored or p.stage != "evaluate"}
             own = {k: v for k, v in fingerprints(plan, dataset, rng, device).items() if k in keys}
-            yield Task(entry, rng, settings, plan, own, run_fingerprint(plan, dataset, rng) in finished)
+            yield Task(entry, rng, settings, plan, own, run_fingerprint(group_of(plan, dataset), rng) in finished)
 
 
 def _finished(out: Path) -> set[str]:
