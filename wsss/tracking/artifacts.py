@@ -29,7 +29,8 @@ def read_artifact(run_id: str, path: str) -> bytes:
             if not _may_be_there(run_id, path):
                 raise FileNotFoundError(f"run {run_id} has no artifact {path}") from None
             raise UserError(
-                f"artifact {path} of run {run_id} can't be read ({one_line(error)}); check that its store can be reached"
+                f"artifact {path} of run {run_id} can't be read ({one_line(error)}); "
+                "check that its store can be reached"
             ) from error
 
 
