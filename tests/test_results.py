@@ -23,7 +23,7 @@ from wsss.errors import UserError
 from wsss.labels.exchange import pull_labels
 from wsss.run.method import group_of
 from wsss.run.plan import make_plan
-from wsss.tables.results import _percent, measure, results_of, results_page
+from wsss.tables.results import _percent, measure, results_of
 from wsss.tables.rows import entries
 from wsss.tracking.query import find_run
 
@@ -37,7 +37,7 @@ def inside(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 def test_a_method_has_one_row_with_an_interval_for_every_figure(inside: Workspace) -> None:
     dataset = open_dataset("shapes")
-    page = results_page(dataset, "demo", ["background", dataset.classes.names[0]])
+    page = results_of(dataset, "demo", ["background", dataset.classes.names[0]]).markdown()
     run = find_run(inside.run_id)
     rows = [line for line in page.splitlines() if line.startswith("| affinity ")]
     for figure in ("train/cam", "train/labels_crf", "val/pred_crf"):
@@ -80,13 +80,13 @@ def test_what_is_finished_is_not_run_again(inside: Workspace, capsys: pytest.Cap
 def test_what_is_not_there_is_named(inside: Workspace) -> None:
     dataset = open_dataset("shapes")
     with pytest.raises(UserError, match="no finished run with preset paper on shapes"):
-        results_page(dataset, "paper", [])
+        results_of(dataset, "paper", []).markdown()
     with pytest.raises(UserError, match="unknown class 'dog'"):
-        results_page(dataset, "demo", ["dog"])
+        results_of(dataset, "demo", ["dog"]).markdown()
 
 
 def test_what_is_read_back_leaves_no_copy(inside: Workspace, remote_artifacts: list[str], tmp_path: Path) -> None:
-    results_page(open_dataset("shapes"), "demo", [])
+    results_of(open_dataset("shapes"), "demo", []).markdown()
     pull_labels(inside.run_id, tmp_path / "labels")
     assert "dvc/labels.json" in remote_artifacts
     assert not [path for path in Path(tempfile.gettempdir()).iterdir() if path.is_dir()]
@@ -169,4 +169,4 @@ def test_the_command_prints_a_table_and_writes_a_page(inside: Workspace, tmp_pat
     shown = CliRunner().invoke(app, words).output
     assert "affinity" in shown and "| ---" not in shown
     assert CliRunner().invoke(app, [*words, "--to", str(tmp_path / "page.md")]).exit_code == 0
-    assert (tmp_path / "page.md").read_text() == results_page(open_dataset("shapes"), "demo", []) + "\n"
+    assert (tmp_path / "page.md").read_text() == results_of(open_dataset("shapes"), "demo", []).markdown() + "\n"

@@ -138,14 +138,6 @@ def _tags_of_run(run_id: str) -> dict[str, str]:
     return dict(_run(mlflow_client(), run_id).data.tags)
 
 
-def with_alias(name: str, alias: str) -> ModelVersion | None:
-    """The version an alias points to; None if the model or the alias does not exist."""
-    client = mlflow_client()
-    found = client.search_registered_models(f"name = '{name}'")
-    number = found[0].aliases.get(alias) if found else None
-    return _version(client.get_model_version(name, str(number))) if number else None
-
-
 def _version(found: model_registry.ModelVersion) -> ModelVersion:
     return ModelVersion(found.name, str(found.version), found.run_id or "")
 

@@ -125,11 +125,6 @@ def results_of(dataset: Dataset, preset: str, chosen: Sequence[str]) -> Results:
     return Results(_identity(dataset), rows, means)
 
 
-def results_page(dataset: Dataset, preset: str, chosen: Sequence[str]) -> str:
-    """The Markdown of `results_of`."""
-    return results_of(dataset, preset, chosen).markdown()
-
-
 @dataclass(frozen=True)
 class _Row:
     """The runs of one row, by rng; `matrices` has (split, what) to one N x C x C array for each rng."""
