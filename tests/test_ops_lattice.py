@@ -1,5 +1,11 @@
 """The permutohedral lattice: a partition of unity, mutual neighbours, and a filter that is near the Gaussian."""
 
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from textwrap import dedent
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -73,3 +79,32 @@ def test_a_slice_of_the_points_reads_what_all_of_them_read():
 def test_grid_lattice_is_kept(images):
     first = grid_lattice(20, 30, 3.0, torch.device("cpu"), images)
     assert grid_lattice(20, 30, 3.0, torch.device("cpu"), images) is first
+
+
+@pytest.mark.skipif(not find_spec("triton"), reason="Triton is not installed")
+def test_the_gpu_kernels_sum_what_torch_sums():
+    # Triton's interpreter runs them on the processor; it has to be chosen before they are defined.
+    program = """
+        import torch
+        from wsss.ops import lattice_triton
+        from wsss.ops.lattice import build_lattice, weighted_sums
+        torch.manual_seed(0)
+        lattice = build_lattice(torch.rand(5, 300) * 3)
+        for labels in (1, 3, 21):
+            points, table = torch.rand(300, labels), torch.rand(lattice.size + 1, labels)
+            torch.testing.assert_close(
+                lattice_triton.weighted_sums(points, lattice.points, lattice.starts, lattice.splat, many=True),
+                weighted_sums(points, lattice.points, lattice.starts, lattice.splat))
+            every = torch.arange(len(points), dtype=torch.int32)
+            thirds = torch.tensor([0, 0, 100, 300], dtype=torch.int32)
+            torch.testing.assert_close(
+                lattice_triton.weighted_sums(points, None, thirds), weighted_sums(points, every, thirds))
+            torch.testing.assert_close(
+                lattice_triton.weighted_sums(table, lattice.vertices, lattice.bags, lattice.weights),
+                lattice.at_points(table))
+            torch.testing.assert_close(
+                lattice_triton.blurred(table, lattice.neighbours[1]), lattice.blurred(table, 1))
+    """
+    variables = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", dedent(program)], env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -77,7 +77,9 @@ class TorchMeanField:
         for part in marginals:  # where it lay point by point, it lies label by label in the end
             by_label = part.view(images, -1, part.shape[1]).transpose(1, 2).contiguous()
             part.copy_(by_label.view_as(part))
-        return result.view(probabilities.shape).cpu().numpy()
+        # Pages that torch keeps: fresh ones would take longer than all that was computed on a GPU.
+        out = torch.empty(probabilities.shape, pin_memory=self._place.type == "cuda")
+        return out.copy_(result.view(probabilities.shape)).numpy()
 
     def _pass_messages(self, marginals: torch.Tensor, blocks: list[slice]) -> None:
         """Replace the marginals q (N x K) by sum_m w_m (K_m q), K_m the normalised kernel with its diagonal."""

@@ -12,7 +12,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 from torch.nn.functional import embedding_bag
@@ -23,8 +25,6 @@ MAX_VERTICES = 2**62
 """Most places that a lattice may number, so that each has a signed 64-bit key."""
 PIECE = 32
 """Points that a GPU sums one after the other."""
-FEW_LABELS = 8
-"""Up to so many, `embedding_bag` leaves most of a GPU's lanes idle."""
 
 
 @dataclass(frozen=True)
@@ -75,30 +75,25 @@ class Lattice:
         """The splat alone: (M + 1) x K, the last row 0, from N x K float32 values."""
         if self.pieces is None or self.whole is None:
             return weighted_sums(values, self.points, self.starts, self.splat)
+        if kernels := gpu_kernels(values):
+            sums = kernels.weighted_sums(values, self.points, self.pieces, self.splat, many=True)
+            return kernels.weighted_sums(sums, None, self.whole)
         sums = weighted_sums(values, self.points, self.pieces, self.splat)
         return weighted_sums(sums, torch.arange(len(sums), dtype=torch.int32, device=sums.device), self.whole)
 
     def blurred(self, values: torch.Tensor, axis: int) -> torch.Tensor:
         """One axis of the blur: (M + 1) x K from as many float32 values."""
-        index = self.neighbours[axis]
-        if values.is_cuda:
-            both = values.index_select(0, index[::2]).add_(values.index_select(0, index[1::2]))
-        else:
-            both = weighted_sums(values, index, self.pairs)
-        return torch.add(values, both, alpha=0.5)
+        if kernels := gpu_kernels(values):
+            return kernels.blurred(values, self.neighbours[axis])
+        return torch.add(values, weighted_sums(values, self.neighbours[axis], self.pairs), alpha=0.5)
 
     def at_points(self, values: torch.Tensor, points: slice = slice(None)) -> torch.Tensor:
         """Slice: what points read from values at the vertices ((M + 1) x K)."""
         first, last, _ = points.indices(self.count)
         corners = self.dimensions + 1
         own = slice(first * corners, last * corners)
-        if values.is_cuda and values.shape[1] <= FEW_LABELS:
-            index, weights = self.vertices[own].view(-1, corners), self.weights[own].view(-1, corners, 1)
-            total = values.index_select(0, index[:, 0]).mul_(weights[:, 0])
-            for corner in range(1, corners):
-                total.addcmul_(values.index_select(0, index[:, corner]), weights[:, corner])
-            return total
-        return weighted_sums(values, self.vertices[own], self.bags[: last - first + 1], self.weights[own])
+        sums = kernels.weighted_sums if (kernels := gpu_kernels(values)) else weighted_sums
+        return sums(values, self.vertices[own], self.bags[: last - first + 1], self.weights[own])
 
     def filtered(self, values: torch.Tensor) -> torch.Tensor:
         """Splat, blur and slice of N x K float32 values: about sum_j exp(-|f_i - f_j|^2 / 2) v_j, up to a constant."""
@@ -121,6 +116,20 @@ def weighted_sums(
     Without weights, these are 1. Torch would copy the starts each time if their end were left out.
     """
     return embedding_bag(index, values, starts, mode="sum", per_sample_weights=weights, include_last_offset=True)
+
+
+def gpu_kernels(values: torch.Tensor) -> ModuleType | None:
+    """`wsss.ops.lattice_triton` where the values lie on a GPU and Triton works for it."""
+    return _triton() if values.is_cuda else None
+
+
+@cache
+def _triton() -> ModuleType | None:
+    if not find_spec("triton"):
+        return None
+    from wsss.ops import lattice_triton
+
+    return lattice_triton if lattice_triton.works() else None
 
 
 def axis_scales(dimensions: int) -> list[float]:
