@@ -62,7 +62,7 @@ docs: $(READY) ## the documentation site in site/, links checked; nothing is fet
 performance: $(READY) ## every benchmark, and docs/performance.md from their figures; ten minutes of a quiet machine
 	mkdir -p work/performance
 	for name in $$(wsss bench); do wsss bench $$name --json > work/performance/$$name.json; done
-	python -m pipelines.performance work/performance/*.json > work/performance/page.md
+	python -m pipelines.performance work/performance/*.json benchmarks/measured/*.json > work/performance/page.md
 	mv work/performance/page.md docs/performance.md
 
 # Where there is a GPU, there is often neither a network nor an environment of ours: any Python with torch will do.

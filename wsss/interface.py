@@ -79,7 +79,8 @@ class StepResult:
         folder: the local folder of its output.
         reused: nothing had to be done.
         seconds: what the work took when it was done, with the attempts that were stopped (killed ones are not known).
-        peak_memory_mb: the most memory its process had used when the work was done, in MB.
+        peak_memory_mb: on a GPU the most its tensors took within the step, else the most memory its process had used
+            when the work was done, in MB.
         metrics: the step's own metrics, such as {"train/loss": 0.1}.
     """
 

@@ -172,6 +172,8 @@ class StepRunner:
             deadline=self.deadline,
         )
         spent = scratch / SPENT
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         started = time.monotonic() - (float(spent.read_text()) if spent.exists() else 0.0)
         try:
             planned.step.run(context)
@@ -236,7 +238,7 @@ def _metrics(folder: Path) -> dict[str, float]:
 
 
 def _peak_memory_mb(device: torch.device) -> float:
-    """The most memory this process has used, in MB: the GPU's for a GPU, else resident memory."""
+    """The most memory used, in MB: on a GPU the step's tensors, else what was resident in the process's life."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     scale = 1 if sys.platform == "darwin" else 1024
