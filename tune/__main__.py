@@ -1,9 +1,10 @@
-"""`python -m tune`: search the settings of a method."""
+"""`python -m tune`: search the settings of one method, of several, or of all."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,52 +16,69 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def search(
-    method: Annotated[str, typer.Option(help="The method.")] = "affinity",
-    preset: Annotated[str, typer.Option(help="demo, small or paper.")] = "demo",
+    method: Annotated[str, typer.Option(help="A method, several separated by commas, or all.")] = "affinity",
+    preset: Annotated[str, typer.Option(help="demo, small, paper, or a preset file.")] = "demo",
     data: Annotated[str, typer.Option(help="A dataset's name or folder.")] = "shapes",
-    trials: Annotated[int, typer.Option(min=1, help="How many settings are tried.")] = 20,
+    trials: Annotated[int, typer.Option(min=1, help="So many trials in all; those that ended before count.")] = 20,
+    hours: Annotated[float | None, typer.Option(min=0, help="End then; the same command goes on.")] = None,
     objective: Annotated[
-        str | None,
-        typer.Option(help="A metric, by default dev/labels_crf/miou; an unknown one lists them."),
-    ] = None,
+        str, typer.Option(help="A metric, by default dev/labels_crf/miou; ',seconds' makes a front of both.")
+    ] = "",
     keys: Annotated[
         str, typer.Option(help="Settings, steps or stages, separated by commas; by default the objective's stage.")
     ] = "",
+    space: Annotated[Path | None, typer.Option(help="A JSON file that says what is searched.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting that every trial has; repeatable.")
+        list[str] | None,
+        typer.Option("--fix", "--set", metavar="KEY=VALUE", help="A setting that every trial has; repeatable."),
     ] = None,
+    sampler: Annotated[str, typer.Option(help="auto, gp, tpe or random.")] = "auto",
     rng: Annotated[int, typer.Option(min=0, help="The seed of the runs and of the search.")] = 0,
+    seeds: Annotated[int, typer.Option(min=0, help="Measure the best again with so many further rngs.")] = 0,
+    top: Annotated[int, typer.Option(min=1, help="So many of the best, with --seeds.")] = 3,
+    cpus: Annotated[float | None, typer.Option(min=0.01, help="Cores of a trial; 1 by default.")] = None,
+    gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of a trial; a part of one too.")] = None,
+    retries: Annotated[int, typer.Option(min=0, help="How often a trial that failed is tried again.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     ray_address: Annotated[str | None, typer.Option(help="A Ray cluster; by default this machine.")] = None,
-    max_seconds: Annotated[float | None, typer.Option(min=1, help="End then; the same command goes on.")] = None,
+    name: Annotated[str, typer.Option(help="What the search is called.")] = "",
+    resume: Annotated[
+        str, typer.Option(help="Go on with the search of that name, with more --trials or --hours.")
+    ] = "",
+    warm: Annotated[str, typer.Option(help="Begin with the best of the search of that name.")] = "",
+    quiet: Annotated[bool, typer.Option(help="Say nothing but the end.")] = False,
 ) -> None:
-    """Search the settings of a method for the best labels on dev; the same command continues an interrupted search."""
-    from tune.runner import run_search
+    """Search settings for the best labels on dev; the same command continues an interrupted search."""
+    from tune.report import say_result
+    from tune.runner import Budget, run_search
     from tune.search import plan_search
+    from tune.space import Narrowing
+    from tune.study import resumed
     from wsss.cli.runs import parse_settings
+    from wsss.run.method import WORK
 
-    plan = plan_search(
-        method,
-        preset,
-        data,
-        trials=trials,
-        rng=rng,
-        objective=objective or None,
-        keys=tuple(key.strip() for key in keys.split(",") if key.strip()),
-        fixed=parse_settings([pair for text in settings or [] for pair in shlex.split(text)]),
-        device=device,
+    plan = (
+        resumed(resume, WORK)
+        if resume
+        else plan_search(
+            method,
+            preset,
+            data,
+            rng=rng,
+            objective=objective,
+            keys=tuple(key.strip() for key in keys.split(",") if key.strip()),
+            fixed=parse_settings([pair for text in settings or [] for pair in shlex.split(text)]),
+            device=device,
+            narrowing=Narrowing.read(space) if space else None,
+            sampler=sampler,
+            name=name,
+        )
     )
-    metric = plan.objective.metric
-    print(f"search {plan.name}: {metric} over {', '.join(plan.keys)}", flush=True)
-    result = run_search(plan, ray_address=ray_address, max_seconds=max_seconds)
-    failed = f", {result.failed} failed" if result.failed else ""
-    print(f"\nbest of {result.trials} trials{failed}: {metric} {result.value:.4f}, run {result.run}")
-    for key, value in result.settings.items():
-        preset = "" if value == plan.first[key] else f" ({plan.first[key]} in the preset)"
-        print(f"  {key} = {value}{preset}")
-    print(f"\nA whole run with it (what the search computed is reused):\n  {result.command}")
-    if result.trials < trials:
-        print(f"\n{trials - result.trials} of {trials} trials did not finish; the same command goes on with them.")
+    budget = Budget(trials, hours, cpus, gpus, retries, seeds, top)
+    if not quiet:
+        spaces = "; ".join(f"{each.method}: {', '.join(each.space) or 'nothing'}" for each in plan.methods)
+        print(f"search {plan.name}: {plan.metric} over {spaces}", flush=True)
+    say_result(run_search(plan, budget, ray_address=ray_address, quiet=quiet, warm=warm), budget)
 
 
 def main() -> int:

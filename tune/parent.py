@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tune.search import SearchPlan
+from tune.study import Study
+from tune.verdict import Verdict
 from wsss.data import open_dataset
 from wsss.errors import UserError
-from wsss.storage import write_bytes
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
 from wsss.tracking.info import user
@@ -25,13 +28,34 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-SEARCH, TRIAL, OBJECTIVE, BEST_RUN = "tune.search", "tune.trial", "tune.objective", "tune.best_run"
+SEARCH, OBJECTIVE, BEST_TRIAL, BEST_RUN = "tune.search", "tune.objective", "tune.best_trial", "tune.best_run"
+RUN = "run"
 _RUN_ID = "MLFLOW_RUN_ID"
 
 
+@dataclass(frozen=True)
+class SearchRun:
+    """The open run of a search."""
+
+    id: str
+    experiment: str
+    client: MlflowClient
+
+    def end(self, study: Study, verdict: Verdict | None) -> None:
+        """Write what came out."""
+        best = study.best
+        if best is None or best.value is None:
+            return
+        self.client.log_metric(self.id, study.search.metric, best.value)
+        self.client.set_tag(self.id, BEST_TRIAL, str(best.number))
+        if verdict is not None:
+            self.client.log_dict(self.id, verdict.as_json(), "verdict.json")
+            self.client.set_tag(self.id, BEST_RUN, verdict.run)
+
+
 @contextmanager
-def search_run(search: SearchPlan, folder: Path) -> Iterator[Run]:
-    """The search's own run: that of MLFLOW_RUN_ID, of the interrupted search in the folder, or a new one.
+def search_run(search: SearchPlan, study: Study) -> Iterator[SearchRun]:
+    """The search's own run: that of MLFLOW_RUN_ID, the one it had before it was interrupted, or a new one.
 
     It ends as the `with` block ends: FINISHED, FAILED, or KILLED by a keyboard interrupt. Before that, and at the end,
     runs whose process is gone are marked FAILED, such as those of trials that were stopped.
@@ -42,11 +66,11 @@ def search_run(search: SearchPlan, folder: Path) -> Iterator[Run]:
     """
     client = mlflow_client()
     mark_dead_runs(client)
-    run = _open(client, search, folder / "mlflow_run")
+    run = _open(client, search, study)
     heartbeat = Heartbeat(partial(beat, client, run.info.run_id))
     heartbeat.start()
     try:
-        yield run
+        yield SearchRun(run.info.run_id, run.info.experiment_id, client)
     except BaseException as error:
         # A store that is away must not hide what went wrong; the next command then marks the run.
         with contextlib.suppress(Exception):
@@ -58,9 +82,10 @@ def search_run(search: SearchPlan, folder: Path) -> Iterator[Run]:
         heartbeat.stop()
 
 
-def _open(client: MlflowClient, search: SearchPlan, note: Path) -> Run:
+def _open(client: MlflowClient, search: SearchPlan, study: Study) -> Run:
     given = os.environ.pop(_RUN_ID, None)
-    run = _run(client, note.read_text()) if note.exists() else None
+    before = study.kept(RUN)
+    run = _run(client, before) if before else None
     if run and run.info.status == "RUNNING" and not process_gone(run.data.tags):
         who = f"process {run.data.tags[names.PID]} on {run.data.tags[names.HOST]}"
         raise UserError(f"search {search.name} is being run by {who}; wait until it ends, then run the same command")
@@ -70,20 +95,22 @@ def _open(client: MlflowClient, search: SearchPlan, note: Path) -> Run:
             raise UserError(f"{_RUN_ID} names run {given}, which the tracking store does not have; unset it")
     tags = {
         names.KIND: names.SEARCH_RUN,
-        names.METHOD: search.method,
+        names.METHOD: ",".join(each.method for each in search.methods),
         names.PRESET: search.preset,
         names.DATASET: open_dataset(search.data).name,
         names.RNG: str(search.rng),
         SEARCH: search.name,
-        OBJECTIVE: search.objective.metric,
+        OBJECTIVE: search.metric,
         **process_tags(),
     }
     if run is None:
         run = client.create_run(experiment_id(client), run_name=search.name, tags=tags | {names.MLFLOW_USER: user()})
+        spaces = {each.method: {k: how.text for k, how in each.space.items()} for each in search.methods}
+        client.log_dict(run.info.run_id, {"space": spaces, **json.loads(json.dumps(search.content))}, "search.json")
     else:
         send(client, batch(run.info.run_id, tags=tags), run.info.run_id, Path())
         client.update_run(run.info.run_id, "RUNNING")
-    write_bytes(note, run.info.run_id.encode())
+    study.keep(RUN, run.info.run_id)
     return run
 
 

@@ -1,39 +1,69 @@
-"""The search on Ray: every trial is a run like any other, below the search's own run in MLflow.
+"""The search on Ray: the driver draws, watches and writes; trials measure.
 
-A trial's steps are reused by fingerprint like everybody's, and an interrupted trial goes on under its run's id. Nothing
-in here touches DVC.
+What is known lies in the study and in the store of steps. Ray's own state of a search is not read again: a search that
+was interrupted, wherever, goes on from these two.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
-import socket
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from ray import tune
-from ray.tune.search import ConcurrencyLimiter
-from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search import Searcher
 
-from tune.parent import BEST_RUN, SEARCH, TRIAL, search_run
-from tune.progress import VALUE, Progress, reason
-from tune.search import SearchPlan, run_command
-from tune.space import domain, search_space
+from tune.ending import Ending, NotKept
+from tune.mirror import Mirror
+from tune.parent import search_run
+from tune.progress import Progress, reason
+from tune.race import EPOCH, LOSS, PER_IMAGE, EarlyEnd, trained_step
+from tune.search import Candidate, SearchPlan
+from tune.shared import compute_shared
+from tune.study import COMPLETE, FAILED, PRUNED, Study, TrialRecord, best_of, draw
+from tune.trial import CANDIDATE, FINAL, NUMBER, VALUE, Surroundings, run_trial
+from tune.verdict import Verdict, decide
 from wsss.errors import UserError
-from wsss.run.cluster import LOCAL, Share, Slots, connected, is_elsewhere, machines, slots_of
-from wsss.run.method import WORK, run_method
-from wsss.run.plan import make_plan
-from wsss.storage import write_bytes
-from wsss.tracking.connection import mlflow_client, tracking_uri
+from wsss.run.cluster import LOCAL, Machine, Share, Slots, connected, machines
+from wsss.run.method import WORK
+from wsss.tracking.connection import mlflow_client
 
-_CORES_A_TRIAL = 2
-_ENVIRONMENT = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+_CORES_A_TRIAL = 1.0
+_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a loss while it trains, then values: never both
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+SHARED, WARM, WARM_TRIALS = "shared", "warm", 5
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a search may take.
+
+    Attributes:
+        trials: how many are to end.
+        hours: after which it ends; the same search can be continued.
+        cpus, gpus: of each trial; by default a core, and one GPU where a trial runs a network on one.
+        retries: how often a trial that failed is tried again.
+        seeds, top: the best `top` candidates are measured again with `seeds` further rngs.
+    """
+
+    trials: int = 20
+    hours: float | None = None
+    cpus: float | None = None
+    gpus: float | None = None
+    retries: int = 1
+    seeds: int = 0
+    top: int = 3
 
 
 @dataclass(frozen=True)
@@ -41,164 +71,251 @@ class SearchResult:
     """What a search came to.
 
     Attributes:
-        value: the objective's best value.
-        settings: those that gave it, by key.
-        run: the id of the best trial's run.
-        search_run: the id of the search's own.
-        trials: how many finished.
-        failed: how many did not.
-        command: the command line that makes a whole run of the best settings.
+        search: what was searched.
+        run: the id of the search's run.
+        records: its trials.
+        verdict: what came out; None where trials are left.
+        left: how many trials are left.
     """
 
-    value: float
-    settings: Mapping[str, Any]
+    search: SearchPlan
     run: str
-    search_run: str
-    trials: int
-    failed: int
-    command: str
+    records: tuple[TrialRecord, ...]
+    verdict: Verdict | None
+    left: int
 
 
-def run_search(search: SearchPlan, *, ray_address: str | None = None, max_seconds: float | None = None) -> SearchResult:
-    """Run a search, continue it, or report it if it is finished. The preset's own settings are the first trial.
+def run_search(
+    search: SearchPlan, budget: Budget, *, ray_address: str | None = None, quiet: bool = False, warm: str = ""
+) -> SearchResult:
+    """Run a search, or continue it.
 
     Args:
         search: from `plan_search`.
+        budget: trials that ended before count.
         ray_address: of a Ray cluster; by default that of RAY_ADDRESS, or one of this process's cores, for the time of
             the search.
-        max_seconds: after which the search ends, a continued one too; the same search can be continued later.
+        quiet: say nothing while it runs.
+        warm: the name of a search whose best candidates are tried after the presets.
 
     Raises:
-        UserError: no trial finished (says why), the cluster has not what a trial asks for, or the tracking store can't
-            be used.
+        UserError: no trial finished (says why), the cluster has not what a trial asks for, or a store can't be used.
         KeyboardInterrupt: it was interrupted; the same search can be continued.
     """
-    storage = (WORK / "search").resolve()
-    kept = storage / search.name / "result.json"
-    if kept.exists():
-        return SearchResult(**json.loads(kept.read_text()))
     _quiet()
-    Progress.begin(max_seconds)
-    with search_run(search, storage / search.name) as parent, connected(_address(ray_address)):
-        slots = _slots(search)
-        results = _tuner(search, parent.info.run_id, slots, _share(slots, parent.info.experiment_id), storage).fit()
-        trials = [results[i] for i in range(len(results))]
-        ended = [(trial.metrics, trial.config or {}) for trial in trials if trial.metrics and VALUE in trial.metrics]
-        if len(ended) + results.num_errors < search.trials and not Progress.time_is_up():
-            raise KeyboardInterrupt
-        if not ended:
-            raise UserError(f"no trial of the search finished: {_why(results, max_seconds)}")
-        best = max if search.objective.mode == "max" else min
-        metrics, settings = best(ended, key=lambda end: end[0][VALUE])
-        result = SearchResult(
-            value=metrics[VALUE],
-            settings=settings,
-            run=metrics["run"],
-            search_run=parent.info.run_id,
-            trials=len(ended),
-            failed=results.num_errors,
-            command=run_command(search, settings),
+    deadline = time.monotonic() + 3600 * budget.hours if budget.hours else float("inf")
+    study = Study(search, WORK, trials=budget.trials)
+    if warm and not study.kept(WARM):
+        study.enqueue(best_of(warm, search, WORK, WARM_TRIALS))
+        study.keep(WARM, warm)
+    with search_run(search, study) as parent, Ending(deadline) as ending, connected(_address(ray_address)):
+        there = machines()
+        share = _share(there, budget)
+        around = Surroundings(search, os.getcwd(), share, trained_step(search))
+        mirror = Mirror(mlflow_client(), study, parent.id, parent.experiment)
+        try:
+            mirror.whole()
+            if study.ended < budget.trials and time.monotonic() < deadline:
+                most = max(machine.get("CPU", 1.0) for machine in there)
+                spent = compute_shared(around, most, _gpus(there, search, budget))
+                study.keep(SHARED, {**study.kept(SHARED, {}), **spent})
+                _fill(study, budget.trials)
+                _trials(study, around, budget, ending, mirror, there, quiet)
+            ending.raise_if_interrupted()
+            left = max(0, budget.trials - study.ended)
+            verdict = None
+            if study.best is None:
+                raise UserError(f"no trial of the search finished: {_why(study, budget)}")
+            if not left:
+                verdict = decide(study, around, budget.seeds, budget.top)
+        finally:
+            mirror.close()
+        parent.end(study, verdict)
+        return SearchResult(search, parent.id, tuple(study.records), verdict, left)
+
+
+class _Asking(NotKept, Searcher):
+    """Hands trials of the study to Ray, and their ends to the study."""
+
+    def __init__(self, study: Study, most: int, ending: Ending) -> None:
+        super().__init__(metric=VALUE, mode=study.search.mode)
+        self._study, self._most, self._ending = study, most, ending
+        self._taken = 0
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        if self._taken >= self._most or self._ending.stop_all():
+            return cast(None, Searcher.FINISHED)
+        self._taken += 1
+        number, candidate = self._study.take()
+        return {NUMBER: number, CANDIDATE: {"method": candidate.method, "settings": dict(candidate.settings)}}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """What ended is known from the callbacks, which hear why."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Ray's state of a search is not read again."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nor restored."""
+
+
+class _Watching(NotKept, tune.Callback):
+    """Hears of Ray's trials, and tells the study, MLflow and the screen."""
+
+    def __init__(self, study: Study, mirror: Mirror, progress: Progress, ending: Ending) -> None:
+        self._study, self._mirror, self._progress, self._ending = study, mirror, progress, ending
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        running = sum(trial.status == "RUNNING" for trial in trials)
+        waiting = [trial for trial in trials if trial.status == "PENDING"]
+        self._progress.step(running, len(waiting), lambda: waiting[0].placement_group_factory.required_resources)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._mirror.begin(trial.config[NUMBER], _candidate(trial))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        number = trial.config[NUMBER]
+        if LOSS in result:
+            self._mirror.report(number, {"train/loss": result[LOSS]}, result[EPOCH])
+        elif VALUE in result:
+            facts = {key: result[key] for key in ("steps", "seconds", "saved", "images", "of", PER_IMAGE)}
+            self._study.note(number, **facts)
+            self._mirror.report(number, {f"{self._study.search.metric}/so_far": result[VALUE]}, result["images"])
+            if result[FINAL]:
+                self._study.end(number, COMPLETE, result[VALUE], result["seconds"])
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if not trial.last_result.get(FINAL):
+            if self._ending.stop_all():
+                return  # it goes on when the search does
+            self._study.end(trial.config[NUMBER], PRUNED)
+        self._ended(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        number = trial.config[NUMBER]
+        self._study.note(number, error=reason(_error_of(trial)))
+        self._study.end(number, FAILED)
+        self._ended(trial)
+
+    def _ended(self, trial: Any) -> None:
+        record = self._study.records[trial.config[NUMBER]]
+        self._mirror.end(record)
+        self._progress.ended(record)
+
+
+def _trials(
+    study: Study,
+    around: Surroundings,
+    budget: Budget,
+    ending: Ending,
+    mirror: Mirror,
+    there: list[Machine],
+    quiet: bool,
+) -> None:
+    """Let Ray run what is left of the trials."""
+    left = budget.trials - study.ended
+    gpus = _gpus(there, around.search, budget)
+    cores = float(around.share.cores) if budget.cpus is None else budget.cpus
+    trainable = tune.with_parameters(run_trial, around=around)
+    folder = tempfile.mkdtemp(prefix="wsss-search-")
+    with Progress(study, budget.trials, ending.deadline, quiet=quiet) as progress, ending.in_order():
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": cores, "gpu": gpus}),
+            tune_config=tune.TuneConfig(
+                search_alg=_Asking(study, left, ending),
+                scheduler=EarlyEnd(study, around.trained[1]),
+                metric=VALUE,
+                mode=around.search.mode,
+                num_samples=left,
+                max_concurrent_trials=max(1, _at_once(there, cores, gpus)),
+                reuse_actors=not gpus,
+            ),
+            run_config=tune.RunConfig(
+                name=around.search.name,
+                storage_path=folder,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=budget.retries),
+                callbacks=[_Watching(study, mirror, progress, ending)],
+                stop=ending,
+            ),
         )
-        client = mlflow_client()
-        client.log_metric(result.search_run, search.objective.metric, result.value)
-        client.set_tag(result.search_run, BEST_RUN, result.run)
-    if result.trials == search.trials:
-        write_bytes(str(kept), json.dumps(asdict(result)).encode())
-    return result
+        try:
+            tuner.fit()
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def trial(config: dict[str, Any], search: SearchPlan, run_id: str, workspace: str, share: Share) -> None:
-    """Run one trial in a process of Ray's and report its value.
+def _fill(study: Study, trials: int) -> None:
+    """A random search draws all that it will try at once, so that it tries the same however often it is interrupted."""
+    if study.search.sampler != "random":
+        return
+    begun = len(study.records) + study.waiting
+    study.enqueue([draw_random(study.search, number) for number in range(begun, trials)])
+
+
+def draw_random(search: SearchPlan, number: int) -> Candidate:
+    """The candidate of a random search's trial of that number."""
+    scratch = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=search.rng * 1_000_003 + number))
+    trial = scratch.ask()
+    method = search.methods[0].method
+    if len(search.methods) > 1:
+        method = trial.suggest_categorical("method", [each.method for each in search.methods])
+    return Candidate(method, {key: draw(trial, key, how) for key, how in search.of(method).space.items()})
+
+
+def _share(there: list[Machine], budget: Budget) -> Share:
+    """What a trial is given.
 
     Raises:
-        UserError: whatever the run refuses, or the run does not give the objective.
+        UserError: no machine has it.
     """
-    share.take()
-    if not os.path.isdir(workspace):
-        raise UserError(f"the machine {socket.gethostname()} has no folder {workspace}; share it with all machines")
-    os.chdir(workspace)
-    outcome = run_method(
-        search.method,
-        search.preset,
-        search.data,
-        rng=search.rng,
-        overrides={**search.fixed, **config},
-        device=search.device,
-        until=search.objective.until,
-        keep_version=False,
-        parent=run_id,
-        tags={SEARCH: search.name},
-        wait=True,
-    )
-    mlflow_client().set_tag(outcome.run_id, TRIAL, tune.get_context().get_trial_id())
-    objective = search.objective
-    metrics = outcome.metrics | dict(outcome.steps[objective.step].metrics)
-    value = metrics.get(objective.metric, math.nan)
-    if not math.isfinite(value):
-        raise UserError(f"run {outcome.run_id} gave no {objective.metric}; it gave {', '.join(sorted(metrics))}")
-    tune.report({VALUE: value, "run": outcome.run_id})
+    cores = _CORES_A_TRIAL if budget.cpus is None else budget.cpus
+    shown = "; ".join(f"{machine.get('CPU', 0):g} cores, {machine.get('GPU', 0):g} GPUs" for machine in there)
+    if not any(machine.get("CPU", 0) >= cores and machine.get("GPU", 0) >= (budget.gpus or 0) for machine in there):
+        raise UserError(
+            f"a trial asks for {cores:g} cores and {budget.gpus or 0:g} GPUs, which no machine has: there is {shown}"
+        )
+    return Share.of(Slots(cores, 0, 1, shown))
 
 
-def _tuner(search: SearchPlan, run_id: str, slots: Slots, share: Share, storage: Path) -> tune.Tuner:
-    parameters = tune.with_parameters(trial, search=search, run_id=run_id, workspace=os.getcwd(), share=share)
-    trainable = tune.with_resources(parameters, {"cpu": slots.cores, "gpu": slots.gpus})
-    if tune.Tuner.can_restore(storage / search.name):
-        return tune.Tuner.restore(str(storage / search.name), trainable, resume_unfinished=True, resume_errored=True)
-    plan = make_plan(search.method, search.preset, search.fixed)
-    space = {key: domain(how) for key, how in search_space(plan, search.objective.until, search.keys).items()}
-    mode = search.objective.mode
-    sampler = OptunaSearch(metric=VALUE, mode=mode, seed=search.rng, points_to_evaluate=[dict(search.first)])
-    return tune.Tuner(
-        trainable,
-        param_space=space,
-        tune_config=tune.TuneConfig(
-            metric=VALUE,
-            mode=mode,
-            search_alg=ConcurrencyLimiter(sampler, max_concurrent=slots.count),
-            num_samples=search.trials,
-            reuse_actors=not slots.gpus,
-        ),
-        run_config=tune.RunConfig(
-            name=search.name,
-            storage_path=str(storage),
-            verbose=0,
-            callbacks=[Progress(search.objective.metric)],
-        ),
-    )
+def _gpus(there: list[Machine], search: SearchPlan, budget: Budget) -> float:
+    """The GPUs of a trial or step that runs a network."""
+    if search.device == "cpu" or not any(machine.get("GPU", 0) for machine in there):
+        return 0.0
+    return 1.0 if budget.gpus is None else budget.gpus
+
+
+def _at_once(there: list[Machine], cores: float, gpus: float) -> int:
+    fits = [
+        min(machine.get("CPU", 0) // cores if cores else 1e9, machine.get("GPU", 0) // gpus if gpus else 1e9)
+        for machine in there
+    ]
+    return int(sum(fits))
+
+
+def _candidate(trial: Any) -> Candidate:
+    return Candidate(trial.config[CANDIDATE]["method"], trial.config[CANDIDATE]["settings"])
+
+
+def _error_of(trial: Any) -> str:
+    with_text = trial.error_file and Path(trial.error_file).is_file()
+    return Path(trial.error_file).read_text(encoding="utf-8") if with_text else "its process is gone"
 
 
 def _address(ray_address: str | None) -> str:
     return ray_address or os.environ.get("RAY_ADDRESS") or LOCAL
 
 
-def _slots(search: SearchPlan) -> Slots:
-    """What a trial asks for on the connected cluster, which is printed.
-
-    Raises:
-        UserError: no machine has it, or trials on other machines could not reach the tracking store.
-    """
-    uri = tracking_uri()
-    if uri.startswith("sqlite:") and is_elsewhere():
-        raise UserError(f"trials on other machines can't write to {uri}; name a tracking server in MLFLOW_TRACKING_URI")
-    slots = slots_of(machines(), search.device, _CORES_A_TRIAL)
-    print(f"trials with {slots}", flush=True)
-    return slots
-
-
-def _share(slots: Slots, experiment: str) -> Share:
-    """What a trial is given: runs go to the store and the experiment of the search's own."""
-    name = mlflow_client().get_experiment(experiment).name
-    return Share.of(slots, {"MLFLOW_TRACKING_URI": tracking_uri(), "MLFLOW_EXPERIMENT_NAME": name})
-
-
-def _why(results: tune.ResultGrid, max_seconds: float | None) -> str:
-    if results.errors:
-        return reason(str(results.errors[0]))
-    return f"{max_seconds:g} seconds were not enough; the same command with a larger --max-seconds goes on"
+def _why(study: Study, budget: Budget) -> str:
+    errors = [record.facts.get("error") for record in study.records if record.state == FAILED]
+    if errors:
+        return str(errors[-1])
+    return f"{budget.hours or 0:g} hours were not enough; more --hours go on"
 
 
 def _quiet() -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)

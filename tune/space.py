@@ -1,64 +1,149 @@
-"""What is searched: the settings of a plan that say how they are searched."""
+"""What is searched: the settings of a plan that say how they are searched, perhaps narrowed by a file."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from ray import tune
-
+from tune.measure import parts
+from tune.objective import Objective
 from wsss.errors import UserError, unknown
-from wsss.interface import STAGES
 from wsss.run.plan import Plan, PlannedStep
-from wsss.settings import Search, Setting, choice, settings_of
+from wsss.settings import Search, Setting, choice, parse, settings_of
 
 
-def domain(search: Search) -> Any:
-    """Ray's word for how a setting is drawn."""
-    if search.kind == "choice":
-        return tune.choice(list(search.values))
-    if search.kind == "int":
-        return tune.randint(int(search.low), int(search.high) + 1)
-    return {"uniform": tune.uniform, "loguniform": tune.loguniform}[search.kind](search.low, search.high)
+@dataclass(frozen=True)
+class Narrowing:
+    """What a space file says.
+
+    Attributes:
+        searched: setting to its values, or to (lowest, highest).
+        fixed: setting to the text of its value.
+    """
+
+    searched: Mapping[str, tuple[Any, ...] | tuple[float, float]]
+    fixed: Mapping[str, str]
+    ranges: frozenset[str]
+
+    @classmethod
+    def read(cls, path: Path) -> Narrowing:
+        """Read a JSON file: {"refine.walk.beta": [2, 4, 8], "localize.train.lr": {"low": 0.001, "high": 0.1}, ...}.
+
+        A list is a choice, an object a range, anything else a value that every trial has.
+
+        Raises:
+            UserError: it can't be read, or a range is empty or inverted.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"the space in {path} can't be read: {error}") from None
+        if not isinstance(content, dict):
+            raise UserError(f"the space in {path} is no JSON object of settings")
+        searched: dict[str, Any] = {}
+        fixed: dict[str, str] = {}
+        ranges = set()
+        for key, value in content.items():
+            if isinstance(value, dict):
+                low: Any = value.get("low")
+                high: Any = value.get("high")
+                if set(value) != {"low", "high"} or not _is_number(low) or not _is_number(high) or low >= high:
+                    raise UserError(
+                        f"{path}: {key} is {json.dumps(value)}; a range is "
+                        '{"low": NUMBER, "high": NUMBER}, the first below the second'
+                    )
+                searched[key] = low, high
+                ranges.add(key)
+            elif isinstance(value, list):
+                if not value:
+                    raise UserError(f"{path}: {key} is an empty list; a choice has at least one value")
+                searched[key] = tuple(value)
+            else:
+                fixed[key] = value if isinstance(value, str) else json.dumps(value)
+        return cls(searched, fixed, frozenset(ranges))
 
 
 def search_space(
-    plan: Plan, until: str, keys: Collection[str] = (), fixed: Collection[str] = ()
+    plan: Plan,
+    objective: Objective,
+    keys: Collection[str] = (),
+    fixed: Collection[str] = (),
+    narrowing: Narrowing | None = None,
+    *,
+    alone: bool = True,
 ) -> Mapping[str, Search]:
-    """The settings to search, and how, by key; the plan's own values lie in it.
+    """The settings to search, and how, by key; the plan's own values lie in it, where no file narrows it.
 
-    Values that a step refuses beside the plan's others are left out of a choice.
+    A setting that cannot move the objective is not in it: only the steps that the objective needs are. Values that a
+    step refuses beside the plan's others are left out of a choice.
 
     Args:
         plan: the method with its preset.
-        until: the last stage that is run.
+        objective: what is made good.
         keys: which: settings, steps or stages ("refine.walk.beta", "refine.walk", "refine"); by default the settings of
-            the last stage, so that what comes before is computed once and reused by every trial.
+            the objective's stage, so that what comes before is computed once and reused by every trial.
         fixed: settings that were given a value.
+        narrowing: of a file; its settings are searched beside those of `keys`, or alone where there are no keys.
+        alone: whether this is the only method; of several, some lack some of the keys.
 
     Raises:
         UserError: a key that nothing searchable belongs to (names what is), or nothing to search.
     """
-    known = {
-        f"{planned.key}.{setting.key}": space
-        for planned in plan.steps
-        if planned.stage in STAGES[: STAGES.index(until) + 1]
+    head, tail = parts(plan, objective)
+    steps = {planned.key: planned for planned in (*head, *tail)}
+    settings = {
+        f"{key}.{setting.key}": (planned, setting)
+        for key, planned in steps.items()
         for setting in settings_of(planned.step.settings)
-        if f"{planned.key}.{setting.key}" not in fixed and (space := _space(planned, setting)) is not None
     }
-    if not known:
-        raise UserError(
-            f"there is nothing to search up to stage {until} of method {plan.method.name}: every searchable setting is "
-            "set; take some --set away, or name another --objective"
-        )
+    known = {
+        name: space
+        for name, (planned, setting) in settings.items()
+        if name not in fixed and (space := _space(planned, setting)) is not None
+    }
+    narrowed = dict(narrowing.searched) if narrowing else {}
     chosen: dict[str, Search] = {}
-    for key in keys or [until]:
+    for key in keys or ([] if narrowed else [objective.until]):
         spaces = {name: search for name, search in known.items() if f"{name}.".startswith(f"{key}.")}
-        if not spaces:
+        if not spaces and alone and known:
             raise unknown("searchable setting", key, known)
         chosen |= spaces
+    for name, values in narrowed.items():
+        if name in settings:
+            assert narrowing is not None
+            chosen[name] = _narrowed(name, *settings[name], values, name in narrowing.ranges)
+        elif alone:
+            raise unknown("setting that the objective depends on:", name, settings)
+    if not chosen and alone:
+        raise UserError(
+            f"there is nothing to search up to stage {objective.until} of method {plan.method.name}: every searchable "
+            "setting is set; take some --set away, or name another --objective"
+        )
     return chosen
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _narrowed(name: str, planned: PlannedStep, setting: Setting, values: Any, is_range: bool) -> Search:
+    """A setting's space as a file says it.
+
+    Raises:
+        UserError: a value that is not allowed.
+    """
+    prefix = f"{planned.key}."
+    for value in values:
+        parse(planned.step.settings, {setting.key: value}, prefix)
+    if not is_range:
+        return choice(*(getattr(parse(planned.step.settings, {setting.key: v}, prefix), setting.key) for v in values))
+    own = setting.space(getattr(planned.settings, setting.key))
+    kind = "int" if setting.type is int else own.kind if own and own.kind == "loguniform" else "uniform"
+    return Search(kind, *values)
 
 
 def _space(planned: PlannedStep, setting: Setting) -> Search | None:

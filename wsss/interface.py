@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -58,6 +58,12 @@ class StepContext:
     report: Reporter
     masks: Masks | None = None
     deadline: float = math.inf
+
+    def of_dataset(self, ids: Iterable[str]) -> list[str]:
+        """Those of the ids that are images of train or dev: a search looks at some images of dev alone."""
+        splits = self.dataset.splits
+        wanted = {*splits["train"], *splits["dev"]}
+        return [image_id for image_id in ids if image_id in wanted]
 
     def time_for(self, seconds: float) -> None:
         """Stop here, where what was done is kept, if the next piece of work would not end in time.
@@ -130,6 +136,8 @@ class Step:
             in the number format that its settings and the device decide; "crf" where it runs a dense CRF, by the
             backend that is installed. These things of the machine are in the step's fingerprint.
         model: its output is the network that is registered and served.
+        each_image: what it makes of an image depends on that image and on its inputs, on no other image: it may be run
+            on some images alone.
         supervision: what the step sees beyond tags, such as "masks".
         declares: the same, of what depends on its settings, such as an extra dataset.
         check: refuses settings that contradict each other (raises UserError); called before any step runs.
@@ -145,6 +153,7 @@ class Step:
     metrics: tuple[str, ...] = ()
     uses: frozenset[str] = frozenset()
     model: bool = False
+    each_image: bool = False
     supervision: frozenset[str] = frozenset()
     declares: Callable[[Any], frozenset[str]] = lambda settings: frozenset()
     check: Callable[[Any], None] = lambda settings: None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -151,6 +151,15 @@ class Dataset:
             _images={**self._images, file.stem: str(file.absolute())},
             _tags={**self._tags, file.stem: row},
             _memory=None,
+        )
+
+    def only(self, split: str, ids: Sequence[str]) -> Dataset:
+        """A dataset of some images of one split; the other splits are empty. What is made of it has fingerprints of its own."""
+        content = json.dumps([self.digest, split, list(ids)])
+        return replace(
+            self,
+            splits={**dict.fromkeys(self.splits, ()), split: tuple(ids)},
+            digest=hashlib.sha256(content.encode()).hexdigest(),
         )
 
     def check(self, *, thorough: bool = False) -> None:

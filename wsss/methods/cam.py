@@ -17,7 +17,15 @@ LOCALIZE = Stage(
             "train", 2, ClassifierSettings, train_classifier, metrics=(TRAIN_LOSS,), check=check_training, uses=NETWORK
         ),
         Step(
-            "infer", 2, CamSettings, infer_cam, inputs=("train",), outputs=("cam",), metrics=TAG_METRICS, uses=NETWORK
+            "infer",
+            2,
+            CamSettings,
+            infer_cam,
+            inputs=("train",),
+            outputs=("cam",),
+            metrics=TAG_METRICS,
+            uses=NETWORK,
+            each_image=True,
         ),
     ),
     {

@@ -223,6 +223,7 @@ WILDCAT = Stage(
             outputs=("cam",),
             metrics=TAG_METRICS,
             uses=NETWORK,
+            each_image=True,
         ),
     ),
     {

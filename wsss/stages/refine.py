@@ -156,6 +156,7 @@ def write_labels(context: StepContext, what: str, ids: Sequence[str], label: Cal
 def add_background(context: StepContext) -> None:
     """Put the background's map in front of the localizer's maps (`scores`), and label by the largest (`labels`)."""
     maps = ScoreMaps(context.inputs["localize"] / "cam")
+    ids = context.of_dataset(maps.ids)
 
     def refine(image_id: str) -> tuple[str, ScoreMap, EncodedLabelMap]:
         full = with_background(maps.read(image_id), context.settings)
@@ -166,11 +167,11 @@ def add_background(context: StepContext) -> None:
         LabelMapWriter(context.out / "labels", resume=True) as labels,
     ):
         kept = scores.kept & labels.kept
-        left = [image_id for image_id in maps.ids if image_id not in kept]
-        for done, (image_id, full, label) in enumerate(ordered_map(refine, left), len(maps) - len(left) + 1):
+        left = [image_id for image_id in ids if image_id not in kept]
+        for done, (image_id, full, label) in enumerate(ordered_map(refine, left), len(ids) - len(left) + 1):
             scores.add(image_id, full)
             labels.add(image_id, label)
-            context.report.progress(done, len(maps), "images")
+            context.report.progress(done, len(ids), "images")
 
 
 def crf_step(scores_from: str) -> Callable[[StepContext], None]:
@@ -186,7 +187,7 @@ def crf_step(scores_from: str) -> Callable[[StepContext], None]:
             image = context.dataset.image(image_id)
             return crf_labels(image, upsampled(score_map), score_map.classes, context.settings)
 
-        write_labels(context, "labels_crf", maps.ids, label)
+        write_labels(context, "labels_crf", context.of_dataset(maps.ids), label)
 
     return run
 
@@ -201,9 +202,19 @@ def background(settings: type[BackgroundSettings] = BackgroundSettings) -> Step:
         inputs=("localize",),
         outputs=("labels",),
         pictures=(BACKGROUND_SCORES,),
+        each_image=True,
     )
 
 
 def crf(scores_from: str) -> Step:
     """The step that runs the CRF over the score maps of the step `scores_from`."""
-    return Step("crf", 1, CrfSettings, crf_step(scores_from), inputs=(scores_from,), outputs=("labels_crf",), uses=CRF)
+    return Step(
+        "crf",
+        1,
+        CrfSettings,
+        crf_step(scores_from),
+        inputs=(scores_from,),
+        outputs=("labels_crf",),
+        uses=CRF,
+        each_image=True,
+    )

@@ -224,7 +224,14 @@ def with_rare_together(unary: np.ndarray, weight: float) -> tuple[np.ndarray, np
 
 
 _PREDICT = Step(
-    "predict", 3, PredictSettings, predict, inputs=("train",), outputs=("pred", "pred_crf"), uses=NETWORK | CRF
+    "predict",
+    3,
+    PredictSettings,
+    predict,
+    inputs=("train",),
+    outputs=("pred", "pred_crf"),
+    uses=NETWORK | CRF,
+    each_image=True,
 )
 
 PRESETS: dict[str, dict[str, object]] = {

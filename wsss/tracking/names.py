@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # Tags of a run.
 KIND = "wsss.kind"
-METHOD_RUN, STAGE_RUN, SEARCH_RUN = "method", "stage", "search"
+METHOD_RUN, STAGE_RUN, SEARCH_RUN, TRIAL_RUN = "method", "stage", "search", "trial"
 METHOD = "method"
 PRESET = "preset"
 DATASET = "dataset"

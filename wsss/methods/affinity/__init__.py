@@ -40,6 +40,7 @@ REFINE = Stage(
             outputs=("labels",),
             uses=NETWORK,
             pictures=(BACKGROUND_SCORES,),
+            each_image=True,
         ),
         crf("walk"),
     ),

@@ -96,6 +96,13 @@ def make_affinity_labels(context: StepContext) -> None:
 
 
 AFFINITY_LABELS = Step(
-    "labels", 1, AffinityLabelSettings, make_affinity_labels, inputs=("localize",), check=check_labels, uses=CRF
+    "labels",
+    1,
+    AffinityLabelSettings,
+    make_affinity_labels,
+    inputs=("localize",),
+    check=check_labels,
+    uses=CRF,
+    each_image=True,
 )
 """The step, which other refiners begin with too."""

@@ -56,6 +56,7 @@ def walk(context: StepContext) -> None:
     model = folded(to_device(load_affinity_net(context.inputs["train"]), device))
     coarsest = max(model.stride, model.backbone.output_stride)
     maps = ScoreMaps(context.inputs["localize"] / "cam")
+    ids = context.of_dataset(maps.ids)
     # Threads that give a GPU work in turns are faster than threads that do so together.
     turn = threading.Lock() if device.type == "cuda" else nullcontext()
 
@@ -80,11 +81,11 @@ def walk(context: StepContext) -> None:
         LabelMapWriter(context.out / "labels", resume=True) as labels,
     ):
         kept = scores.kept & labels.kept
-        results = stream_images(dataset, maps.ids, device, infer, finish, skip=kept)
+        results = stream_images(dataset, ids, device, infer, finish, skip=kept)
         for done, (image_id, (walked, label)) in enumerate(results, len(kept) + 1):
             scores.add(image_id, walked)
             labels.add(image_id, label)
-            context.report.progress(done, len(maps), "images")
+            context.report.progress(done, len(ids), "images")
 
 
 def walk_score_map(score_map: ScoreMap, affinity: Tensor, grid: tuple[int, int], settings: WalkSettings) -> ScoreMap:

@@ -120,6 +120,7 @@ DCSM = Stage(
             outputs=("cam",),
             metrics=TAG_METRICS,
             uses=NETWORK,
+            each_image=True,
         ),
     ),
     {

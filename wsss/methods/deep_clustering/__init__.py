@@ -20,7 +20,7 @@ REFINE = Stage(
     "refine",
     "deep_clustering",
     (
-        Step("superpixels", 1, SuperpixelSettings, make_superpixels),
+        Step("superpixels", 1, SuperpixelSettings, make_superpixels, each_image=True),
         AFFINITY_LABELS,
         Step(
             "rounds",
@@ -33,7 +33,14 @@ REFINE = Stage(
             check=check_rounds,
         ),
         Step(
-            "crf", 1, CrfSettings, crf_on_regions, inputs=("superpixels", "rounds"), outputs=("labels_crf",), uses=CRF
+            "crf",
+            1,
+            CrfSettings,
+            crf_on_regions,
+            inputs=("superpixels", "rounds"),
+            outputs=("labels_crf",),
+            uses=CRF,
+            each_image=True,
         ),
     ),
     {

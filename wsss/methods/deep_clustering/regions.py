@@ -113,4 +113,4 @@ def crf_on_regions(context: StepContext) -> None:
         painted = scores.get_tensor(image_id)[1].astype(np.float32)[:, regions.read(image_id)]
         return crf_labels(dataset.image(image_id), painted, candidates(dataset.tags(image_id)), settings)
 
-    write_labels(context, "labels_crf", regions.ids, label)
+    write_labels(context, "labels_crf", context.of_dataset(regions.ids), label)

@@ -79,7 +79,15 @@ LOCALIZE = Stage(
         Step("train", 1, FcnMilSettings, train_mil, metrics=(TRAIN_LOSS,), check=check_mil, uses=NETWORK),
         direct(DirectSettings, predict_mil),
         Step(
-            "infer", 1, MapSettings, infer_mil, inputs=("train",), outputs=("cam",), metrics=TAG_METRICS, uses=NETWORK
+            "infer",
+            1,
+            MapSettings,
+            infer_mil,
+            inputs=("train",),
+            outputs=("cam",),
+            metrics=TAG_METRICS,
+            uses=NETWORK,
+            each_image=True,
         ),
     ),
     {

@@ -1,0 +1,180 @@
+"""What settings are worth: the objective's metric on dev, with nothing computed that it does not need.
+
+The steps before the objective fall into two parts. What learns, and all that it needs, sees the training images and is
+run whole. What comes after it makes something of each image by itself, and is run on the images of dev alone, some at a
+time, so that settings that turn out to be worse can be given up early. Both parts are steps like any other: what was
+computed with equal inputs is reused, and of several processes one computes a step while the others wait.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tune.objective import SPLIT, Objective
+from wsss.data import Dataset
+from wsss.interface import Reporter
+from wsss.run.plan import Plan, PlannedStep
+from wsss.run.steps import StepRunner
+from wsss.scores import Evaluation, Masks
+from wsss.scores.evaluation import joined
+from wsss.stages.evaluate import read_evaluations
+
+PIECES, SMALLEST_PIECE = 5, 8
+"""Into about so many pieces dev is divided, of at least so many images."""
+WAITED_S = 1.0
+"""A step that was found only after so long was being computed by another trial."""
+
+
+@dataclass(frozen=True)
+class StepFact:
+    """A step of a trial: "computed", "reused", or "waited" for while another trial computed it; its seconds."""
+
+    key: str
+    name: str
+    fingerprint: str
+    how: str
+    seconds: float
+
+
+@dataclass
+class Measured:
+    """What is known of settings so far.
+
+    Attributes:
+        value: the objective's metric on the images so far.
+        evaluation: their confusion matrices, where the metric is made of them.
+        images, of: so many of the images of dev.
+        steps: what was done for it.
+    """
+
+    value: float
+    evaluation: Evaluation | None
+    images: int
+    of: int
+    steps: list[StepFact] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        """Every image of dev is in it."""
+        return self.images == self.of
+
+    @property
+    def seconds(self) -> float:
+        """What all the steps took when they were computed."""
+        return sum(step.seconds for step in self.steps)
+
+    @property
+    def saved(self) -> float:
+        """What the steps took that were not computed anew."""
+        return sum(step.seconds for step in self.steps if step.how != "computed")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where steps are run: on which device, with which local folder, and their store."""
+
+    device: torch.device
+    work: Path = Path("work")
+    store: str = ""
+
+
+def parts(plan: Plan, objective: Objective) -> tuple[list[PlannedStep], list[PlannedStep]]:
+    """The steps that the objective needs: those to run whole, and those to run on dev alone."""
+    steps = {planned.key: planned for planned in plan.steps}
+
+    def needed(keys: set[str]) -> set[str]:
+        before = {key for name in keys for key in steps[name].inputs.values()}
+        return keys | needed(before) if before else keys
+
+    wanted = needed({objective.step})
+    whole = needed({key for key in wanted if not steps[key].step.each_image and steps[key].stage != "evaluate"})
+    head = [planned for planned in plan.steps if planned.key in whole]
+    return head, [planned for planned in plan.steps if planned.key in wanted - whole]
+
+
+def pieces(plan: Plan, objective: Objective, dataset: Dataset) -> list[tuple[str, ...]]:
+    """The images of dev, divided: shuffled where the metric is a sum over images, else all at once."""
+    evaluated = next(planned for planned in plan.steps if planned.key == objective.step)
+    if evaluated.stage != "evaluate":
+        return [dataset.splits[SPLIT]]
+    ids = Masks(dataset).ids(SPLIT)
+    if evaluated.step.name == "cam":  # the threshold is chosen on all of them
+        return [ids]
+    count = max(1, min(PIECES, len(ids) // SMALLEST_PIECE))
+    shuffled = np.random.default_rng(0).permutation(len(ids))
+    return [tuple(ids[i] for i in part) for part in np.array_split(shuffled, count)]
+
+
+def measure(
+    plan: Plan, objective: Objective, dataset: Dataset, rng: int, place: Place, report: Callable[[str], Reporter]
+) -> Iterator[Measured]:
+    """The objective of a plan's settings, again after each piece of dev; a step is never computed twice.
+
+    Args:
+        plan: the method with its settings.
+        objective: what is measured.
+        dataset: of which masks are looked at for dev alone, save by a method that learns from masks.
+        rng: the seed.
+        place: where.
+        report: from a step's key to who hears its metrics and progress.
+
+    Raises:
+        UserError: whatever a step refuses.
+    """
+    head, tail = parts(plan, objective)
+    runner = StepRunner(dataset, rng, place.device, place.work, place.store, wait=True)
+    facts = [_run(runner, planned, report) for planned in head]
+    if not tail:
+        value = runner.results[objective.step].metrics[objective.metric]
+        yield Measured(value, None, 1, 1, facts)
+        return
+    divided = pieces(plan, objective, dataset)
+    evaluations: list[Evaluation] = []
+    for number, ids in enumerate(divided, 1):
+        some = StepRunner(
+            dataset.only(SPLIT, ids),
+            rng,
+            place.device,
+            place.work,
+            place.store,
+            wait=True,
+            results=dict(runner.results),
+        )
+        facts = [*facts, *(_run(some, planned, report) for planned in tail)]
+        result = some.results[objective.step]
+        seen = sum(map(len, divided[:number])), sum(map(len, divided))
+        if objective.metric in result.metrics:
+            yield Measured(result.metrics[objective.metric], None, *seen, facts)
+        else:
+            evaluations.append(read_evaluations(result.folder)[SPLIT])
+            so_far = joined(SPLIT, evaluations)
+            yield Measured(so_far.scores.miou, so_far, *seen, facts)
+
+
+def _run(runner: StepRunner, planned: PlannedStep, report: Callable[[str], Reporter]) -> StepFact:
+    started = time.monotonic()
+    result = runner.run(planned, report(planned.key))
+    how = "computed" if not result.reused else "waited" if time.monotonic() - started > WAITED_S else "reused"
+    return StepFact(planned.key, planned.name, result.fingerprint, how, result.seconds)
+
+
+def facts_of(measured: Measured) -> list[dict[str, Any]]:
+    """The steps of a trial as JSON has them; of a step that was run in pieces, one fact."""
+    found: dict[str, dict[str, Any]] = {}
+    order = {"reused": 0, "waited": 1, "computed": 2}
+    for step in measured.steps:
+        fact: Mapping[str, Any] = found.get(step.key, {"how": "reused", "seconds": 0.0, "fingerprints": []})
+        found[step.key] = {
+            "key": step.key,
+            "how": max(fact["how"], step.how, key=order.__getitem__),
+            "seconds": fact["seconds"] + step.seconds,
+            "fingerprints": [*fact["fingerprints"], step.fingerprint],
+        }
+    return list(found.values())

@@ -1,0 +1,137 @@
+"""What a search does in MLflow: a run of its own, and one below it for each trial.
+
+The driver writes it all, so that workers need no way to the tracking store. What can't be sent waits: a server may be
+away for a while. The study has everything that is written here, so that what is missing in the end is written by the
+next command that goes on with the search.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tune.search import Candidate
+from tune.study import COMPLETE, FAILED, PRUNED, Study, TrialRecord
+from wsss.progress import say
+from wsss.tracking import names
+from wsss.tracking.connection import one_line
+from wsss.tracking.info import user
+from wsss.tracking.query import every
+from wsss.tracking.writes import RefusedError, Write, batch, send
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+RETRY_S, PATIENCE_S = 2.0, 90.0
+TRIAL, STATUS, STEPS = "tune.trial", "tune.status", "tune.steps"
+_STATUS = {COMPLETE: "FINISHED", PRUNED: "KILLED", FAILED: "FAILED"}
+
+
+class Mirror:
+    """Writes the trials of a study below the run of its search, one write after the other, in a thread of its own."""
+
+    def __init__(self, client: MlflowClient, study: Study, parent: str, experiment: str) -> None:
+        self._client, self._study, self._parent, self._experiment = client, study, parent, experiment
+        self._writes: queue.Queue[Callable[[], object] | None] = queue.Queue()
+        self._runs = self._runs_that_are_there()
+        self._away = threading.Event()
+        self._closing = float("inf")
+        self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
+        self._thread.start()
+
+    def begin(self, number: int, candidate: Candidate) -> None:
+        """A trial begins, or goes on."""
+        self._writes.put(lambda: self._begin(number, candidate))
+
+    def report(self, number: int, metrics: Mapping[str, float], step: int) -> None:
+        """A point of its curve."""
+        now = int(time.time() * 1000)
+        values = [(key, value, now, step) for key, value in metrics.items()]
+        self._writes.put(lambda: self._send(number, batch(self._runs[number], values)))
+
+    def end(self, record: TrialRecord) -> None:
+        """A trial ended."""
+        self._writes.put(lambda: self._end(record))
+
+    def whole(self) -> None:
+        """Write what of ended trials is not there yet."""
+        for record in self._study.records:
+            if record.state in _STATUS and record.number not in self._runs:
+                self.begin(record.number, record.candidate)
+                self.end(record)
+
+    def close(self) -> bool:
+        """Wait until all is written, for a while; whether it is."""
+        self._closing = time.monotonic() + PATIENCE_S
+        self._writes.put(None)
+        self._thread.join(PATIENCE_S + 60)
+        return not self._away.is_set()
+
+    @property
+    def runs(self) -> Mapping[int, str]:
+        """The ids of the trials' runs that are there, by number."""
+        return dict(self._runs)
+
+    def _runs_that_are_there(self) -> dict[int, str]:
+        condition = f"tags.`{names.MLFLOW_PARENT}` = '{self._parent}' and tags.`{names.KIND}` = '{names.TRIAL_RUN}'"
+        found = every(lambda page: self._client.search_runs([self._experiment], condition, page_token=page))
+        return {int(run.data.tags[TRIAL]): run.info.run_id for run in found}
+
+    def _work(self) -> None:
+        while (write := self._writes.get()) is not None:
+            while True:
+                try:
+                    write()
+                except RefusedError as error:
+                    say(f"the tracking store refused something of the search: {error}")
+                except Exception as error:  # whatever a server that is away raises
+                    if not self._away.is_set():
+                        say(f"the tracking store does not answer ({one_line(error)}); what is to be written waits")
+                        self._away.set()
+                    if time.monotonic() > self._closing:
+                        return
+                    time.sleep(RETRY_S)
+                    continue
+                self._away.clear()
+                break
+
+    def _begin(self, number: int, candidate: Candidate) -> None:
+        run = self._runs.get(number)
+        search = self._study.search
+        if run is None:
+            tags = {
+                names.KIND: names.TRIAL_RUN,
+                names.MLFLOW_PARENT: self._parent,
+                names.METHOD: candidate.method,
+                names.PRESET: search.preset,
+                names.RNG: str(search.rng),
+                names.MLFLOW_USER: user(),
+                TRIAL: str(number),
+            }
+            run = self._client.create_run(self._experiment, tags=tags, run_name=f"trial {number}").info.run_id
+            self._runs[number] = run
+            params = {key: json.dumps(value) for key, value in candidate.settings.items()}
+            self._send(number, batch(run, params=params))
+        else:
+            self._client.update_run(run, "RUNNING")
+
+    def _end(self, record: TrialRecord) -> None:
+        run, facts = self._runs[record.number], record.facts
+        now = int(time.time() * 1000)
+        metrics = {"seconds": facts.get("seconds"), "seconds_saved": facts.get("saved")}
+        if record.state == COMPLETE:
+            metrics[self._study.search.metric] = record.value
+        values = [(key, float(value), now, 0) for key, value in metrics.items() if value is not None]
+        tags = {STATUS: record.state, STEPS: json.dumps(facts.get("steps", []))[:5000]}
+        if facts.get("error"):
+            tags[names.ERROR] = facts["error"]
+        self._send(record.number, batch(run, values, tags=tags))
+        self._client.set_terminated(run, _STATUS[record.state])
+
+    def _send(self, number: int, write: Write) -> None:
+        send(self._client, write, self._runs[number], Path())

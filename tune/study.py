@@ -1,0 +1,318 @@
+"""The study of a search: its trials with their settings, values and facts, in a database, by Optuna.
+
+It is what a search is continued from: whatever else is lost, the study says which trials there are, which of them have
+ended, and with what. `WSSS_STUDIES` names the database, by default a SQLite file among the searches of the workspace.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from tune.objective import Objective
+from tune.search import Candidate, MethodSearch, SearchPlan, data_digest
+from wsss.commands import command
+from wsss.errors import UserError, unknown
+from wsss.settings import Search
+
+STUDIES = "WSSS_STUDIES"
+METHOD = "method"
+FEW_TRIALS = 200
+"""Up to so many the Gaussian process is worth its time."""
+PLAN, FACTS = "plan", "facts"
+COMPLETE, PRUNED, FAILED, RUNNING = "complete", "pruned", "failed", "running"
+_STATES = {TrialState.COMPLETE: COMPLETE, TrialState.PRUNED: PRUNED, TrialState.FAIL: FAILED}
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial as the study has it.
+
+    Attributes:
+        number: counted from 0, in the order in which they were begun.
+        candidate: what it measures.
+        state: "complete", "pruned", "failed" or "running" (perhaps of a process that is no more).
+        value: the objective's metric; None where it did not end.
+        facts: JSON-ready: "run" (the id of its run), "steps", "seconds", "saved", "images", "of", "per_image", "error".
+    """
+
+    number: int
+    candidate: Candidate
+    state: str
+    value: float | None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Study:
+    """The trials of one search; used by one process at a time."""
+
+    def __init__(self, search: SearchPlan, work: Path, *, trials: int) -> None:
+        """Open the study, or make it; the preset's own settings are the first trials.
+
+        Raises:
+            UserError: it is of another search (says what differs), or the database can't be used.
+        """
+        self.search = search
+        self._lock = threading.RLock()
+        self._live: dict[int, Trial] = {}
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        ways = ["maximize" if search.mode == "max" else "minimize"] + ["minimize"] * search.seconds
+        directions = [optuna.study.StudyDirection[way.upper()] for way in ways]
+        try:
+            self._study = optuna.create_study(
+                study_name=search.name,
+                storage=storage(work),
+                sampler=self._sampler(trials),
+                directions=directions,
+                load_if_exists=True,
+            )
+        except (optuna.exceptions.StorageInternalError, ValueError, OSError) as error:
+            raise UserError(f"the studies in {address(work)} can't be used: {error}") from None
+        before = self._study.user_attrs.get(PLAN)
+        if before is None:
+            self._study.set_user_attr(PLAN, json.dumps(search.content, sort_keys=True))
+            for each in search.methods:
+                self._enqueue(each.default)
+        elif differences := _differences(json.loads(before), search.content):
+            raise UserError(
+                f"search {search.name} was begun with something else: {'; '.join(differences)}; "
+                "go on with the same, or begin another with --name"
+            )
+
+    def take(self) -> tuple[int, Candidate]:
+        """The next trial: one that a process left unfinished, one that waits, or a new one that is drawn."""
+        with self._lock:
+            for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if frozen.number not in self._live:
+                    self._live[frozen.number] = Trial(self._study, frozen._trial_id)
+                    return frozen.number, self._candidate(frozen)
+            trial = self._study.ask()
+            self._live[trial.number] = trial
+            method = self.search.methods[0].method
+            if len(self.search.methods) > 1:
+                method = trial.suggest_categorical(METHOD, [each.method for each in self.search.methods])
+            space = self.search.of(method).space
+            return trial.number, Candidate(
+                method, {key: draw(trial, self._parameter(method, key), how) for key, how in space.items()}
+            )
+
+    def note(self, number: int, **facts: Any) -> None:
+        """Keep facts of a trial."""
+        with self._lock:
+            trial = self._live[number]
+            known = json.loads(trial.user_attrs.get(FACTS, "{}"))
+            trial.set_user_attr(FACTS, json.dumps(known | facts))
+
+    def end(self, number: int, state: str, value: float | None = None, seconds: float = 0.0) -> None:
+        """End a trial, once."""
+        with self._lock:
+            trial = self._live.pop(number, None)
+            if trial is None:
+                return
+            if state == COMPLETE:
+                assert value is not None
+                self._study.tell(trial, [value, seconds] if self.search.seconds else value)
+            else:
+                self._study.tell(trial, state=TrialState.PRUNED if state == PRUNED else TrialState.FAIL)
+
+    def enqueue(self, candidates: Sequence[Candidate]) -> None:
+        """Let these be the next trials."""
+        with self._lock:
+            for candidate in candidates:
+                self._enqueue(candidate)
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        """Every trial that was begun, in order."""
+        with self._lock:
+            trials = self._study.get_trials(deepcopy=False)
+        return [self._record(trial) for trial in trials if trial.state != TrialState.WAITING]
+
+    @property
+    def waiting(self) -> int:
+        """How many were enqueued and are not begun."""
+        return len(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    @property
+    def ended(self) -> int:
+        """How many trials have ended, in whatever way."""
+        return sum(record.state != RUNNING for record in self.records)
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The complete trial with the best value, the first of equals."""
+        complete = [record for record in self.records if record.state == COMPLETE and record.value is not None]
+        best = max if self.search.mode == "max" else min
+        return best(complete, key=lambda record: record.value or 0.0, default=None)
+
+    @property
+    def front(self) -> list[TrialRecord]:
+        """Where seconds count too: the trials that none surpasses in both."""
+        numbers = {trial.number for trial in self._study.best_trials}
+        return [record for record in self.records if record.number in numbers]
+
+    @property
+    def optuna(self) -> optuna.Study:
+        """Optuna's own, for its pictures."""
+        return self._study
+
+    def keep(self, key: str, value: Any) -> None:
+        """Keep something of the search as a whole, such as the id of its run."""
+        self._study.set_user_attr(key, value)
+
+    def kept(self, key: str, default: Any = None) -> Any:
+        """What was kept."""
+        return self._study.user_attrs.get(key, default)
+
+    def _enqueue(self, candidate: Candidate) -> None:
+        own = {self._parameter(candidate.method, key): value for key, value in candidate.settings.items()}
+        method = {METHOD: candidate.method} if len(self.search.methods) > 1 else {}
+        self._study.enqueue_trial(method | own)
+
+    def _parameter(self, method: str, key: str) -> str:
+        return key if len(self.search.methods) == 1 else f"{method} {key}"
+
+    def _candidate(self, trial: FrozenTrial) -> Candidate:
+        method = trial.params.get(METHOD, self.search.methods[0].method)
+        # What a process was killed between asking for and drawing has the preset's value.
+        first = self.search.of(method).first
+        return Candidate(method, {key: trial.params.get(self._parameter(method, key), first[key]) for key in first})
+
+    def _record(self, trial: FrozenTrial) -> TrialRecord:
+        state = _STATES.get(trial.state, RUNNING)
+        value = trial.values[0] if trial.values else None
+        return TrialRecord(
+            trial.number, self._candidate(trial), state, value, json.loads(trial.user_attrs.get(FACTS, "{}"))
+        )
+
+    def _sampler(self, trials: int) -> BaseSampler:
+        seed, kind = self.search.rng, self.search.sampler
+        if kind == "auto":
+            kind = "gp" if trials <= FEW_TRIALS and len(self.search.methods) == 1 else "tpe"
+        if kind == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        if kind == "gp":
+            return optuna.samplers.GPSampler(seed=seed, deterministic_objective=True)
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, warn_independent_sampling=False)
+
+
+def storage(work: Path) -> optuna.storages.BaseStorage:
+    """The database of studies."""
+    url = address(work)
+    if url.startswith("sqlite:///"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return optuna.storages.RDBStorage(url)
+
+
+def address(work: Path) -> str:
+    """The database's address."""
+    return os.environ.get(STUDIES) or f"sqlite:///{(work / 'search' / 'studies.db').absolute()}"
+
+
+def study_names(work: Path) -> list[str]:
+    """The names of the searches that were begun."""
+    return sorted(optuna.get_all_study_names(storage(work)))
+
+
+def resumed(name: str, work: Path) -> SearchPlan:
+    """The search of that name, as it was begun.
+
+    Raises:
+        UserError: there is no such search (names those that are), or its plan can't be read.
+    """
+    known = study_names(work)
+    if name not in known:
+        raise unknown("search", name, known)
+    study = _open(name, work)
+    content = json.loads(study.user_attrs[PLAN])
+    try:
+        parts = tuple(
+            MethodSearch(
+                each["method"],
+                Objective(**each["objective"]),
+                {key: Search(**{**how, "values": tuple(how["values"])}) for key, how in each["space"].items()},
+                each["first"],
+                each["versions"],
+            )
+            for each in content.pop("methods")
+        )
+        before = SearchPlan(methods=parts, given=name, **content)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"search {name} was kept by another version ({error}); begin it anew under another name"
+        ) from None
+    return replace(before, methods=tuple(_as_now(before, part) for part in parts), digest=data_digest(before.data))
+
+
+def best_of(name: str, search: SearchPlan, work: Path, count: int) -> list[Candidate]:
+    """The best candidates of another search that are candidates of this one too.
+
+    Raises:
+        UserError: there is no such search, or none of its trials fits.
+    """
+    other = Study(resumed(name, work), work, trials=0)
+    sign = 1.0 if other.search.mode == "max" else -1.0
+    complete = [record for record in other.records if record.state == COMPLETE]
+    ranked = sorted(complete, key=lambda record: -sign * (record.value or 0.0))
+    spaces = {each.method: each.space for each in search.methods}
+    fits = [
+        record.candidate
+        for record in ranked
+        if record.candidate.settings.keys() == spaces.get(record.candidate.method, {}).keys()
+        and all(spaces[record.candidate.method][k].holds(v) for k, v in record.candidate.settings.items())
+    ]
+    if not fits:
+        raise UserError(
+            f"no complete trial of search {name} has the settings that are searched here, within their ranges"
+        )
+    return fits[:count]
+
+
+def _as_now(search: SearchPlan, part: MethodSearch) -> MethodSearch:
+    """A part with the steps' versions of today, so that what changed is found."""
+    plan = search.plan(part.default)
+    return replace(part, versions={planned.key: planned.step.version for planned in plan.steps})
+
+
+def _open(name: str, work: Path) -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=storage(work), sampler=optuna.samplers.RandomSampler())
+
+
+def draw(trial: Trial, name: str, how: Search) -> Any:
+    """Let a trial of Optuna's draw a value."""
+    if how.kind == "choice":
+        return trial.suggest_categorical(name, list(how.values))
+    if how.kind == "int":
+        return trial.suggest_int(name, int(how.low), int(how.high))
+    return trial.suggest_float(name, how.low, how.high, log=how.kind == "loguniform")
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
+    """What differs between two contents, such as "methods.affinity.versions.refine.walk was 1 and is 2"."""
+    now = json.loads(json.dumps(now))
+    found = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{path}{key}.")
+        elif key == "methods" and isinstance(old, list) and isinstance(new, list):
+            found += _differences({e["method"]: e for e in old}, {e["method"]: e for e in new}, "methods.")
+        elif old != new:
+            found.append(f"{path}{key} was {json.dumps(old)} and is {json.dumps(new)}")
+    return found
+
+
+def resume_command(name: str, *more: str) -> str:
+    """The command that goes on with a search."""
+    return command("python", "-m", "tune", "--resume", name, *more)
