@@ -1,4 +1,4 @@
-"""A search on a Ray cluster whose workers know nothing but what the search gives them."""
+"""The search as its user runs it, on a Ray cluster whose workers know nothing but what the search gives them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import sqlite3
 import sys
 from pathlib import Path
@@ -17,19 +16,23 @@ from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
 
 from tune.__main__ import main
-from tune.parent import TRIAL
-from tune.progress import Progress
-from tune.runner import run_search
+from tune.ending import Ending
+from tune.mirror import STATUS, TRIAL
+from tune.parent import BEST_RUN, RUN
+from tune.report import say_result
+from tune.runner import Budget, run_search
 from tune.search import plan_search
-from wsss.cli.runs import parse_settings
+from tune.study import COMPLETE, RUNNING, Study
+from wsss.data import open_dataset
 from wsss.data.shapes import make_shapes
 from wsss.errors import UserError
 from wsss.process import machine
+from wsss.run.method import WORK
 from wsss.tracking import names
 from wsss.tracking.liveness import mark_dead_runs, process_tags
 from wsss.tracking.query import runs, search
 
-FAST = {"localize.train.epochs": "1", "localize.train.crop": "33"}
+FAST = {"localize.train.epochs": "1", "localize.train.crop": "33", "segment.train.epochs": "1"}
 KEYS = ("refine.background.alpha", "refine.crf.bilateral_weight")
 SECRET = "hidden-in-no-file"
 
@@ -61,73 +64,134 @@ def workspace(cluster, template, tmp_path_factory):
         patch.setenv("MLFLOW_EXPERIMENT_NAME", "birds")
         patch.setenv("WSSS_STORE", str(folder / "elsewhere"))
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-        make_shapes(folder / "data" / "little", images=16, val_images=2, size=40, classes=2)
+        make_shapes(folder / "data" / "little", images=20, val_images=2, size=40, classes=2)
         shutil.copytree(folder / "data" / "little", folder / "data" / "unmasked")
         for mask in (folder / "data" / "unmasked").glob("SegmentationClass*/*.png"):
             mask.unlink()
         yield folder
 
 
-@pytest.fixture
-def parent(workspace):
+def parent():
     """The newest search's run."""
-    return lambda: next(search(MlflowClient(), f"tags.`{names.KIND}` = '{names.SEARCH_RUN}'"))
+    return next(search(MlflowClient(), f"tags.`{names.KIND}` = '{names.SEARCH_RUN}'"))
+
+
+def trials(run_id):
+    """The runs of a search's trials, by number."""
+    found = search(
+        MlflowClient(), f"tags.`{names.KIND}` = '{names.TRIAL_RUN}' and tags.`{names.MLFLOW_PARENT}` = '{run_id}'"
+    )
+    return {int(run.data.tags[TRIAL]): run for run in found}
 
 
 def test_equal_searches_have_equal_names(workspace):
-    one, same = (plan_search("cam", "demo", "little", trials=2, fixed=FAST) for _ in range(2))
-    assert one.name == same.name != plan_search("cam", "demo", "little", trials=2).name
+    one, same = (plan_search("cam", "demo", "little", fixed=FAST) for _ in range(2))
+    assert one.name == same.name != plan_search("cam", "demo", "little").name
 
 
-def test_a_search_is_limited_continued_under_its_run_reused_and_found_again(workspace, cluster, parent):
-    plan = plan_search("cam", "demo", "little", trials=2, keys=KEYS, fixed=FAST)
-    for _ in range(2):  # the second one is restored, and has a limit as well
-        with pytest.raises(UserError, match=r"no trial of the search finished: 0\.01 seconds were not enough.*goes on"):
-            run_search(plan, ray_address=cluster, max_seconds=0.01)
+def test_a_search_is_limited_continued_under_its_run_compared_and_enlarged(workspace, cluster, monkeypatch, capsys):
+    plan = plan_search("cam", "demo", "little", keys=KEYS, fixed=FAST)
+    for _ in range(2):  # the second one goes on, and has a limit as well
+        with pytest.raises(
+            UserError, match="no trial of the search finished: 1e-06 hours were not enough; more --hours"
+        ):
+            run_search(plan, Budget(trials=2, hours=1e-6), ray_address=cluster)
         assert parent().info.status == "FAILED" and runs() == []
     before = parent().info.run_id
 
-    result = run_search(plan, ray_address=cluster)
-    assert result.trials == 2 and result.failed == 0 and set(result.settings) == set(KEYS)
-    assert result.search_run == before == parent().info.run_id
+    result = run_search(plan, Budget(trials=2), ray_address=cluster)
+    assert result.run == before == parent().info.run_id and parent().info.status == "FINISHED" and result.left == 0
+    assert [record.state for record in result.records] == [COMPLETE] * 2
+    assert result.records[0].candidate.settings == {"refine.background.alpha": 6.0, "refine.crf.bilateral_weight": 10.0}
 
-    trials = {record.id: record for record in runs()}
-    assert len(trials) == 2 and result.run in trials
-    assert {record.tags[names.MLFLOW_PARENT] for record in trials.values()} == {before}
-    assert all(TRIAL in record.tags for record in trials.values())
-    settings = [{key: json.loads(record.params[key]) for key in KEYS} for record in trials.values()]
-    assert plan.first == {"refine.background.alpha": 6.0, "refine.crf.bilateral_weight": 10.0} == settings[-1]
-    values = [record.metrics["dev/labels_crf/miou"] for record in trials.values()]
-    assert result.value == pytest.approx(max(values))
-    assert {key: json.loads(trials[result.run].params[key]) for key in KEYS} == result.settings
+    of_trials = trials(before)
+    assert sorted(of_trials) == [0, 1]
+    for record in result.records:
+        run = of_trials[record.number]
+        assert run.info.status == "FINISHED" and run.data.tags[STATUS] == COMPLETE
+        assert run.data.metrics["dev/labels_crf/miou"] == pytest.approx(record.value)
+        assert {key: json.loads(run.data.params[key]) for key in KEYS} == record.candidate.settings
+    assert {MlflowClient().get_experiment(r.info.experiment_id).name for r in (*of_trials.values(), parent())} == {
+        "birds"
+    }
 
-    client = MlflowClient()
-    experiments = {client.get_run(run_id).info.experiment_id for run_id in (*trials, before)}
-    assert [client.get_experiment(experiment).name for experiment in experiments] == ["birds"]
-    assert parent().info.status == "FINISHED" and parent().data.tags[names.PID] == str(os.getpid())
-    assert parent().data.metrics["dev/labels_crf/miou"] == pytest.approx(result.value)
-
+    steps = {fact["key"]: fact["how"] for record in result.records for fact in record.facts["steps"]}
+    assert steps["localize.train"] == "reused"  # the trials share it
     store = workspace / "elsewhere"  # where WSSS_STORE says: the workers were told
     assert len(list((store / "localize.cam.train").iterdir())) == 1
-    assert len(list((store / "refine.cam.crf").iterdir())) == 2
-    assert not list(store.glob("segment*")) and not (workspace / ".dvc").exists()
+
+    # The whole run of what is taken, and of the preset beside it: val is looked at there alone.
+    whole = runs()
+    assert result.verdict is not None and parent().data.tags[BEST_RUN] == result.verdict.taken.run
+    assert result.verdict.taken.run in {record.id for record in whole} and len(whole) == 1 + result.verdict.better
+    assert {"dev/pred_crf/miou", "val/pred_crf/miou"} == set(result.verdict.taken.final)
+    assert not any("val/" in key for run in of_trials.values() for key in run.data.metrics)
+
+    say_result(result, Budget(trials=2))
+    printed = capsys.readouterr().out
+    line = next(line for line in printed.splitlines() if "--set" in line)
+    words = shlex.split(line)
+    from wsss.cli.runs import parse_settings
+
+    taken = result.verdict.taken.candidate.settings
+    assert parse_settings(words[words.index("--set") + 1 :: 2]) == {**FAST, **{k: str(v) for k, v in taken.items()}}
+    assert not (workspace / ".dvc").exists()
     written = [path for path in (workspace / "work").rglob("*") if path.is_file()]
     assert written and not any(SECRET.encode() in path.read_bytes() for path in written)
 
-    words = shlex.split(result.command)
-    assert parse_settings(words[words.index("--set") + 1 :: 2]) == {
-        **FAST,
-        **{key: str(value) for key, value in result.settings.items()},
+    more = run_search(plan, Budget(trials=3), ray_address=cluster)
+    assert more.run == before and [r.number for r in more.records] == [0, 1, 2]
+    assert {n: run.info.run_id for n, run in trials(before).items() if n < 2} == {
+        n: run.info.run_id for n, run in of_trials.items()
     }
-    assert run_search(plan) == result
-    assert {record.id for record in runs()} == set(trials)
+
+
+def test_several_methods_in_one_study_each_with_its_preset_first(workspace, cluster):
+    plan = plan_search(
+        "cam,wildcat", "demo", "little", keys=("refine.crf",), fixed=FAST, objective="dev/labels_crf/miou"
+    )
+    result = run_search(plan, Budget(trials=3, seeds=1, top=2), ray_address=cluster, quiet=True)
+    assert [record.candidate for record in result.records[:2]] == [part.default for part in plan.methods]
+    assert result.verdict is not None and len(result.verdict.best.values) == 2
+    assert {run.data.tags[names.METHOD] for run in trials(result.run).values()} == {"cam", "wildcat"}
+
+
+def test_quality_and_seconds_make_a_front(workspace, cluster):
+    plan = plan_search(
+        "cam", "demo", "little", keys=("refine.crf",), fixed=FAST, objective="dev/labels_crf/miou,seconds"
+    )
+    result = run_search(plan, Budget(trials=2), ray_address=cluster, quiet=True)
+    assert result.front and all(record.facts["seconds"] > 0 for record in result.front)
 
 
 def test_a_dataset_without_masks_is_searched_by_what_its_runs_give(workspace, cluster):
-    plan = plan_search("cam", "demo", "unmasked", trials=1, fixed=FAST, objective="dev/tags/map")
-    assert plan.objective.until == "localize"
-    result = run_search(plan, ray_address=cluster)
-    assert 0 <= result.value <= 1 and result.settings == plan.first and set(result.settings) == {"localize.train.lr"}
+    plan = plan_search("cam", "demo", "unmasked", fixed=FAST, objective="dev/tags/map")
+    assert plan.methods[0].objective.until == "localize" and list(plan.methods[0].space) == ["localize.train.lr"]
+    result = run_search(plan, Budget(trials=1), ray_address=cluster, quiet=True)
+    assert result.verdict is not None and 0 <= result.verdict.best.value <= 1 and not result.verdict.better
+
+
+def test_a_trial_that_fails_is_tried_again_counted_and_the_search_goes_on(workspace, cluster, monkeypatch):
+    """An exponent at which all is background, memory that is too little, or, here, a folder that is a file."""
+    plan = plan_search("cam", "demo", "little", keys=("refine.background",), fixed=FAST, sampler="random", rng=5)
+    study = Study(plan, WORK, trials=3)
+    run_search(plan, Budget(trials=1), ray_address=cluster, quiet=True)
+    from tune.runner import _fill
+
+    _fill(study, 3)
+    number, candidate = study.take()
+    planned = next(p for p in plan.plan(candidate).steps if p.key == "refine.background")
+    blocked = workspace / "work" / "scratch" / planned.name
+    kept = blocked.with_suffix(".kept")
+    blocked.rename(kept) if blocked.exists() else None
+    blocked.write_text("")
+    try:
+        result = run_search(plan, Budget(trials=3, retries=0), ray_address=cluster, quiet=True)
+    finally:
+        blocked.unlink()
+    assert number == 1 and [record.state for record in result.records] == [COMPLETE, "failed", "failed"]
+    assert all(record.facts["error"] for record in result.records[1:])
+    assert {n: run.info.status for n, run in trials(result.run).items()} == {0: "FINISHED", 1: "FAILED", 2: "FAILED"}
 
 
 def test_the_command_refuses_an_objective_that_the_data_cannot_give(workspace, monkeypatch, capsys):
@@ -140,40 +204,56 @@ def test_the_command_refuses_an_objective_that_the_data_cannot_give(workspace, m
     assert "no masks for its split dev" in printed.err and "train/loss, dev/tags/map" in printed.err
 
 
-def test_an_interrupted_search_says_so_and_is_marked_killed(workspace, cluster, parent, monkeypatch):
-    """Ray ends in order without an error, also with no trial finished and no time limit."""
-    plan = plan_search("cam", "demo", "little", trials=3, keys=KEYS, fixed=FAST)
-    monkeypatch.setattr(Progress, "on_step_begin", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+def test_an_interrupted_search_keeps_its_trials_and_is_marked_killed(workspace, cluster, monkeypatch):
+    """As Ctrl-C does while trials run; they go on when the search does."""
+    plan = plan_search("cam", "demo", "little", keys=KEYS, fixed=FAST, rng=1)
+    stop = Ending.stop_all
+
+    def pressed(self):
+        self._pressed = self._pressed or self._orderly
+        return stop(self)
+
+    monkeypatch.setattr(Ending, "stop_all", pressed)
     with pytest.raises(KeyboardInterrupt):
-        run_search(plan, ray_address=cluster)
+        run_search(plan, Budget(trials=2), ray_address=cluster, quiet=True)
     assert parent().info.status == "KILLED"
+    assert all(record.state in (RUNNING, COMPLETE) for record in Study(plan, WORK, trials=2).records)
+    monkeypatch.undo()
+    result = run_search(plan, Budget(trials=2), ray_address=cluster, quiet=True)
+    assert [record.state for record in result.records] == [COMPLETE] * 2 and sorted(trials(result.run)) == [0, 1]
 
 
-def test_what_no_machine_has_is_refused_before_the_first_trial(workspace, cluster, parent, monkeypatch):
-    plan = plan_search("cam", "demo", "little", trials=4, fixed=FAST, device="cuda")
-    with pytest.raises(UserError, match=r"no machine has a GPU .* 1 machine \(2 cores, 0 GPUs\)"):
-        run_search(plan, ray_address=cluster)
-    assert parent().info.status == "FAILED"
+def test_what_no_machine_has_is_refused_before_the_first_trial(workspace, cluster):
+    plan = plan_search("cam", "demo", "little", fixed=FAST)
+    with pytest.raises(UserError, match=r"asks for 3 cores and 0 GPUs, which no machine has: there is 2 cores, 0 GPUs"):
+        run_search(plan, Budget(trials=4, cpus=3), ray_address=cluster)
+    with pytest.raises(UserError, match="asks for 1 cores and 1 GPUs"):
+        run_search(plan, Budget(trials=4, gpus=1), ray_address=cluster)
+    assert parent().info.status == "FAILED" and trials(parent().info.run_id) == {}
 
 
-def test_a_search_whose_process_is_gone_is_marked_by_the_next_command(workspace):
+def test_a_search_whose_process_is_gone_is_marked_by_the_next_command_with_its_trials(workspace):
     gone = psutil.Popen([sys.executable, "-c", ""])
     gone.wait()
     client = MlflowClient()
     tags = {names.KIND: names.SEARCH_RUN, **process_tags(), names.PROCESS: f"{machine()}-{gone.pid}-1"}
     dead = client.create_run("0", tags=tags).info.run_id
     alive = client.create_run("0", tags=tags | process_tags()).info.run_id
+    trial = client.create_run("0", tags={names.KIND: names.TRIAL_RUN, names.MLFLOW_PARENT: dead}).info.run_id
     assert mark_dead_runs(client) == [dead]
-    assert [client.get_run(run).info.status for run in (dead, alive)] == ["FAILED", "RUNNING"]
+    assert [client.get_run(run).info.status for run in (dead, alive, trial)] == ["FAILED", "RUNNING", "FAILED"]
     client.set_terminated(alive)
 
 
-def test_two_processes_do_not_run_one_search(workspace, parent):
-    plan = plan_search("cam", "demo", "little", trials=5, keys=KEYS, fixed=FAST)
+def test_two_processes_do_not_run_one_search(workspace):
+    plan = plan_search("cam", "demo", "little", keys=KEYS, fixed=FAST, rng=2)
     run = MlflowClient().create_run("0", tags={names.KIND: names.SEARCH_RUN, **process_tags()})
-    note = Path("work", "search", plan.name, "mlflow_run")
-    note.parent.mkdir(parents=True)
-    note.write_text(run.info.run_id)
+    Study(plan, WORK, trials=5).keep(RUN, run.info.run_id)
     with pytest.raises(UserError, match=f"is being run by process {os.getpid()} on .*; wait until it ends"):
-        run_search(plan)
+        run_search(plan, Budget(trials=5))
     assert MlflowClient().get_run(run.info.run_id).info.status == "RUNNING"
+    MlflowClient().set_terminated(run.info.run_id)
+
+
+def test_no_folder_of_ray_s_stays(workspace):
+    assert open_dataset("little").splits["dev"] and not list(Path("work", "search").glob("*/*.pkl"))

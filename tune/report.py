@@ -28,6 +28,9 @@ def say_result(result: SearchResult, budget: Budget) -> None:
         again = resume_command(search.name, "--trials", str(budget.trials))
         print(f"{result.left} of {budget.trials} trials are left; this goes on with them:\n  {again}")
         return
+    for record in sorted(result.front, key=lambda record: record.facts["seconds"]):
+        settings = " ".join(f"{key}={value}" for key, value in record.candidate.settings.items())
+        print(f"  {record.value:.4f} in {record.facts['seconds']:.0f} s: trial {record.number + 1} {settings}")
     verdict = result.verdict
     print(_said(search, verdict))
     for who, measure in (("best", verdict.best), ("preset", verdict.default)):

@@ -76,6 +76,7 @@ class SearchResult:
         records: its trials.
         verdict: what came out; None where trials are left.
         left: how many trials are left.
+        front: where seconds count too, the trials that none surpasses in both.
     """
 
     search: SearchPlan
@@ -83,6 +84,7 @@ class SearchResult:
     records: tuple[TrialRecord, ...]
     verdict: Verdict | None
     left: int
+    front: tuple[TrialRecord, ...] = ()
 
 
 def run_search(
@@ -131,7 +133,8 @@ def run_search(
         finally:
             mirror.close()
         parent.end(study, verdict)
-        return SearchResult(search, parent.id, tuple(study.records), verdict, left)
+        front = tuple(study.front) if search.seconds else ()
+        return SearchResult(search, parent.id, tuple(study.records), verdict, left, front)
 
 
 class _Asking(NotKept, Searcher):

@@ -204,7 +204,7 @@ class Study:
             return optuna.samplers.RandomSampler(seed=seed)
         if kind == "gp":
             return optuna.samplers.GPSampler(seed=seed, deterministic_objective=True)
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, warn_independent_sampling=False)
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
 
 
 def storage(work: Path) -> optuna.storages.BaseStorage:

@@ -119,8 +119,8 @@ def decide(study: Study, around: Surroundings, seeds: int, top: int) -> Verdict:
         not same and sign * difference > 0 and (interval is None or (interval[0] if sign > 0 else -interval[1]) > 0)
     )
     measured = {
-        record.number: _finally(record, values[record.number], around, when=record is default or better)
-        for record in (default, best)
+        number: _finally(record, values[number], around, when=number == default.number or better)
+        for number, record in {default.number: default, best.number: best}.items()
     }
     return Verdict(measured[best.number], measured[default.number], difference, interval, better)
 

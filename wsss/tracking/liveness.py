@@ -60,12 +60,20 @@ def mark_dead_runs(client: MlflowClient) -> list[str]:
             if not process_gone(run.data.tags):
                 continue
             ended = int(float(run.data.tags.get(names.HEARTBEAT, time.time())) * 1000)
-            for stage in stage_runs(client, run.info.experiment_id, run.info.run_id).values():
-                if stage.info.status == "RUNNING":
-                    client.set_terminated(stage.info.run_id, "FAILED", ended)
+            for part in _parts(client, run):
+                if part.info.status == "RUNNING":
+                    client.set_terminated(part.info.run_id, "FAILED", ended)
             client.set_terminated(run.info.run_id, "FAILED", ended)
             dead.append(run.info.run_id)
     return dead
+
+
+def _parts(client: MlflowClient, run: Run) -> list[Run]:
+    """The stages of a method's run, or the trials of a search's."""
+    if run.data.tags[names.KIND] == names.METHOD_RUN:
+        return list(stage_runs(client, run.info.experiment_id, run.info.run_id).values())
+    parent = f"tags.`{names.MLFLOW_PARENT}` = '{run.info.run_id}' and tags.`{names.KIND}` = '{names.TRIAL_RUN}'"
+    return list(search(client, parent))
 
 
 def find_interrupted(client: MlflowClient, fingerprint: str) -> Run | None:
