@@ -53,10 +53,12 @@ def search(
     from tune.runner import Budget, run_search
     from tune.search import plan_search
     from tune.space import Narrowing
-    from tune.study import resumed
+    from tune.study import check_new, resumed
     from wsss.cli.runs import parse_settings
     from wsss.run.method import WORK
 
+    if name and not resume:
+        check_new(name, WORK)
     plan = (
         resumed(resume, WORK)
         if resume

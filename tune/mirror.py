@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tune.search import Candidate
 from tune.study import COMPLETE, FAILED, PRUNED, Study, TrialRecord
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RETRY_S, PATIENCE_S = 2.0, 90.0
-TRIAL, STATUS, STEPS = "tune.trial", "tune.status", "tune.steps"
+TRIAL, STATUS, STEPS = "tune.trial", "tune.status", "steps.json"
 _STATUS = {COMPLETE: "FINISHED", PRUNED: "KILLED", FAILED: "FAILED"}
 
 
@@ -39,6 +39,9 @@ class Mirror:
         self._client, self._study, self._parent, self._experiment = client, study, parent, experiment
         self._writes: queue.Queue[Callable[[], object] | None] = queue.Queue()
         self._runs = self._runs_that_are_there()
+        self._computed: dict[str, int] = {}
+        for record in study.records:
+            self._learn(record)
         self._away = threading.Event()
         self._closing = float("inf")
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
@@ -56,6 +59,7 @@ class Mirror:
 
     def end(self, record: TrialRecord) -> None:
         """A trial ended."""
+        self._learn(record)
         self._writes.put(lambda: self._end(record))
 
     def whole(self) -> None:
@@ -127,11 +131,25 @@ class Mirror:
         if record.state == COMPLETE:
             metrics[self._study.search.metric] = record.value
         values = [(key, float(value), now, 0) for key, value in metrics.items() if value is not None]
-        tags = {STATUS: record.state, STEPS: json.dumps(facts.get("steps", []))[:5000]}
+        tags = {STATUS: record.state}
         if facts.get("error"):
             tags[names.ERROR] = facts["error"]
         self._send(record.number, batch(run, values, tags=tags))
+        self._client.log_dict(run, {"steps": [self._with_origin(step) for step in facts.get("steps", [])]}, STEPS)
         self._client.set_terminated(run, _STATUS[record.state])
+
+    def _learn(self, record: TrialRecord) -> None:
+        """Keep which trial computed a step."""
+        for step in record.facts.get("steps", []):
+            if step["how"] == "computed":
+                for fingerprint in step["fingerprints"]:
+                    self._computed.setdefault(fingerprint, record.number)
+
+    def _with_origin(self, step: dict[str, Any]) -> dict[str, Any]:
+        """A step's facts with the run that computed it: a trial's, or that of the search, which has the shared ones."""
+        numbers = {self._computed.get(fingerprint) for fingerprint in step["fingerprints"]}
+        runs = [self._parent if number is None else self._runs.get(number, self._parent) for number in numbers]
+        return {**step, "from": sorted(set(runs))}
 
     def _send(self, number: int, write: Write) -> None:
         send(self._client, write, self._runs[number], Path())

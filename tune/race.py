@@ -11,9 +11,10 @@ from scipy.stats import wilcoxon
 from tune.ending import NotKept
 from tune.search import SearchPlan
 from tune.study import COMPLETE, Study
+from tune.trial import EPOCH, LOSS, PER_IMAGE
 from wsss.training import TrainingSettings
 
-EPOCH, LOSS, PER_IMAGE, LEVEL = "epoch", "loss", "per_image", 0.05
+LEVEL = 0.05
 """A trial is worse where a signed-rank test says so at this level."""
 
 

@@ -23,11 +23,11 @@ from tune.ending import Ending, NotKept
 from tune.mirror import Mirror
 from tune.parent import search_run
 from tune.progress import Progress, reason
-from tune.race import EPOCH, LOSS, PER_IMAGE, EarlyEnd, trained_step
+from tune.race import EarlyEnd, trained_step
 from tune.search import Candidate, SearchPlan
 from tune.shared import compute_shared
 from tune.study import COMPLETE, FAILED, PRUNED, Study, TrialRecord, best_of, draw
-from tune.trial import CANDIDATE, FINAL, NUMBER, VALUE, Surroundings, run_trial
+from tune.trial import CANDIDATE, EPOCH, FINAL, LOSS, NUMBER, PER_IMAGE, VALUE, Surroundings, run_trial
 from tune.verdict import Verdict, decide
 from wsss.errors import UserError
 from wsss.run.cluster import LOCAL, Machine, Share, Slots, connected, machines

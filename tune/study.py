@@ -255,6 +255,16 @@ def resumed(name: str, work: Path) -> SearchPlan:
     return replace(before, methods=tuple(_as_now(before, part) for part in parts), digest=data_digest(before.data))
 
 
+def check_new(name: str, work: Path) -> None:
+    """Refuse a name that a search has.
+
+    Raises:
+        UserError: it has; says how to go on with it.
+    """
+    if name in study_names(work):
+        raise UserError(f"there is a search {name}; go on with it: {resume_command(name)}, or take another name")
+
+
 def best_of(name: str, search: SearchPlan, work: Path, count: int) -> list[Candidate]:
     """The best candidates of another search that are candidates of this one too.
 

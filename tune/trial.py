@@ -12,7 +12,6 @@ from typing import Any
 from ray import tune
 
 from tune.measure import Measured, Place, facts_of, measure
-from tune.race import EPOCH, LOSS, PER_IMAGE
 from tune.search import Candidate, SearchPlan
 from wsss.data import Dataset, open_dataset
 from wsss.errors import UserError
@@ -22,7 +21,8 @@ from wsss.run.method import WORK
 from wsss.run.steps import choose_device
 from wsss.scores import metric_names
 
-NUMBER, CANDIDATE, VALUE, FINAL = "number", "candidate", "value", "final"
+NUMBER, CANDIDATE = "number", "candidate"
+VALUE, FINAL, PER_IMAGE, EPOCH, LOSS = "value", "final", "per_image", "epoch", "loss"
 
 
 @dataclass(frozen=True)
