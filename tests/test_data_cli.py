@@ -24,7 +24,7 @@ def workspace(tmp_path, monkeypatch):
     (tmp_path / "pictures").mkdir()
     for n in range(6):
         Image.new("RGB", (8, 8), (n, n, n)).save(tmp_path / "pictures" / f"{n}.png")
-    rows = [f"{n}.png,{'cat dog' if n % 2 else 'cat'}" for n in range(6)]
+    rows = [f"{n}.png,{'cat;dog' if n % 2 else 'cat'}" for n in range(6)]
     (tmp_path / "tags.csv").write_text("\n".join(["image,labels", *rows]))
     return tmp_path
 

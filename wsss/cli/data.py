@@ -239,7 +239,8 @@ def _track(dataset: Dataset) -> None:
             if links
             else f"mend that, then put it under DVC with `{command('wsss', 'data', 'track', str(folder))}`"
         )
-        raise UserError(f"{error}; the dataset itself is whole in {folder} and can be used; {way}") from error
+        problem = str(error).rstrip(".")
+        raise UserError(f"{problem}; the dataset itself is whole in {folder} and can be used; {way}") from error
     if trouble := git.trouble():
         again = command("dvc", "config", "core.no_scm", "false")
         typer.echo(

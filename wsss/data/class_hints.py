@@ -11,7 +11,7 @@ from wsss.data.parallel import some
 
 _NO_LABEL = frozenset({"nan", "none", "null", "nil", "na", "n/a", "#n/a", "-", "--", "?", "undefined", "unlabeled"})
 _LISTED = re.compile(r"""[\[({].*|.*[\])}]|["'].*|.*["']""", re.DOTALL)
-_JOINED = re.compile(r"[+/&:\t]")
+_JOINED = re.compile(r"\w{2}\s*[+/&\t]\s*\w{2}")
 
 
 def class_hints(names: Sequence[str]) -> list[str]:

@@ -46,7 +46,7 @@ def read_rows(path: Path) -> list[Row]:
         except UserError:
             continue  # with another delimiter the quotes may be sound
         if header and tuple(cell.strip().lower() for cell in header[1]) == HEADER:
-            return _two_columns(list(rows), path)
+            return _two_columns(list(rows), path, delimiter)
     first = next((line.strip() for line in read_lines(path) if line.strip()), "nothing")
     raise UserError(f"{path} must begin with the line image,labels; it begins with {first[:80]}")
 
@@ -60,7 +60,7 @@ def parse_rows(path: Path) -> list[Row]:
     rows = list(_parse(read_text(path), ",", path, spaces=False))
     if not rows or tuple(rows[0][1]) != HEADER:
         raise UserError(f"{path} must begin with the line image,labels; it begins with {rows[:1]}")
-    return _two_columns(rows[1:], path)
+    return _two_columns(rows[1:], path, ",")
 
 
 def _parse(text: str, delimiter: str, path: Path, spaces: bool | None = None) -> Iterator[tuple[int, list[str]]]:
@@ -81,9 +81,10 @@ def _parse(text: str, delimiter: str, path: Path, spaces: bool | None = None) ->
         ) from None
 
 
-def _two_columns(rows: list[tuple[int, list[str]]], path: Path) -> list[Row]:
+def _two_columns(rows: list[tuple[int, list[str]]], path: Path, delimiter: str) -> list[Row]:
+    separator = "|" if delimiter == ";" else ";"
     if wrong := [f"line {line}" for line, row in rows if len(row) != len(HEADER)]:
-        raise UserError(f"{path} needs two columns, image and labels, separate labels by ';': {some(wrong)}")
+        raise UserError(f"{path} needs two columns, image and labels, separate labels by {separator!r}: {some(wrong)}")
     if nameless := [f"line {line}" for line, row in rows if not row[0].strip()]:
         raise UserError(f"{path} has labels without the name of an image: {some(nameless)}")
     return [Row(line, *row) for line, row in rows]
