@@ -228,24 +228,23 @@ def _track(dataset: Dataset) -> None:
     from wsss.versions import add
 
     folder = _here(dataset.root)
+    again = command("wsss", "data", "track", str(folder))
     try:
         version = add(dataset.root)
     except UserError as error:
         links = [str(parent) for parent in folder.parents if parent.is_symlink()]
-        again = command("wsss", "data", "track", str(folder))
         way = (
             f"DVC keeps no versions behind a link such as {links[0]}: go on without them, or have the whole workspace "
             "where the link leads"
             if links
-            else f"mend that, then put it under DVC with `{command('wsss', 'data', 'track', str(folder))}`"
+            else f"mend that, then put it under DVC with `{again}`"
         )
         problem = str(error).rstrip(".")
         raise UserError(f"{problem}; the dataset itself is whole in {folder} and can be used; {way}") from error
     if trouble := git.trouble():
-        again = command("dvc", "config", "core.no_scm", "false")
         typer.echo(
-            f"under DVC as {version.md5}, but git was not understood ({trouble}): mend that, run `{again}`, "
-            f"then commit {folder}.dvc and {folder.parent}/.gitignore to git"
+            f"under DVC as {version.md5}, but git was not understood ({trouble}): mend that, then run "
+            f"`{command('dvc', 'config', 'core.no_scm', 'false')}` and `{again}`"
         )
     elif git.top():
         typer.echo(f"under DVC as {version.md5}: commit {folder}.dvc and {folder.parent}/.gitignore to git")
