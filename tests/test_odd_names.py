@@ -108,6 +108,20 @@ def test_tag_rows_without_an_image_are_said_and_make_no_class(photos):
     assert note.startswith("7 rows of tags.csv left out") and "gone0.jpg, gone1.jpg" in note and "and 2 more" in note
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_classes_that_look_like_a_slip_are_said(photos, tmp_path, given):
+    write_tags((id, "Cat" if id == "p0" else label) for id, label in TAGS.items())
+    (tmp_path / "classes.txt").write_text("cat\nCat\ndog\n")
+    (note,) = add(photos, class_list=tmp_path / "classes.txt" if given else None).settings["notes"]
+    assert "differ in writing alone" in note and "'cat'" in note and "'Cat'" in note
+
+
+def test_what_is_no_file_is_refused(photos):
+    os.mkfifo(photos / "pipe.png")
+    with pytest.raises(UserError, match=r"pipe\.png have the names of images and are no files"):
+        add(photos)
+
+
 def test_two_files_of_one_id_are_refused_in_a_voc_folder(devkit):
     photo(devkit / "JPEGImages" / "p0.png")
     with pytest.raises(UserError, match=r"clash, rename one: p0\.jpg and p0\.png"):

@@ -1,8 +1,6 @@
 """Tag files, lists and boxes in the dialects and encodings of other people's tools: read, or refused by name."""
 
 import codecs
-import csv
-import io
 import re
 import subprocess
 from pathlib import Path
@@ -72,6 +70,7 @@ def test_what_is_no_text_is_refused(tmp_path):
         "image\tlabels\na.jpg\tx,y\nb.jpg\t\n",
         "image|labels\na.jpg|x;y\nb.jpg|\n",
         'sep=;\nimage;labels\na.jpg;"x;y"\nb.jpg;\n',
+        "sep=\t\r\nimage\tlabels\r\na.jpg\tx;y\r\nb.jpg\t\r\n",
         "Image , Labels\na.jpg,x;y\nb.jpg,\n",
         '"image","labels"\r\n"a.jpg","x,y"\r\n"b.jpg",""\r\n',
         'image, labels\na.jpg, "x, y"\nb.jpg, ""\n',
@@ -140,6 +139,7 @@ def test_lists_are_blamed_by_name_and_line(tmp_path, text, words):
         ("ISO-8859-1", "latin-1", "bär"),
         ("utf-8", "utf-8-sig", "bär"),
         ("utf-16", "utf-16", "bär"),
+        ("utf-16", "utf-8", "bär"),
         (None, "utf-8", "猫"),
     ],
 )
@@ -183,17 +183,19 @@ def test_boxes_that_can_not_be_read_are_named(tmp_path, content, words):
         (("cat dog", "cat", "dog"), "'cat dog': if these are several labels"),
     ],
 )
-def test_classes_that_look_like_a_slip_get_a_hint(tmp_path, names, words):
+def test_classes_that_look_like_a_slip_get_a_hint(names, words):
     assert re.search(words, "; ".join(class_hints(names)))
-    text = io.StringIO()
-    csv.writer(text).writerows([("image", "labels"), *zip("abc", names, strict=False)])
-    assert read_csv(written(tmp_path, text.getvalue()), None, IMAGES).notes == tuple(class_hints(sorted(names)))
 
 
 def test_usual_classes_get_no_hint():
     assert not class_hints(
         ("cat", "potted plant", "traffic light", "light", "1", "2", "T-shirt", "Straße", "c++", "R&B")
     )
+
+
+def test_a_list_of_classes_is_blamed_by_name(tmp_path):
+    with pytest.raises(UserError, match="classes.txt: class name 'cat' is .* doubled"):
+        read_class_list(written(tmp_path, "cat\ndog\ncat\n", name="classes.txt"))
 
 
 def test_class_names_are_the_same_however_their_accents_are_stored(tmp_path):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wsss.data import layout
+from wsss.data.class_hints import class_hints
 from wsss.data.dataset import Dataset
 from wsss.data.ids import files_by_id, shown
 from wsss.data.label_maps import write_palette_png
@@ -31,7 +32,7 @@ class Parts:
         official: id to mask file (PNG, or SBD's .mat); dev is chosen from the train ids in here.
         extra: id to mask file, used only where there is no official one.
         lists: list name to ids as the source has them, kept for the record.
-        notes: sentences on what of the source was left out and what looks like a slip, kept in the settings.
+        notes: sentences on what of the source was left out, kept in the settings.
     """
 
     train: Sequence[str]
@@ -72,8 +73,8 @@ def assemble(description: layout.Description, parts: Parts, dev_list: Path | Non
         "val": sorted(parts.val),
         **({"train_official": masked} if masked else {}),
     }
-    if parts.notes:
-        description = replace(description, settings={**description.settings, "notes": list(parts.notes)})
+    if notes := [*parts.notes, *class_hints(description.classes.names)]:
+        description = replace(description, settings={**description.settings, "notes": notes})
     target = layout.home(description.name)
     with layout.building(target) as root:
         layout.link_all({id: parts.images[id] for id in ids}, root / layout.IMAGES)
@@ -117,8 +118,8 @@ def write_dev(dataset: Dataset, dev_list: Path | None = None, share: float = DEV
 
 
 def _put_masks(masks: Mapping[str, Path], folder: Path) -> None:
-    layout.link_all({id: path for id, path in masks.items() if path.suffix != ".mat"}, folder)
-    matrices = [(id, path) for id, path in masks.items() if path.suffix == ".mat"]
+    layout.link_all({id: path for id, path in masks.items() if path.suffix.lower() != ".mat"}, folder)
+    matrices = [(id, path) for id, path in masks.items() if path.suffix.lower() == ".mat"]
     if matrices:
         folder.mkdir(exist_ok=True)
 

@@ -42,6 +42,8 @@ def _decode(data: bytes) -> str:
             return data.decode(encoding)
     declared = _DECLARED.match(data)
     encoding = codecs.lookup(declared[1].decode()).name if declared else "utf-8"
+    if encoding.startswith(("utf-16", "utf-32")):  # of more than a byte a letter, and declared in bytes
+        encoding = "utf-8"
     try:
         return data.decode(encoding)
     except UnicodeDecodeError:

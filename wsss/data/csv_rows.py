@@ -15,7 +15,7 @@ from wsss.errors import UserError
 
 HEADER = ("image", "labels")
 _DELIMITERS = ",;\t|"
-_EXCEL = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
+_EXCEL = re.compile(r'"?sep=.?"?', re.IGNORECASE)
 
 
 class Row(NamedTuple):

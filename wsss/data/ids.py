@@ -52,6 +52,9 @@ def files_by_id(
     for file in _files(folder, below, apart):
         if file.suffix.lower() in suffixes:
             found[file.stem].append(file)
+    places = [shown(str(file.relative_to(folder))) for files in found.values() for file in files if _is_no_file(file)]
+    if places:
+        raise UserError(f"{folder}: {some(places)} have the names of images and are no files; move them away")
     if wrong := [shown(files[0].name) for id, files in found.items() if not _can_be_an_id(id)]:
         raise UserError(
             f"{folder}: {some(wrong)} can't be the name of an image: names are UTF-8, not blank, without line breaks, "
@@ -142,6 +145,11 @@ def _files(folder: Path, below: bool, apart: Path | None) -> Iterator[Path]:
     if refused:
         named = [f"{shown(str(error.filename))} ({(error.strerror or str(error)).lower()})" for error in refused]
         raise UserError(f"these folders can't be listed: {some(named)}; change their permissions or move them away")
+
+
+def _is_no_file(path: Path) -> bool:
+    """Whether something else lies there, such as a pipe, which would be waited for."""
+    return os.path.exists(path) and not os.path.isfile(path)
 
 
 def _can_be_an_id(name: str) -> bool:

@@ -19,7 +19,6 @@ import numpy as np
 
 from wsss.classes import BACKGROUND, IGNORE, Classes
 from wsss.data.boxes import read_boxes
-from wsss.data.class_hints import class_hints
 from wsss.data.csv_rows import HEADER, parse_rows, read_rows
 from wsss.data.ids import files_by_id, fit, fit_files, shown
 from wsss.data.masks import read_mask
@@ -89,7 +88,7 @@ class TagFile(NamedTuple):
     Attributes:
         tags: id to class names; images without a row are missing.
         classes: the given ones or, where there are none, those of the tags, sorted.
-        notes: sentences on what was left out and what looks like a slip.
+        notes: sentences on what was left out.
     """
 
     tags: Tags
@@ -139,7 +138,6 @@ def read_csv(path: Path, classes: Classes | None, images: Mapping[str, Path]) ->
     notes = _left_out(path, [rows[at].image for at in found.strangers])
     if classes is None:
         classes = _derived(path, sorted({name for names in labels.values() for name in names}), notes)
-        notes += class_hints(classes.names)
     return TagFile(labels, classes, tuple(notes))
 
 
@@ -169,7 +167,6 @@ def read_npz(path: Path, classes: Classes | None, images: Mapping[str, Path]) ->
     notes = _left_out(path, [rows[at] for at in found.strangers])
     if classes is None:
         classes = _derived(path, columns, notes)
-        notes += class_hints(classes.names)
     elif differing := sorted(set(columns) ^ set(classes.names)):
         raise UserError(f"{path} and the dataset differ in the classes {', '.join(differing)}; they must be the same")
     tags = {
@@ -237,7 +234,7 @@ def read_class_list(path: Path) -> Classes:
     if not path.is_file():
         raise UserError(f"there is no class list {path}")
     names = [_name(line) for line in read_lines(path)]
-    return Classes(tuple(name for name in names if name and not _is_background(name)))
+    return _classes(path, [name for name in names if name and not _is_background(name)])
 
 
 def _name(text: str) -> str:
@@ -288,4 +285,11 @@ def _derived(path: Path, names: Sequence[str], notes: Sequence[str]) -> Classes:
     if not names:
         problem = f"{path} names no class at all; an image-level method needs at least one tag"
         raise UserError("; ".join((problem, *notes)))
-    return Classes(tuple(names))
+    return _classes(path, names)
+
+
+def _classes(path: Path, names: Sequence[str]) -> Classes:
+    try:
+        return Classes(tuple(names))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
