@@ -143,6 +143,14 @@ def test_two_npz_rows_of_one_image_are_refused(photos):
         add(photos, tags="tags.npz")
 
 
+@pytest.mark.parametrize("name", ["ca\ud800", "c\nt", "a;b", "\x1b[31m"])
+def test_npz_classes_that_could_not_be_written_are_refused(photos, name):
+    np.savez("tags.npz", ids=list(TAGS), labels=np.ones((6, 1), np.uint8), classes=[name])
+    with pytest.raises(UserError, match="class names can't hold") as error:
+        add(photos, tags="tags.npz")
+    assert str(error.value).isprintable()
+
+
 def test_two_lines_of_a_list_for_one_image_are_refused(photos, tmp_path):
     (tmp_path / "train.txt").write_text("p0\np0.png\n")
     with pytest.raises(UserError, match=r"p0 \(line 1 and line 2\) more than once"):

@@ -2,10 +2,12 @@
 
 import csv
 import io
+import random
 import tempfile
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ from wsss.data import layout
 from wsss.data.boxes import read_boxes
 from wsss.data.ids import files_by_id
 from wsss.data.lists import read_ids
-from wsss.data.tags import read_class_list, read_csv, read_written, write_csv
+from wsss.data.tags import read_class_list, read_csv, read_npz, read_written, write_csv
 from wsss.errors import UserError
 
 CLASSES = ("bär", "cat", "potted plant", "猫")
@@ -160,3 +162,17 @@ def test_any_bytes_are_read_or_refused_by_name(file, content, header):
     ):
         result, refused = attempt(read, file, *arguments)
         assert result is not None or "tags.csv" in refused or "class" in refused
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_damaged_npz_file_is_read_or_refused_by_name(file, save):
+    path, draw = file.with_suffix(".npz"), random.Random(0)
+    save(path, ids=["i0", "i1"], labels=np.eye(2, dtype=np.uint8), classes=["cat", "dog"])
+    whole = path.read_bytes()
+    for _ in range(500):
+        damaged = bytearray(whole)
+        for _ in range(draw.choice((1, 8))):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        path.write_bytes(damaged)
+        found, refused = attempt(read_npz, path, None, IMAGES)
+        assert found is not None or "tags.npz" in refused

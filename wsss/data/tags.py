@@ -10,7 +10,6 @@ import csv
 import io
 import re
 import unicodedata
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +29,7 @@ from wsss.storage import write_bytes
 Tags = Mapping[str, tuple[str, ...]]
 
 _SEPARATORS = re.compile(r"[;|,]")
-_UNFIT = re.compile(r"[;|,\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_UNFIT = re.compile(r"[;|,\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def tags_from_xml(folder: Path, ids: Sequence[str], classes: Classes, images: Mapping[str, Path]) -> Tags:
@@ -155,14 +154,14 @@ def read_npz(path: Path, classes: Classes | None, images: Mapping[str, Path]) ->
     try:
         with np.load(path, allow_pickle=False) as arrays:
             ids, labels, names = (np.asarray(arrays[key]) for key in ("ids", "labels", "classes"))
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+        rows, columns = ids.tolist(), names.tolist()
+    except Exception as error:  # readers of zip and npy raise a dozen unrelated types on damaged files
         raise UserError(f"{path} is not an npz file with plain arrays ids, labels and classes ({error})") from None
     if ids.ndim != 1 or names.ndim != 1 or labels.shape != (len(ids), len(names)):
         raise UserError(f"{path}: labels must be {len(ids)} x {len(names)} (ids x classes), it is {labels.shape}")
     if ids.dtype.kind != "U" or names.dtype.kind != "U" or not np.isin(labels, (0, 1)).all():
         raise UserError(f"{path}: ids and classes must be text, labels 0 or 1")
-    columns = [_name(name) for name in names.tolist()]
-    rows = ids.tolist()
+    columns = [_name(name) for name in columns]
     found = fit(rows, images, str(path), [f"row {number}" for number in range(1, len(rows) + 1)])
     notes = _left_out(path, [rows[at] for at in found.strangers])
     if classes is None:

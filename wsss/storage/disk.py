@@ -17,7 +17,6 @@ from wsss.process import is_gone, this_process
 _NEARLY_FULL = 1 << 20
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _UNFINISHED = ".part"
-_START = 100
 
 
 def inside(root: str | Path, name: object) -> Path:
@@ -83,8 +82,7 @@ def _says_full(error: Exception, path: str | Path) -> bool:
 
 def unfinished(path: Path) -> Path:
     """A new name next to `path`, on the same disk, that nobody takes for a finished result; it says whose it is."""
-    start = os.fsencode(path.name)[:_START].decode(errors="ignore")  # a name has 255 bytes
-    return path.parent / f".{start}.{uuid.uuid4().hex[:8]}.{this_process()}{_UNFINISHED}"
+    return path.parent / f".{path.name[:40]}.{uuid.uuid4().hex[:8]}.{this_process()}{_UNFINISHED}"
 
 
 def remove_unfinished(folder: Path) -> None:
