@@ -58,7 +58,8 @@ class TestDataset:
         ids = [id for split in ("train", "dev", "val") for id in dataset.splits[split]]
         masks = {id: folder / "SegmentationClass" / f"{id}.png" for id in ids}
         written = {id: tuple(np.array(dataset.classes.names)[dataset.tags(id)]) for id in ids}
-        assert tags_from_xml(folder / "Annotations", ids, dataset.classes) == written
+        images = {id: dataset.image_path(id) for id in ids}
+        assert tags_from_xml(folder / "Annotations", ids, dataset.classes, images) == written
         assert tags_from_masks(masks, ids, dataset.classes) == written
 
     def test_boxes_count_from_one_and_lie_around_their_class(self, folder: Path) -> None:

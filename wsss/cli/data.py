@@ -208,13 +208,48 @@ def write_dev(
     _added(write(open_dataset(name), dev_list, share), no_dvc)
 
 
+@app.command()
+def track(name: Name) -> None:
+    """Put a dataset under DVC that is not, because it was added without or DVC refused."""
+    from wsss.data import open_dataset
+
+    _track(open_dataset(name))
+
+
 def _added(dataset: Dataset, no_dvc: bool) -> None:
     _print(dataset)
     if not no_dvc:
-        from wsss.versions import add
+        _track(dataset)
 
-        version, folder = add(dataset.root), _here(dataset.root)
+
+def _track(dataset: Dataset) -> None:
+    from wsss import git
+    from wsss.errors import UserError
+    from wsss.versions import add
+
+    folder = _here(dataset.root)
+    again = command("wsss", "data", "track", str(folder))
+    try:
+        version = add(dataset.root)
+    except UserError as error:
+        links = [str(parent) for parent in folder.parents if parent.is_symlink()]
+        way = (
+            f"DVC keeps no versions behind a link such as {links[0]}: go on without them, or have the whole workspace "
+            "where the link leads"
+            if links
+            else f"mend that, then put it under DVC with `{again}`"
+        )
+        problem = str(error).rstrip(".")
+        raise UserError(f"{problem}; the dataset itself is whole in {folder} and can be used; {way}") from error
+    if trouble := git.trouble():
+        typer.echo(
+            f"under DVC as {version.md5}, but git was not understood ({trouble}): mend that, then run "
+            f"`{command('dvc', 'config', 'core.no_scm', 'false')}` and `{again}`"
+        )
+    elif git.top():
         typer.echo(f"under DVC as {version.md5}: commit {folder}.dvc and {folder.parent}/.gitignore to git")
+    else:
+        typer.echo(f"under DVC as {version.md5}, which {folder}.dvc keeps; there is no git repository to commit it to")
 
 
 def _here(path: Path) -> Path:
@@ -241,3 +276,5 @@ def _print(dataset: Dataset) -> None:
         counts = (sum(bool(dataset.tags(id)[index]) for id in dataset.splits[split]) for split in SPLITS)
         table.add_row(escape(class_name), *(f"{count:,}" for count in counts))
     Console().print(table)
+    for note in dataset.settings.get("notes", ()):
+        typer.echo(f"note: {note}")

@@ -19,7 +19,7 @@ from wsss.data.images import image_problem, image_size, read_image
 from wsss.data.manifest import Entry, file_entry, read_manifest
 from wsss.data.masks import mask_problem
 from wsss.data.parallel import each, some
-from wsss.data.tags import read_csv
+from wsss.data.tags import read_written
 from wsss.errors import UserError, unknown
 
 DEFAULT = "shapes"
@@ -65,7 +65,7 @@ class Dataset:
         classes = description.classes
         entries = read_manifest(root)
         images = {PurePosixPath(path).stem: path for path in entries if path.startswith(f"{layout.IMAGES}/")}
-        names, _ = read_csv(root / layout.TAGS, classes, exact=True)
+        names = read_written(root / layout.TAGS, classes)
         tags = {id: np.array([name in present for name in classes.names]) for id, present in names.items()}
         for row in tags.values():
             row.flags.writeable = False

@@ -8,6 +8,7 @@ import numpy as np
 
 from wsss.classes import IGNORE
 from wsss.data.dataset import Dataset
+from wsss.data.ids import files_by_id
 from wsss.data.label_maps import INDEX, LabelMaps, read_palette_png
 from wsss.data.parallel import each, some
 from wsss.errors import UserError
@@ -21,13 +22,14 @@ class LabelFolder:
         ids: the ids of all maps.
 
     Raises:
-        UserError: the folder is none, or holds neither.
+        UserError: the folder is none, holds neither, or two files of one id.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._maps = LabelMaps(folder) if (folder / INDEX).is_file() else None
-        self.ids = frozenset(self._maps.ids if self._maps else (path.stem for path in folder.glob("*.png")))
+        self._files = {} if self._maps else files_by_id(folder, frozenset({".png"}))
+        self.ids = frozenset(self._maps.ids if self._maps else self._files)
         if not self.ids:
             raise UserError(f"{folder} holds no label maps; they are ID.png, named as the images are")
 
@@ -37,7 +39,7 @@ class LabelFolder:
         Raises:
             UserError: there is none, or it can't be read, or it has colours instead of indices.
         """
-        return self._maps.read(id) if self._maps else read_palette_png(self.folder / f"{id}.png")
+        return self._maps.read(id) if self._maps else read_palette_png(self._files.get(id, self.folder / f"{id}.png"))
 
     def check(self, dataset: Dataset) -> tuple[str, ...]:
         """Compare the label maps with the images of a dataset; its masks are not looked at.

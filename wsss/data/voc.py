@@ -6,15 +6,18 @@ Inverse Detectors, ICCV 2011.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from wsss.classes import VOC, Classes
 from wsss.data import sbd
-from wsss.data.assemble import Parts, assemble, files_by_id
+from wsss.data.assemble import Parts, assemble
 from wsss.data.dataset import Dataset
-from wsss.data.layout import IMAGES, LISTS, MASKS, MASKS_AUG, Description, read_list
+from wsss.data.ids import files_by_id, fit_files
+from wsss.data.layout import IMAGES, LISTS, MASKS, MASKS_AUG, Description
+from wsss.data.lists import read_ids
 from wsss.data.splits import DEV_SHARE
-from wsss.data.tags import Tags, read_class_list, read_tags, tags_from_masks, tags_from_xml
+from wsss.data.tags import TagFile, read_class_list, read_tags, tags_from_masks, tags_from_xml
 from wsss.errors import UserError, unknown
 
 PNG = frozenset({".png"})
@@ -47,26 +50,35 @@ def add_voc(
     """
     root = find_voc(path)
     classes = read_class_list(class_list) if class_list else Classes(VOC)
-    boundaries = sbd.Benchmark.find(sbd_path) if sbd_path else None
-    lists = {list.stem: read_list(list) for list in sorted((root / LISTS).glob("*.txt"))}
+    if train_list not in (None, "train", "train_aug"):
+        raise unknown("train list", str(train_list), ("train", "train_aug"))
+    own = files_by_id(root / IMAGES)
+    boundaries = sbd.Benchmark.find(sbd_path, own) if sbd_path else None
+    images = {**(boundaries.images if boundaries else {}), **own}
+    lists = {}
     for needed in ("train", "val"):
-        if needed not in lists:
+        if not (root / LISTS / f"{needed}.txt").is_file():
             raise UserError(f"{root / LISTS} has no {needed}.txt; it is part of the VOCdevkit")
-    if boundaries or "train_aug" in lists:
+        lists[needed] = read_ids(root / LISTS / f"{needed}.txt", images)
+    given = root / LISTS / "train_aug.txt"
+    if train_list != "train" and (boundaries or given.is_file()):
+        if given.is_file():
+            lists["train_aug"] = read_ids(given, images)
         lists["train_aug"] = train_aug(lists, boundaries)
     chosen = train_list or ("train_aug" if "train_aug" in lists else "train")
-    if chosen not in ("train", "train_aug"):
-        raise unknown("train list", chosen, ("train", "train_aug"))
     if chosen not in lists:
         raise UserError(f"train_aug is not known: give SBD with --sbd PATH, or put train_aug.txt into {root / LISTS}")
 
     held_out = set(lists["val"])
     train = [id for id in lists[chosen] if id not in held_out]
-    masks = files_by_id(root / MASKS, PNG)
+    masks, further = (
+        fit_files(files_by_id(root / folder, PNG), images, root / folder)[0] for folder in (MASKS, MASKS_AUG)
+    )
     official = {id: masks[id] for id in (*lists["train"], *lists["val"]) if id in masks}
-    extra = {**(boundaries.masks if boundaries else {}), **masks, **files_by_id(root / MASKS_AUG, PNG)}
-    images = {**(boundaries.images if boundaries else {}), **files_by_id(root / IMAGES)}
-    found, source = find_tags(tags, root / "Annotations", [*train, *lists["val"]], classes, {**extra, **official})
+    extra = {**(boundaries.masks if boundaries else {}), **masks, **further}
+    found, source = find_tags(
+        tags, root / "Annotations", [*train, *lists["val"]], classes, {**extra, **official}, images
+    )
     return assemble(
         Description(
             name=name,
@@ -84,10 +96,11 @@ def add_voc(
             train=train,
             val=lists["val"],
             images=images,
-            tags=found,
+            tags=found.tags,
             official=official,
             extra=extra,
-            lists={list: ids for list, ids in lists.items() if list in ("trainval", "train_aug")},
+            lists={list: ids for list, ids in lists.items() if list == "train_aug"},
+            notes=found.notes,
         ),
         dev_list,
     )
@@ -119,11 +132,16 @@ def train_aug(lists: dict[str, tuple[str, ...]], boundaries: sbd.Benchmark | Non
 
 
 def find_tags(
-    choice: str, annotations: Path, ids: list[str], classes: Classes, masks: dict[str, Path]
-) -> tuple[Tags, str]:
+    choice: str,
+    annotations: Path,
+    ids: list[str],
+    classes: Classes,
+    masks: Mapping[str, Path],
+    images: Mapping[str, Path],
+) -> tuple[TagFile, str]:
     """The tags, and where they come from, by the user's choice: "xml", "masks" or a file."""
     if choice == "xml":
-        return tags_from_xml(annotations, ids, classes), "xml"
+        return TagFile(tags_from_xml(annotations, ids, classes, images), classes, ()), "xml"
     if choice == "masks":
-        return tags_from_masks(masks, ids, classes), "masks"
-    return read_tags(Path(choice), classes)[0], Path(choice).suffix.lower()[1:]
+        return TagFile(tags_from_masks(masks, ids, classes), classes, ()), "masks"
+    return read_tags(Path(choice), classes, images), Path(choice).suffix.lower()[1:]

@@ -82,7 +82,7 @@ def _says_full(error: Exception, path: str | Path) -> bool:
 
 def unfinished(path: Path) -> Path:
     """A new name next to `path`, on the same disk, that nobody takes for a finished result; it says whose it is."""
-    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.{this_process()}{_UNFINISHED}"
+    return path.parent / f".{path.name[:40]}.{uuid.uuid4().hex[:8]}.{this_process()}{_UNFINISHED}"
 
 
 def remove_unfinished(folder: Path) -> None:
