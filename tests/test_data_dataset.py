@@ -13,8 +13,8 @@ from PIL import Image
 from wsss.data import Dataset, open_dataset, shapes
 from wsss.data.assemble import write_dev
 from wsss.data.folder import add_folder
-from wsss.data.label_maps import write_palette_png
 from wsss.data.layout import building
+from wsss.data.palette_png import write_palette_png
 from wsss.errors import UserError
 from wsss.process import machine
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from wsss.data.folder import add_folder
-from wsss.data.label_maps import write_palette_png
+from wsss.data.palette_png import write_palette_png
 from wsss.errors import UserError
 
 IDS = [f"p{n:02d}" for n in range(20)]

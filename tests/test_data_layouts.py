@@ -10,7 +10,7 @@ from PIL import Image
 
 from wsss.classes import VOC
 from wsss.data import open_dataset
-from wsss.data.label_maps import read_palette_png, write_palette_png
+from wsss.data.palette_png import read_palette_png, write_palette_png
 from wsss.data.sbd import add_sbd
 from wsss.data.voc import add_voc
 from wsss.errors import UserError

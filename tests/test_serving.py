@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from wsss.classes import Classes, palette
 from wsss.data import open_dataset
 from wsss.data.augmentation import normalise
-from wsss.data.label_maps import LabelMapWriter, read_palette_png, write_palette_png
+from wsss.data.label_maps import LabelMapWriter
+from wsss.data.palette_png import read_palette_png, write_palette_png
 from wsss.data.shapes import make_shapes
 from wsss.errors import UserError
 from wsss.nets.deeplab import DeepLab

@@ -9,7 +9,7 @@ from pathlib import Path
 from wsss.data import layout
 from wsss.data.dataset import Dataset
 from wsss.data.images import SUFFIXES
-from wsss.data.label_maps import write_palette_png
+from wsss.data.palette_png import write_palette_png
 from wsss.data.manifest import refresh_manifest
 from wsss.data.masks import read_mask
 from wsss.data.parallel import each, some

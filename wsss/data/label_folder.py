@@ -8,7 +8,8 @@ import numpy as np
 
 from wsss.classes import IGNORE
 from wsss.data.dataset import Dataset
-from wsss.data.label_maps import INDEX, LabelMaps, read_palette_png
+from wsss.data.label_maps import INDEX, LabelMaps
+from wsss.data.palette_png import read_palette_png
 from wsss.data.parallel import each, some
 from wsss.errors import UserError
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from wsss.classes import IGNORE, Classes
 from wsss.data.images import UNREADABLE
-from wsss.data.label_maps import read_palette_png
+from wsss.data.palette_png import read_palette_png
 from wsss.errors import UserError
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsss.classes import IGNORE
-from wsss.data.label_maps import read_palette_png
 from wsss.data.layout import MASKS, MASKS_AUG
 from wsss.data.manifest import read_manifest
+from wsss.data.palette_png import read_palette_png
 from wsss.errors import UserError
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import numpy as np
 from rich.table import Table
 
 from wsss.data import Dataset
-from wsss.data.label_maps import INDEX, LabelMaps, label_digest, read_palette_png
+from wsss.data.label_maps import INDEX, LabelMaps, label_digest
+from wsss.data.palette_png import read_palette_png
 from wsss.data.parallel import each, some
 from wsss.errors import UserError, unknown
 from wsss.scores import Evaluation, Masks, confusion

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from wsss.classes import VOC
 from wsss.data.images import SUFFIXES, image_problem, read_image
-from wsss.data.label_maps import encode_palette_png
 from wsss.data.layout import LISTS, read_list
+from wsss.data.palette_png import encode_palette_png
 from wsss.data.parallel import some
 from wsss.errors import UserError, unknown
 from wsss.progress import ConsoleReporter
