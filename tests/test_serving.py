@@ -273,7 +273,7 @@ def test_all_bad_label_maps_are_named_at_once(dataset, tmp_path):
     with pytest.raises(UserError) as error:
         evaluate(str(tmp_path), dataset, "val")
     text = str(error.value)
-    assert f"{missing}: its label map is missing" in text and f"{small}: the prediction is 3 x 3 px" in text
+    assert f"{missing}.png is missing" in text and f"{small}: the prediction is 3 x 3 px" in text
     assert f"{strange}: " in text and fine not in text
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wsss.data import layout
+from wsss.data.checking import check
 from wsss.data.dataset import Dataset
 from wsss.data.images import SUFFIXES
 from wsss.data.palette_png import write_palette_png
@@ -16,6 +17,7 @@ from wsss.data.parallel import each, some
 from wsss.data.splits import DEV_SHARE, choose
 from wsss.data.tags import Tags, take
 from wsss.errors import UserError
+from wsss.progress import say
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Parts:
         official: id to mask file (PNG, or SBD's .mat); dev is chosen from the train ids in here.
         extra: id to mask file, used only where there is no official one.
         lists: list name to ids as the source has them, kept for the record.
+        object_255: 255 stands for the object in the masks, and becomes index 1.
     """
 
     train: Sequence[str]
@@ -39,6 +42,7 @@ class Parts:
     official: Mapping[str, Path] = field(default_factory=dict)
     extra: Mapping[str, Path] = field(default_factory=dict)
     lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    object_255: bool = False
 
 
 def assemble(description: layout.Description, parts: Parts, dev_list: Path | None = None) -> Dataset:
@@ -72,11 +76,14 @@ def assemble(description: layout.Description, parts: Parts, dev_list: Path | Non
     target = layout.home(description.name)
     with layout.building(target) as root:
         layout.link_all({id: parts.images[id] for id in ids}, root / layout.IMAGES)
-        _put_masks({id: parts.official[id] for id in ids if id in parts.official}, root / layout.MASKS)
+        official = {id: parts.official[id] for id in ids if id in parts.official}
+        _put_masks(official, root / layout.MASKS, parts.object_255)
         extra = {id: parts.extra[id] for id in ids if id in parts.extra and id not in parts.official}
-        _put_masks(extra, root / layout.MASKS_AUG)
+        _put_masks(extra, root / layout.MASKS_AUG, parts.object_255)
         layout.finish(root, description, tags, lists)
-        Dataset.open(root).check(thorough=True)
+        note = check(Dataset.open(root), thorough=True, adding=True)
+    if note:
+        say(f"{description.name}: {note}")
     return Dataset.open(target)
 
 
@@ -117,16 +124,16 @@ def files_by_id(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> dict[str, 
     return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes}
 
 
-def _put_masks(masks: Mapping[str, Path], folder: Path) -> None:
-    layout.link_all({id: path for id, path in masks.items() if path.suffix != ".mat"}, folder)
-    matrices = [(id, path) for id, path in masks.items() if path.suffix == ".mat"]
-    if matrices:
+def _put_masks(masks: Mapping[str, Path], folder: Path, object_255: bool) -> None:
+    others = [(id, path) for id, path in masks.items() if path.suffix == ".mat" or object_255]
+    layout.link_all({id: path for id, path in masks.items() if (id, path) not in set(others)}, folder)
+    if others:
         folder.mkdir(exist_ok=True)
 
     def convert(item: tuple[str, Path]) -> None:
-        write_palette_png(folder / f"{item[0]}.png", read_mask(item[1]))
+        write_palette_png(folder / f"{item[0]}.png", read_mask(item[1], object_255=object_255))
 
-    each(convert, matrices, "converting masks")
+    each(convert, others, "converting masks")
 
 
 def _read_dev(path: Path, train: Collection[str], masked: Collection[str]) -> list[str]:

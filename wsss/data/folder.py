@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wsss.classes import Classes
+from wsss.data.agreement import OBJECT_OF_MANY, answers
 from wsss.data.assemble import Parts, assemble, files_by_id
 from wsss.data.dataset import Dataset
 from wsss.data.images import SUFFIXES, image_id
@@ -30,6 +31,8 @@ def add_folder(
     lists: Path | None = None,
     dev_list: Path | None = None,
     val_share: float | None = None,
+    max_disagreement: float | None = None,
+    value_255: str | None = None,
 ) -> Dataset:
     """Make a dataset from a folder of images, searched through all its subfolders.
 
@@ -46,6 +49,7 @@ def add_folder(
         dev_list: a file with the dev ids, instead of 10 % of the masked train ids chosen by hash.
         val_share: the share of the ids that goes to val where no lists are given, 0 to below 1; by default 0.2 of the
             masked ids, or 0.1 of all ids where there is no mask.
+        max_disagreement, value_255: what the user says of masks and tags, see `wsss.data.agreement.answers`.
 
     Raises:
         UserError: a folder without images, doubled file names, or bad content; see `assemble`.
@@ -59,7 +63,11 @@ def add_folder(
     if val_share is None:
         val_share = VAL_SHARE if official else VAL_SHARE_WITHOUT_MASKS
     train, val = _read_lists(lists) if lists else (sorted(images), [])
-    found, classes, source = _tags(tags, class_list, official, [*train, *val])
+    said = answers(max_disagreement, value_255)
+    object_255 = value_255 == "object"
+    found, classes, source = _tags(tags, class_list, official, [*train, *val], object_255)
+    if object_255 and len(classes) > 1:
+        raise UserError(OBJECT_OF_MANY)
     if not lists:
         train, val = _split(train, found, official, val_share)
     return assemble(
@@ -73,9 +81,10 @@ def add_folder(
                 "masks": masks is not None,
                 "val": lists.name if lists else f"{val_share:g} by hash",
                 "dev": dev_list.name if dev_list else f"{DEV_SHARE:g} by hash",
+                **said,
             },
         ),
-        Parts(train=train, val=val, images=images, tags=found, official=official),
+        Parts(train=train, val=val, images=images, tags=found, official=official, object_255=object_255),
         dev_list,
     )
 
@@ -103,13 +112,13 @@ def find_images(path: Path, masks: Path | None = None) -> dict[str, Path]:
 
 
 def _tags(
-    choice: str, class_list: Path | None, masks: Mapping[str, Path], ids: Sequence[str]
+    choice: str, class_list: Path | None, masks: Mapping[str, Path], ids: Sequence[str], object_255: bool
 ) -> tuple[Tags, Classes, str]:
     classes = read_class_list(class_list) if class_list else None
     if choice == "masks":
         if classes is None:
             raise UserError("tags from masks need the class names in the order of their indices: give --classes FILE")
-        return tags_from_masks(masks, ids, classes), classes, "masks"
+        return tags_from_masks(masks, ids, classes, object_255=object_255), classes, "masks"
     return *read_tags(Path(choice), classes), Path(choice).suffix.lower()[1:]
 
 

@@ -54,15 +54,12 @@ def decode_palette_png(data: bytes, name: str) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             image.verify()  # the checksums; reading the pixels ignores them
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if problem := png_problem(image):
-                raise UserError(f"{name} {problem}")
+            _check_header(image, name)
             values = np.array(image)
     except UserError:
         raise
-    except UnidentifiedImageError:
-        raise UserError(f"{name} can't be read as a label map: it is no PNG, or a damaged one") from None
-    except Exception as error:  # Pillow raises a dozen unrelated types on damaged files
-        raise UserError(f"{name} can't be read as a label map: {error}") from error
+    except Exception as error:
+        raise _unreadable(name, error) from None
     depth, colour = data[24], data[25]  # of the header, which is always the first part of a PNG
     if colour == 0 and depth in _WIDENED:
         values //= _WIDENED[depth]
@@ -73,25 +70,33 @@ def decode_palette_png(data: bytes, name: str) -> np.ndarray:
     return values.astype(np.uint8)
 
 
-def png_problem(image: Image.Image) -> str:
-    """Why an opened PNG can't be a label map, known from its header; empty if it can."""
-    if image.mode not in MODES:
-        return (
-            f"is a label map in mode {image.mode}; label maps are palette or grey PNGs whose values are class indices: "
-            "save it with indices instead of colours"
-        )
-    if getattr(image, "n_frames", 1) > 1:
-        return "is an animation; a label map is a single picture"
-    return ""
+def png_size(path: Path, name: str) -> tuple[int, int]:
+    """Height and width of a label map, from its header.
+
+    Raises:
+        UserError: no such file, no PNG, or one whose header says that it is no label map.
+    """
+    try:
+        with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
+            _check_header(image, name)
+            return image.height, image.width
+    except UserError:
+        raise
+    except Exception as error:
+        raise _unreadable(name, error) from None
 
 
-def read_palette_png(path: Path) -> np.ndarray:
+def read_palette_png(path: Path, name: str = "") -> np.ndarray:
     """The labels of a PNG file: uint8 H x W; see `decode_palette_png`.
+
+    Args:
+        path: the file.
+        name: what the error messages call it; its path by default.
 
     Raises:
         UserError: no such file, or nothing that `decode_palette_png` takes.
     """
-    return decode_palette_png(_read(path), str(path))
+    return decode_palette_png(_read(path), name or str(path))
 
 
 def voc_indices(path: Path) -> dict[int, int]:
@@ -105,19 +110,37 @@ def voc_indices(path: Path) -> dict[int, int]:
         UserError: no such file, or nothing that `decode_palette_png` takes.
     """
     data = _read(path)
-    used = np.unique(decode_palette_png(data, str(path)))
+    used = np.unique(decode_palette_png(data, str(path))).tolist()
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         flat = image.getpalette("RGB") if image.mode == "P" else None
     colours = [tuple(flat[3 * index : 3 * index + 3]) for index in used] if flat else []
     known = {tuple(palette()[index].tolist()): index for index in (*range(len(VOC) + 1), IGNORE)}
     if not all(colour in known for colour in colours):
         return {}
-    return {int(index): known[colour] for index, colour in zip(used, colours, strict=False)}
+    return {index: known[colour] for index, colour in zip(used, colours, strict=False)}
 
 
 def write_palette_png(path: Path, labels: np.ndarray) -> None:
     """Write a label map (uint8 H x W) as a palette PNG, whole or not at all."""
     write_bytes(path, encode_palette_png(labels))
+
+
+def _check_header(image: Image.Image, name: str) -> None:
+    if image.mode not in MODES:
+        raise UserError(
+            f"{name} is a label map in mode {image.mode}; label maps are palette or grey PNGs whose values are class "
+            "indices: save it with indices instead of colours"
+        )
+    if getattr(image, "n_frames", 1) > 1:
+        raise UserError(f"{name} is an animation; a label map is a single picture")
+
+
+def _unreadable(name: str, error: Exception) -> UserError:
+    """The one sentence for whatever Pillow raises on a damaged file, which is a dozen unrelated types."""
+    why = "it is no PNG, or a damaged one" if isinstance(error, UnidentifiedImageError) else error
+    if isinstance(error, OSError) and error.strerror:
+        why = error.strerror
+    return UserError(f"{name} can't be read as a label map: {why}")
 
 
 def _read(path: Path) -> bytes:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from wsss.classes import VOC, Classes
 from wsss.data import sbd
+from wsss.data.agreement import OBJECT_OF_MANY, answers
 from wsss.data.assemble import Parts, assemble, files_by_id
 from wsss.data.dataset import Dataset
 from wsss.data.layout import IMAGES, LISTS, MASKS, MASKS_AUG, Description, read_list
@@ -29,6 +30,8 @@ def add_voc(
     train_list: str | None = None,
     dev_list: Path | None = None,
     class_list: Path | None = None,
+    max_disagreement: float | None = None,
+    value_255: str | None = None,
 ) -> Dataset:
     """Make a dataset from a folder in the VOCdevkit layout.
 
@@ -41,6 +44,7 @@ def add_voc(
             which it is from ImageSets/Segmentation/train_aug.txt or from SBD.
         dev_list: a file with the dev ids, instead of those chosen by hash.
         class_list: class names, one a line, where they are not those of VOC.
+        max_disagreement, value_255: what the user says of masks and tags, see `wsss.data.agreement.answers`.
 
     Raises:
         UserError: not the layout, or bad content; see `assemble`.
@@ -66,7 +70,12 @@ def add_voc(
     official = {id: masks[id] for id in (*lists["train"], *lists["val"]) if id in masks}
     extra = {**(boundaries.masks if boundaries else {}), **masks, **files_by_id(root / MASKS_AUG, PNG)}
     images = {**(boundaries.images if boundaries else {}), **files_by_id(root / IMAGES)}
-    found, source = find_tags(tags, root / "Annotations", [*train, *lists["val"]], classes, {**extra, **official})
+    said = answers(max_disagreement, value_255)
+    object_255 = value_255 == "object"
+    if object_255 and len(classes) > 1:
+        raise UserError(OBJECT_OF_MANY)
+    ids, all_masks = [*train, *lists["val"]], {**extra, **official}
+    found, source = find_tags(tags, root / "Annotations", ids, classes, all_masks, object_255=object_255)
     return assemble(
         Description(
             name=name,
@@ -78,6 +87,7 @@ def add_voc(
                 "train_list": chosen,
                 "sbd": boundaries is not None,
                 "dev": dev_list.name if dev_list else f"{DEV_SHARE:g} by hash",
+                **said,
             },
         ),
         Parts(
@@ -88,6 +98,7 @@ def add_voc(
             official=official,
             extra=extra,
             lists={list: ids for list, ids in lists.items() if list in ("trainval", "train_aug")},
+            object_255=object_255,
         ),
         dev_list,
     )
@@ -119,11 +130,26 @@ def train_aug(lists: dict[str, tuple[str, ...]], boundaries: sbd.Benchmark | Non
 
 
 def find_tags(
-    choice: str, annotations: Path, ids: list[str], classes: Classes, masks: dict[str, Path]
+    choice: str,
+    annotations: Path,
+    ids: list[str],
+    classes: Classes,
+    masks: dict[str, Path],
+    *,
+    object_255: bool = False,
 ) -> tuple[Tags, str]:
-    """The tags, and where they come from, by the user's choice: "xml", "masks" or a file."""
+    """The tags, and where they come from, by the user's choice: "xml", "masks" or a file.
+
+    Args:
+        choice: the user's.
+        annotations: the folder of the XML files.
+        ids: whose tags are wanted.
+        classes: the foreground classes.
+        masks: id to mask file.
+        object_255: 255 in the masks stands for the object, index 1.
+    """
     if choice == "xml":
         return tags_from_xml(annotations, ids, classes), "xml"
     if choice == "masks":
-        return tags_from_masks(masks, ids, classes), "masks"
+        return tags_from_masks(masks, ids, classes, object_255=object_255), "masks"
     return read_tags(Path(choice), classes)[0], Path(choice).suffix.lower()[1:]
