@@ -10,16 +10,19 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from wsss.commands import command
 from wsss.data import layout
 from wsss.data.manifest import MANIFEST, Entry, file_entry, read_manifest
-from wsss.data.parallel import each
+from wsss.data.parallel import each, some
 
 _COARSEST_NS = 2_000_000_000
 """File systems count time in steps of up to two seconds."""
+
+_KINDS = {layout.IMAGES: "image ", layout.MASKS: "mask ", layout.MASKS_AUG: "mask "}
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,19 @@ class Changes:
     missing: tuple[str, ...] = ()
     new: tuple[str, ...] = ()
 
-    def sentences(self) -> dict[str, str]:
-        """What to say of each file, by its path."""
-        return (
-            dict.fromkeys(self.changed, "is not the file that was added")
-            | dict.fromkeys(self.missing, "was added, and is missing")
-            | dict.fromkeys(self.new, "came after the dataset was added")
+    def sentences(self, told: Collection[str] = ()) -> list[str]:
+        """What to say, a part of a sentence for each kind of change; nothing of the files in `told`."""
+        kinds = (
+            (self.changed, "is not the file that was added", "are not those that were added"),
+            (self.missing, "was added, and is missing", "were added, and are missing"),
+            (self.new, "came after the dataset was added", "came after the dataset was added"),
         )
+        said = []
+        for paths, one, many in kinds:
+            files = [_KINDS.get(Path(path).parts[0], "") + path for path in paths if path not in told]
+            if files:
+                said.append(f"{files[0]} {one}" if len(files) == 1 else f"{len(files):,} files {many} ({some(files, 5)})")
+        return said
 
 
 def find_changes(root: Path, *, thorough: bool = False) -> Changes:

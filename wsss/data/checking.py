@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from wsss.classes import IGNORE
 from wsss.data import layout
 from wsss.data.agreement import OBJECT_OF_MANY, answers, check_masks
-from wsss.data.changes import find_changes, mending, name_of
+from wsss.data.changes import Changes, find_changes, mending, name_of
 from wsss.data.images import image_problem, image_size
 from wsss.data.manifest import refresh_manifest
 from wsss.data.masks import check_mask, read_mask
@@ -21,9 +21,6 @@ from wsss.errors import UserError
 
 if TYPE_CHECKING:
     from wsss.data.dataset import Dataset
-
-
-_KINDS = {layout.IMAGES: "image ", layout.MASKS: "mask ", layout.MASKS_AUG: "mask "}
 
 
 def check(dataset: Dataset, *, thorough: bool, adding: bool = False) -> str:
@@ -37,9 +34,9 @@ def check(dataset: Dataset, *, thorough: bool, adding: bool = False) -> str:
     Returns:
         What the user should know though the dataset can be used; often empty.
     """
-    changes = find_changes(dataset.root, thorough=thorough).sentences()
+    changes = find_changes(dataset.root, thorough=thorough)
     problems, values = _look(dataset, thorough)
-    if problems or changes:
+    if problems or changes != Changes():
         raise _refusal(dataset, problems, changes)
     return _agree(dataset, values, adding)
 
@@ -50,7 +47,8 @@ def check_unchanged(dataset: Dataset) -> None:
     Raises:
         UserError: names those that are not.
     """
-    if changes := find_changes(dataset.root).sentences():
+    changes = find_changes(dataset.root)
+    if changes != Changes():
         raise _refusal(dataset, {}, changes)
 
 
@@ -93,11 +91,11 @@ def accept(dataset: Dataset, max_disagreement: float | None = None, value_255: s
     return len(changed) + len(changes.missing), note
 
 
-def _refusal(dataset: Dataset, problems: Mapping[str, str], changes: Mapping[str, str]) -> UserError:
-    """The error for what is wrong and what changed, each by the file's relative path; each file is named once."""
-    others = [f"{_KINDS.get(Path(path).parts[0], '')}{path} {what}" for path, what in changes.items() if path not in problems]
-    mend = f"; {mending(dataset.root)}" if changes else ""
-    return UserError(f"dataset {dataset.name} can't be used: {some([*problems.values(), *others])}{mend}")
+def _refusal(dataset: Dataset, problems: Mapping[str, str], changes: Changes) -> UserError:
+    """The error for what is wrong, by the file's relative path or the id, and what changed; each file is named once."""
+    wrong = [some([*problems.values()])] if problems else []
+    mend = f"; {mending(dataset.root)}" if changes != Changes() else ""
+    return UserError(f"dataset {dataset.name} can't be used: {', '.join([*wrong, *changes.sentences(problems)])}{mend}")
 
 
 def _agree(dataset: Dataset, values: dict[str, frozenset[int]], adding: bool) -> str:
