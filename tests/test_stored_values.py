@@ -138,7 +138,10 @@ def with_text(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (with_text(encode_palette_png(np.zeros((8, 8), np.uint8))), "can't be read as a label map: .*too large"),
+        (
+            with_text(encode_palette_png(np.zeros((8, 8), np.uint8))),
+            "can't be read as a label map: the text in it",
+        ),
         (b"", "can't be read as a label map: it is no PNG"),
         (b"<html>404</html>", "can't be read as a label map: it is no PNG"),
     ],
@@ -152,7 +155,7 @@ def test_what_pillow_refuses_is_one_sentence_that_names_the_file(tmp_path: Path,
 def test_a_map_that_unfolds_to_gigabytes_is_refused() -> None:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 10**5, 10**5, 8, GREY, 0, 0, 0))
     content = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
-    with pytest.raises(UserError, match="a.png can't be read as a label map: .*decompression bomb"):
+    with pytest.raises(UserError, match="a.png can't be read as a label map: it has more than 178,956,970 pixels"):
         decode(content, "a.png")
 
 

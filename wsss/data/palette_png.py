@@ -137,8 +137,14 @@ def _check_header(image: Image.Image, name: str) -> None:
 
 def _unreadable(name: str, error: Exception) -> UserError:
     """The one sentence for whatever Pillow raises on a damaged file, which is a dozen unrelated types."""
-    why = "it is no PNG, or a damaged one" if isinstance(error, UnidentifiedImageError) else error
-    if isinstance(error, OSError) and error.strerror:
+    why = str(error)
+    if isinstance(error, UnidentifiedImageError):
+        why = "it is no PNG, or a damaged one"
+    elif isinstance(error, Image.DecompressionBombError):
+        why = f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, as no image may"
+    elif "MAX_TEXT" in why:
+        why = "the text in it is too long; save it without text"
+    elif isinstance(error, OSError) and error.strerror:
         why = error.strerror
     return UserError(f"{name} can't be read as a label map: {why}")
 
