@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from wsss.cli import app
 from wsss.data import Dataset, changes, open_dataset
+from wsss.data.assemble import write_dev
 from wsss.data.folder import add_folder
 from wsss.data.palette_png import read_palette_png, write_palette_png
 from wsss.errors import UserError
@@ -149,7 +150,7 @@ def test_a_dataset_whose_masks_are_all_gone_is_one_without_masks(dataset: Datase
 
 
 def test_files_that_nobody_touched_are_not_read_again(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changes, "_COARSEST_NS", 0)
+    monkeypatch.setattr(changes, "_COARSEST_NS", -(10**9))
     read: list[Path] = []
     hashing = changes.file_entry
     monkeypatch.setattr(changes, "file_entry", lambda path: (read.append(path), hashing(path))[1])
@@ -162,14 +163,37 @@ def test_files_that_nobody_touched_are_not_read_again(dataset: Dataset, monkeypa
     assert read == [dataset.root / MASK]
 
 
-def test_a_folder_that_may_not_be_written_is_checked_all_the_same(
-    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(os, "utime", refuse)
+def test_neither_a_copy_nor_a_new_manifest_hides_a_change(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "_COARSEST_NS", -(10**9))
     dataset.check()
+    recolour(dataset.root)
+    shutil.copytree(dataset.root, "copy", copy_function=shutil.copyfile)
+    write_dev(dataset, share=0.3)
+    for name in ("copy", "pets"):
+        with pytest.raises(UserError, match=f"mask {MASK} is not the file that was added"):
+            open_dataset(name).check()
+
+
+@pytest.mark.parametrize("damage", ["no json", "a file in its place"])
+def test_without_what_was_kept_everything_is_read_again(dataset: Dataset, damage: str) -> None:
+    shutil.rmtree("data/.checked", ignore_errors=True)
+    if damage == "no json":
+        Path("data/.checked").mkdir()
+        Path("data/.checked/pets.json").write_text("{")
+    else:
+        Path("data/.checked").write_text("")
+    dataset.check()
+    recolour(dataset.root)
+    with pytest.raises(UserError, match=MASK):
+        dataset.check()
+
+
+def test_what_is_kept_is_no_change_to_git(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "_COARSEST_NS", -(10**9))
+    dataset.check()
+    subprocess.run(["git", "init", "-q"], check=True)
+    status = subprocess.run(["git", "status", "--porcelain", "-uall"], check=True, capture_output=True, text=True)
+    assert Path("data/.checked/pets.json").is_file() and ".checked" not in status.stdout
 
 
 def test_under_dvc_the_printed_command_brings_back_what_was_added(dataset: Dataset) -> None:

@@ -162,7 +162,7 @@ def check_labels(values: Mapping[str, frozenset[int]], dataset: Dataset, folder:
     agreement = compare(values, dataset)
     sentence = agreement.sentence("label maps")
     if agreement.share > limit:
-        void = f"beside 0 they hold {IGNORE} alone, which is void: write objects as their class index. "
+        void = f"Beside 0 they hold {IGNORE} alone, which is void: write objects as their class index. "
         raise UserError(
             f"the label maps in {folder} don't fit {dataset.name}: {sentence}. At most {limit:.0%} may. "
             f"{void if agreement.void_alone else ''}Indices are read as {_order(dataset)}; if this is meant, allow it "

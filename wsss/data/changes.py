@@ -1,14 +1,14 @@
 """What has changed in a dataset since it was added: content decides, and the manifest says what it was.
 
-A file whose size is that of the manifest and which nobody touched since the manifest was last found to be right is not
-read again. The system notes the time of every touch of a file and of its folder by itself (`st_ctime`), so that no
-program can put it back; the time of the last check is the manifest's own (`st_mtime`).
+A file of another size has changed; one that nobody touched since its content was last compared has not. The file system
+itself notes when a file was touched (`st_ctime`), so that no program can put that back. What was compared is kept beside
+the dataset, in `.checked/NAME.json`; without it everything is read again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import json
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -16,11 +16,14 @@ from pathlib import Path
 
 from wsss.commands import command
 from wsss.data import layout
-from wsss.data.manifest import MANIFEST, Entry, file_entry, read_manifest
+from wsss.data.manifest import file_entry, read_manifest
 from wsss.data.parallel import each, some
+from wsss.errors import UserError
+from wsss.storage import write_bytes
 
+CHECKED = ".checked"
 _COARSEST_NS = 2_000_000_000
-"""File systems count time in steps of up to two seconds."""
+"""File systems count time in steps of up to two seconds: a file touched just now may change again unnoticed."""
 
 _KINDS = {layout.IMAGES: "image ", layout.MASKS: "mask ", layout.MASKS_AUG: "mask "}
 
@@ -64,14 +67,28 @@ def find_changes(root: Path, *, thorough: bool = False) -> Changes:
     Raises:
         UserError: the manifest is missing or damaged.
     """
-    began = time.time_ns()
     entries = read_manifest(root)
-    checked = 0 if thorough else (root / MANIFEST).stat().st_mtime_ns - _COARSEST_NS
+    known = {} if thorough else _read_checked(root)
+    now = time.time_ns()
+    checked: dict[str, list] = {}
 
     def state(name: str) -> str:
-        return _state(root, name, entries[name], checked)
+        try:
+            touched = (root / name).stat()
+        except OSError:
+            return "missing"
+        if touched.st_size != entries[name].size:
+            return "changed"
+        seen = [entries[name].sha256, touched.st_dev, touched.st_ino, touched.st_mtime_ns, touched.st_ctime_ns]
+        if known.get(name) != seen and file_entry(root / name) != entries[name]:
+            return "changed"
+        if max(touched.st_mtime_ns, touched.st_ctime_ns) < now - _COARSEST_NS:
+            checked[name] = seen
+        return "same"
 
     states = dict(zip(entries, each(state, [*entries], "comparing"), strict=True))
+    if checked != known:
+        _write_checked(root, checked)
     masks = {name for name in entries if _is_mask(name)}
     bare = all(states[name] == "missing" for name in masks)
     there = {
@@ -85,9 +102,6 @@ def find_changes(root: Path, *, thorough: bool = False) -> Changes:
         missing=tuple(sorted(n for n, found in states.items() if found == "missing" and not (bare and n in masks))),
         new=tuple(sorted(there - entries.keys())),
     )
-    if changes == Changes():
-        with contextlib.suppress(OSError):  # a folder that may not be written is read again the next time
-            os.utime(root / MANIFEST, ns=(began, began))
     return changes
 
 
@@ -110,19 +124,28 @@ def name_of(root: Path) -> str:
     return str(root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root)
 
 
-def _state(root: Path, name: str, entry: Entry, checked: int) -> str:
-    path = root / name
+def _checked_file(root: Path) -> Path:
+    return root.parent / CHECKED / f"{root.name}.json"
+
+
+def _read_checked(root: Path) -> dict[str, list]:
+    """Name to what is known of a file whose content was compared: sha256, device, inode and times; empty without."""
     try:
-        found = path.stat()
-    except OSError:
-        return "missing"
-    if found.st_size != entry.size:
-        return "changed"
-    folders = [root / part for part in Path(name).parents if part != Path()]
-    touched = max(found.st_ctime_ns, path.lstat().st_ctime_ns, *(place.stat().st_ctime_ns for place in folders))
-    if touched < checked:
-        return ""
-    return "" if file_entry(path) == entry else "changed"
+        known = json.loads(_checked_file(root).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _write_checked(root: Path, checked: dict[str, list]) -> None:
+    """Keep what was compared, out of git's sight; a folder that can't be written is read again the next time."""
+    if root.name.startswith("."):  # it is still being made
+        return
+    path = _checked_file(root)
+    with contextlib.suppress(OSError, UserError):
+        path.parent.mkdir(exist_ok=True)
+        (path.parent / ".gitignore").write_text("*\n")
+        write_bytes(path, json.dumps(checked).encode())
 
 
 def _is_mask(name: str) -> bool:
