@@ -21,7 +21,8 @@ from wsss.classes import VOC, Classes, palette
 from wsss.cli import main
 from wsss.data import Dataset
 from wsss.data.label_folder import LabelFolder
-from wsss.data.label_maps import LabelMaps, LabelMapWriter, decode_palette_png, read_palette_png, write_palette_png
+from wsss.data.label_maps import LabelMaps, LabelMapWriter
+from wsss.data.palette_png import decode_palette_png, read_palette_png, write_palette_png
 from wsss.errors import UserError
 from wsss.interface import Reporter
 from wsss.labels.exchange import export_labels

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from wsss.classes import Classes, palette
 from wsss.data import open_dataset
 from wsss.data.augmentation import normalise
-from wsss.data.label_maps import LabelMapWriter, read_palette_png, write_palette_png
+from wsss.data.label_maps import LabelMapWriter
+from wsss.data.palette_png import read_palette_png, write_palette_png
 from wsss.data.shapes import make_shapes
 from wsss.errors import UserError
 from wsss.nets.deeplab import DeepLab
@@ -272,7 +273,7 @@ def test_all_bad_label_maps_are_named_at_once(dataset, tmp_path):
     with pytest.raises(UserError) as error:
         evaluate(str(tmp_path), dataset, "val")
     text = str(error.value)
-    assert f"{missing}: its label map is missing" in text and f"{small}: the prediction is 3 x 3 px" in text
+    assert f"{missing}.png is missing" in text and f"{small}: the prediction is 3 x 3 px" in text
     assert f"{strange}: " in text and fine not in text
 
 

@@ -11,7 +11,7 @@ from wsss.classes import IGNORE
 from wsss.data import Dataset
 from wsss.data.creatures import MAX_CLASSES, SILHOUETTES, head_of
 from wsss.data.drawing import cover
-from wsss.data.label_maps import read_palette_png
+from wsss.data.palette_png import read_palette_png
 from wsss.data.scenes import Scene, draw_scene
 from wsss.data.shapes import class_names, make_shapes
 from wsss.data.tags import tags_from_masks, tags_from_xml

@@ -168,15 +168,20 @@ def import_labels(
         str | None, typer.Option(help="Where they come from, as tables will say; by default the folder's name.")
     ] = None,
     preset: Annotated[str, typer.Option(help="demo, small or paper.")] = "demo",
+    max_disagreement: Annotated[
+        float, typer.Option(metavar="SHARE", help="The share of label maps that may disagree with their image's tags.")
+    ] = 0.5,
 ) -> None:
     """Bring in label maps made elsewhere: checked, scored where there are masks, versioned; then train on them."""
     from wsss.data import open_dataset
+    from wsss.data.agreement import answers
     from wsss.data.label_folder import LabelFolder
     from wsss.run.method import run_method
     from wsss.tables.report import print_outcome
 
     settings = {"refine.read.folder": str(folder), "refine.read.name": name or folder.resolve().name}
-    LabelFolder(folder).check(open_dataset(data))
+    answers(max_disagreement)
+    LabelFolder(folder).check(open_dataset(data), max_disagreement=max_disagreement)
     outcome = run_method("imported", preset, data, overrides=settings, until="refine")
     print_outcome(outcome, method="imported", preset=preset, data=data, rng=0)
     sets = [part for pair in settings.items() for part in ("--set", "=".join(pair))]

@@ -7,17 +7,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wsss.data import layout
+from wsss.data.checking import check
 from wsss.data.class_hints import class_hints
 from wsss.data.dataset import Dataset
 from wsss.data.ids import files_by_id, shown
-from wsss.data.label_maps import write_palette_png
 from wsss.data.lists import read_ids
 from wsss.data.manifest import refresh_manifest
 from wsss.data.masks import read_mask
+from wsss.data.palette_png import write_palette_png
 from wsss.data.parallel import each, some
 from wsss.data.splits import DEV_SHARE, choose
 from wsss.data.tags import Tags, take
 from wsss.errors import UserError
+from wsss.progress import say
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Parts:
         extra: id to mask file, used only where there is no official one.
         lists: list name to ids as the source has them, kept for the record.
         notes: sentences on what of the source was left out, kept in the settings.
+        object_255: 255 stands for the object in the masks, and becomes index 1.
     """
 
     train: Sequence[str]
@@ -43,6 +46,7 @@ class Parts:
     extra: Mapping[str, Path] = field(default_factory=dict)
     lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    object_255: bool = False
 
 
 def assemble(description: layout.Description, parts: Parts, dev_list: Path | None = None) -> Dataset:
@@ -78,11 +82,14 @@ def assemble(description: layout.Description, parts: Parts, dev_list: Path | Non
     target = layout.home(description.name)
     with layout.building(target) as root:
         layout.link_all({id: parts.images[id] for id in ids}, root / layout.IMAGES)
-        _put_masks({id: parts.official[id] for id in ids if id in parts.official}, root / layout.MASKS)
+        official = {id: parts.official[id] for id in ids if id in parts.official}
+        _put_masks(official, root / layout.MASKS, parts.object_255)
         extra = {id: parts.extra[id] for id in ids if id in parts.extra and id not in parts.official}
-        _put_masks(extra, root / layout.MASKS_AUG)
+        _put_masks(extra, root / layout.MASKS_AUG, parts.object_255)
         layout.finish(root, description, tags, lists)
-        Dataset.open(root).check(thorough=True)
+        note = check(Dataset.open(root), thorough=True, adding=True)
+    if note:
+        say(f"{description.name}: {note}")
     return Dataset.open(target)
 
 
@@ -117,16 +124,16 @@ def write_dev(dataset: Dataset, dev_list: Path | None = None, share: float = DEV
     return Dataset.open(root)
 
 
-def _put_masks(masks: Mapping[str, Path], folder: Path) -> None:
-    layout.link_all({id: path for id, path in masks.items() if path.suffix.lower() != ".mat"}, folder)
-    matrices = [(id, path) for id, path in masks.items() if path.suffix.lower() == ".mat"]
-    if matrices:
+def _put_masks(masks: Mapping[str, Path], folder: Path, object_255: bool) -> None:
+    others = [(id, path) for id, path in masks.items() if path.suffix.lower() == ".mat" or object_255]
+    layout.link_all({id: path for id, path in masks.items() if (id, path) not in set(others)}, folder)
+    if others:
         folder.mkdir(exist_ok=True)
 
     def convert(item: tuple[str, Path]) -> None:
-        write_palette_png(folder / f"{item[0]}.png", read_mask(item[1]))
+        write_palette_png(folder / f"{item[0]}.png", read_mask(item[1], object_255=object_255))
 
-    each(convert, matrices, "converting masks")
+    each(convert, others, "converting masks")
 
 
 def _read_dev(

@@ -15,10 +15,9 @@ from wsss.commands import command
 from wsss.classes import Classes
 from wsss.data import layout
 from wsss.data.image_memory import ImageMemory
-from wsss.data.images import image_problem, image_size, read_image
-from wsss.data.manifest import Entry, file_entry, read_manifest
-from wsss.data.masks import mask_problem
-from wsss.data.parallel import each, some
+from wsss.data.images import image_size, read_image
+from wsss.data.manifest import Entry, read_manifest
+from wsss.data.parallel import some
 from wsss.data.tags import read_written
 from wsss.errors import UserError, unknown
 
@@ -153,44 +152,34 @@ class Dataset:
             _memory=None,
         )
 
-    def check(self, *, thorough: bool = False) -> None:
-        """Check every id of every split: an image of the size in the manifest, RGB, a tag row; masks fit their images.
+    def has_image(self, id: str) -> bool:
+        """Whether the manifest names an image of that id."""
+        return id in self._images
+
+    def has_tags(self, id: str) -> bool:
+        """Whether there is a tag row for the id."""
+        return id in self._tags
+
+    def check(self, *, thorough: bool = False) -> str:
+        """Check that the dataset is what was added, and that every id of every split has an RGB image and a tag row.
+
+        Masks are of their images' sizes. Masks that are gone all together are no fault: a dataset may do without.
 
         Args:
-            thorough: also decode every image and mask, and compare the images' sha256 with the manifest.
+            thorough: read every file, also those that nobody touched since the last check, decode every image and mask,
+                and compare the masks' classes with the tags.
+
+        Returns:
+            What the user should know though the dataset can be used, such as masks that disagree with the tags, as long
+            as they are few; empty if there is nothing.
 
         Raises:
-            UserError: names all offenders at once (the first ten, and how many more).
+            UserError: names all offenders at once (the first ten, and how many more); masks and tags contradict each
+                other, or 255 is all that the masks hold beside 0 (see `wsss.data.agreement`).
         """
-        ids = sorted({id for split in self.splits.values() for id in split})
-        entries = read_manifest(self.root)
-        problems = [f"{id} has no row in {layout.TAGS}" for id in ids if id not in self._tags]
+        from wsss.data.checking import check
 
-        def look(id: str) -> list[str]:
-            return self._problems(id, entries, thorough)
-
-        problems += [problem for found in each(look, ids, "checking") for problem in found]
-        if problems:
-            raise UserError(f"dataset {self.name} can't be used: {some(problems)}")
-
-    def _problems(self, id: str, entries: Mapping[str, Entry], thorough: bool) -> list[str]:
-        if id not in self._images:
-            return [f"{id} is in a list but has no image in {layout.IMAGES}"]
-        relative = self._images[id]
-        path, entry = self.root / relative, entries[relative]
-        problem = image_problem(path, decode=thorough, upright=self.kind == "folder")
-        if problem is None and path.stat().st_size != entry.size:
-            problem = f"has {path.stat().st_size} bytes, {entry.size} when it was added"
-        if problem is None and thorough and file_entry(path) != entry:
-            problem = "is not the file that was added"
-        if problem:
-            return [f"image {relative} {problem}"]
-        problems = []
-        for folder in (layout.MASKS, layout.MASKS_AUG):
-            mask = self.root / folder / f"{id}.png"
-            if mask.is_file() and (wrong := mask_problem(mask, image_size(path), self.classes, decode=thorough)):
-                problems.append(f"mask {folder}/{id}.png {wrong}")
-        return problems
+        return check(self, thorough=thorough)
 
 
 def open_dataset(name: str | Path) -> Dataset:

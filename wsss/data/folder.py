@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from wsss.data.agreement import OBJECT_OF_MANY, answers
 from wsss.data.assemble import Parts, assemble
 from wsss.data.dataset import Dataset
 from wsss.data.ids import files_by_id, fit_files, shown
@@ -30,6 +31,8 @@ def add_folder(
     lists: Path | None = None,
     dev_list: Path | None = None,
     val_share: float | None = None,
+    max_disagreement: float | None = None,
+    value_255: str | None = None,
 ) -> Dataset:
     """Make a dataset from a folder of images, searched through all its subfolders.
 
@@ -46,6 +49,7 @@ def add_folder(
         dev_list: a file with the dev ids, instead of 10 % of the masked train ids chosen by hash.
         val_share: the share of the ids that goes to val where no lists are given, 0 to below 1; by default 0.2 of the
             masked ids, or 0.1 of all ids where there is no mask.
+        max_disagreement, value_255: what the user says of masks and tags, see `wsss.data.agreement.answers`.
 
     Raises:
         UserError: a folder without images, doubled file names, or bad content; see `assemble`.
@@ -55,7 +59,11 @@ def add_folder(
     if val_share is None:
         val_share = VAL_SHARE if official else VAL_SHARE_WITHOUT_MASKS
     train, val = _read_lists(lists, images) if lists else (sorted(images), [])
-    found, source = _tags(tags, class_list, official, [*train, *val], images)
+    said = answers(max_disagreement, value_255)
+    object_255 = value_255 == "object"
+    found, source = _tags(tags, class_list, official, [*train, *val], images, object_255)
+    if object_255 and len(found.classes) > 1:
+        raise UserError(OBJECT_OF_MANY)
     if not lists:
         train, val = _split(train, take(found.tags, train, tags, found.notes), official, val_share)
     return assemble(
@@ -69,6 +77,7 @@ def add_folder(
                 "masks": masks is not None,
                 "val": lists.name if lists else f"{val_share:g} by hash",
                 "dev": dev_list.name if dev_list else f"{DEV_SHARE:g} by hash",
+                **said,
             },
         ),
         Parts(
@@ -78,6 +87,7 @@ def add_folder(
             tags=found.tags,
             official=official,
             notes=(*found.notes, *notes),
+            object_255=object_255,
         ),
         dev_list,
     )
@@ -110,13 +120,18 @@ def _masks(folder: Path, images: Mapping[str, Path], path: Path) -> tuple[Mappin
 
 
 def _tags(
-    choice: str, class_list: Path | None, masks: Mapping[str, Path], ids: Sequence[str], images: Mapping[str, Path]
+    choice: str,
+    class_list: Path | None,
+    masks: Mapping[str, Path],
+    ids: Sequence[str],
+    images: Mapping[str, Path],
+    object_255: bool,
 ) -> tuple[TagFile, str]:
     classes = read_class_list(class_list) if class_list else None
     if choice == "masks":
         if classes is None:
             raise UserError("tags from masks need the class names in the order of their indices: give --classes FILE")
-        return TagFile(tags_from_masks(masks, ids, classes), classes, ()), "masks"
+        return TagFile(tags_from_masks(masks, ids, classes, object_255=object_255), classes, ()), "masks"
     return read_tags(Path(choice), classes, images), Path(choice).suffix.lower()[1:]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsss.classes import VOC, Classes
+from wsss.data.agreement import answers
 from wsss.data.assemble import Parts, assemble
 from wsss.data.dataset import Dataset
 from wsss.data.ids import files_by_id, fit_files
@@ -61,7 +62,14 @@ class Benchmark:
         raise UserError(f"{path} is not SBD: it holds neither benchmark_RELEASE/dataset/cls nor dataset/cls nor cls")
 
 
-def add_sbd(path: Path, name: str = "sbd", *, tags: str = "masks", dev_list: Path | None = None) -> Dataset:
+def add_sbd(
+    path: Path,
+    name: str = "sbd",
+    *,
+    tags: str = "masks",
+    dev_list: Path | None = None,
+    max_disagreement: float | None = None,
+) -> Dataset:
     """Make a dataset of SBD alone, with its own train and val lists and its own masks.
 
     Args:
@@ -69,6 +77,7 @@ def add_sbd(path: Path, name: str = "sbd", *, tags: str = "masks", dev_list: Pat
         name: how the dataset will be called.
         tags: "masks", or a .csv or .npz file.
         dev_list: a file with the dev ids, instead of those chosen by hash.
+        max_disagreement: the share of masks that may disagree with the tags, see `wsss.data.agreement.answers`.
 
     Raises:
         UserError: not the layout, or bad content; see `assemble`.
@@ -88,7 +97,11 @@ def add_sbd(path: Path, name: str = "sbd", *, tags: str = "masks", dev_list: Pat
             kind="sbd",
             classes=classes,
             tags_source=source,
-            settings={"tags": Path(tags).name, "dev": dev_list.name if dev_list else f"{DEV_SHARE:g} by hash"},
+            settings={
+                "tags": Path(tags).name,
+                "dev": dev_list.name if dev_list else f"{DEV_SHARE:g} by hash",
+                **answers(max_disagreement),
+            },
         ),
         Parts(
             train=benchmark.train,

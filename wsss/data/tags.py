@@ -20,7 +20,7 @@ from wsss.classes import BACKGROUND, IGNORE, Classes
 from wsss.data.boxes import read_boxes
 from wsss.data.csv_rows import HEADER, parse_rows, read_rows
 from wsss.data.ids import files_by_id, fit, fit_files, shown
-from wsss.data.masks import read_mask
+from wsss.data.masks import read_mask, values_in
 from wsss.data.parallel import each, some
 from wsss.data.text import read_lines
 from wsss.errors import UserError
@@ -62,8 +62,10 @@ def tags_from_xml(folder: Path, ids: Sequence[str], classes: Classes, images: Ma
         raise UserError(f"tags can't be taken from the boxes in {folder}: {error}; mend them, or {advice}") from None
 
 
-def tags_from_masks(masks: Mapping[str, Path], ids: Sequence[str], classes: Classes) -> Tags:
-    """The classes that have at least one pixel in an image's mask.
+def tags_from_masks(
+    masks: Mapping[str, Path], ids: Sequence[str], classes: Classes, *, object_255: bool = False
+) -> Tags:
+    """The classes that have at least one pixel in an image's mask; 255 is index 1 where it stands for the object.
 
     Raises:
         UserError: ids without a mask, or masks with an index that no class has, all named at once.
@@ -72,7 +74,8 @@ def tags_from_masks(masks: Mapping[str, Path], ids: Sequence[str], classes: Clas
         raise UserError(f"tags can't be taken from masks: there is none for {some(missing)}; choose --tags FILE")
 
     def indices(id: str) -> list[int]:
-        return [int(index) for index in np.unique(read_mask(masks[id])) if index not in (0, IGNORE)]
+        values = values_in(read_mask(masks[id], object_255=object_255))
+        return sorted(values - {0, IGNORE})
 
     found = dict(zip(ids, each(indices, ids, "reading masks"), strict=True))
     strange = [id for id, present in found.items() if present and max(present) > len(classes)]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from wsss.classes import VOC, Classes
 from wsss.data import sbd
+from wsss.data.agreement import OBJECT_OF_MANY, answers
 from wsss.data.assemble import Parts, assemble
 from wsss.data.dataset import Dataset
 from wsss.data.ids import files_by_id, fit_files
@@ -32,6 +33,8 @@ def add_voc(
     train_list: str | None = None,
     dev_list: Path | None = None,
     class_list: Path | None = None,
+    max_disagreement: float | None = None,
+    value_255: str | None = None,
 ) -> Dataset:
     """Make a dataset from a folder in the VOCdevkit layout.
 
@@ -44,6 +47,7 @@ def add_voc(
             which it is from ImageSets/Segmentation/train_aug.txt or from SBD.
         dev_list: a file with the dev ids, instead of those chosen by hash.
         class_list: class names, one a line, where they are not those of VOC.
+        max_disagreement, value_255: what the user says of masks and tags, see `wsss.data.agreement.answers`.
 
     Raises:
         UserError: not the layout, or bad content; see `assemble`.
@@ -76,9 +80,12 @@ def add_voc(
     )
     official = {id: masks[id] for id in (*lists["train"], *lists["val"]) if id in masks}
     extra = {**(boundaries.masks if boundaries else {}), **masks, **further}
-    found, source = find_tags(
-        tags, root / "Annotations", [*train, *lists["val"]], classes, {**extra, **official}, images
-    )
+    said = answers(max_disagreement, value_255)
+    object_255 = value_255 == "object"
+    if object_255 and len(classes) > 1:
+        raise UserError(OBJECT_OF_MANY)
+    ids, all_masks = [*train, *lists["val"]], {**extra, **official}
+    found, source = find_tags(tags, root / "Annotations", ids, classes, all_masks, images, object_255=object_255)
     return assemble(
         Description(
             name=name,
@@ -90,6 +97,7 @@ def add_voc(
                 "train_list": chosen,
                 "sbd": boundaries is not None,
                 "dev": dev_list.name if dev_list else f"{DEV_SHARE:g} by hash",
+                **said,
             },
         ),
         Parts(
@@ -101,6 +109,7 @@ def add_voc(
             extra=extra,
             lists={list: ids for list, ids in lists.items() if list == "train_aug"},
             notes=found.notes,
+            object_255=object_255,
         ),
         dev_list,
     )
@@ -138,10 +147,22 @@ def find_tags(
     classes: Classes,
     masks: Mapping[str, Path],
     images: Mapping[str, Path],
+    *,
+    object_255: bool = False,
 ) -> tuple[TagFile, str]:
-    """The tags, and where they come from, by the user's choice: "xml", "masks" or a file."""
+    """The tags, and where they come from, by the user's choice: "xml", "masks" or a file.
+
+    Args:
+        choice: the user's.
+        annotations: the folder of the XML files.
+        ids: whose tags are wanted.
+        classes: the foreground classes.
+        masks: id to mask file.
+        images: id to file of all images.
+        object_255: 255 in the masks stands for the object, index 1.
+    """
     if choice == "xml":
         return TagFile(tags_from_xml(annotations, ids, classes, images), classes, ()), "xml"
     if choice == "masks":
-        return TagFile(tags_from_masks(masks, ids, classes), classes, ()), "masks"
+        return TagFile(tags_from_masks(masks, ids, classes, object_255=object_255), classes, ()), "masks"
     return read_tags(Path(choice), classes, images), Path(choice).suffix.lower()[1:]

@@ -26,7 +26,7 @@ from starlette.requests import ClientDisconnect
 
 from wsss.classes import palette
 from wsss.data.images import UNREADABLE
-from wsss.data.label_maps import encode_palette_png
+from wsss.data.palette_png import encode_palette_png
 from wsss.errors import UserError
 from wsss.serving.segmenter import Segmenter
 from wsss.stream import use_own_cores

@@ -15,9 +15,9 @@ from pathlib import Path
 from wsss.classes import VOC
 from wsss.data.ids import files_by_id
 from wsss.data.images import image_problem, read_image
-from wsss.data.label_maps import encode_palette_png
 from wsss.data.layout import LISTS
 from wsss.data.lists import read_ids
+from wsss.data.palette_png import encode_palette_png
 from wsss.data.parallel import some
 from wsss.errors import UserError, unknown
 from wsss.progress import ConsoleReporter
