@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("steps", nargs="*", metavar="KEY", help="steps such as refine.affinity.walk, or all")
     options = parser.parse_args(arguments)
     path = Path(FILE)
-    record: Record = json.loads(path.read_text()) if path.exists() else {}
+    record: Record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     changed = unexplained(record)
     if options.no_effect:
         chosen = changed if options.steps == ["all"] else options.steps
@@ -176,7 +176,7 @@ def _file(module: str) -> Path | None:
 def _module(name: str) -> Module:
     file = _file(name)
     assert file is not None
-    tree = ast.parse(file.read_text())
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     defined: dict[str, list[ast.stmt]] = {}
     for statement in tree.body:
         if isinstance(statement, ast.FunctionDef | ast.ClassDef):

@@ -15,6 +15,7 @@ A dataset is a folder `data/<name>/` of the workspace:
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -81,10 +82,10 @@ def building(target: Path) -> Iterator[Path]:
     """
     if target.exists():
         raise UserError(f"{target} exists; remove it or choose another name with --name")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(target.parent)
     partial = unfinished(target)
     with disk_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(target.parent)
         partial.mkdir()
         try:
             yield partial
@@ -98,6 +99,8 @@ def building(target: Path) -> Iterator[Path]:
 def link(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`: a hard link, else a symbolic link, else a copy."""
     source = source.resolve()
+    if not os.access(source, os.R_OK):  # a link to it can be made, and would be blamed later
+        raise PermissionError(errno.EACCES, "", str(source))
     for way in (os.link, os.symlink):
         with contextlib.suppress(OSError):
             way(source, target)

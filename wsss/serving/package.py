@@ -68,9 +68,9 @@ def save_package(folder: Path, out: Path, classes: Classes, card: str, run_id: s
         conda_env={"dependencies": [f"python={platform.python_version()}", "pip", {"pip": _requirements()}]},
     )
     description = describe(describe_step(folder / DESCRIPTION), classes)
-    (out / DESCRIPTION).write_text(description.model_dump_json(indent=1))
+    (out / DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
     shutil.copyfile(folder / WEIGHTS, out / WEIGHTS)
-    (out / CARD).write_text(card)
+    (out / CARD).write_text(card, encoding="utf-8")
 
 
 def _requirements() -> list[str]:
@@ -145,7 +145,10 @@ def _local(address: str) -> Iterator[Path]:
 
     mlflow_client()
     with tempfile.TemporaryDirectory(prefix="wsss-package-") as scratch:
-        yield Path(mlflow.artifacts.download_artifacts(address, dst_path=scratch))
+        package = Path(mlflow.artifacts.download_artifacts(address, dst_path=scratch))
+        if not any(package.iterdir()):
+            raise UserError("its files are gone from MLflow's artifacts; bring them back, or register another version")
+        yield package
 
 
 def load_step(folder: Path, classes: Classes) -> Segmenter:
