@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from wsss import storage
@@ -24,7 +24,7 @@ _PROBE = ".wsss-doctor"
 
 def examine() -> int:
     """Print a line for each part; 1 when something that is needed is missing, else 0."""
-    table = Table("part", "state", "what to do", box=None)
+    table = Table(*(Column(head, overflow="fold") for head in ("part", "state", "what to do")), box=None)
     broken = 0
     for part, check in _CHECKS:
         try:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from wsss.errors import UserError
+
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
@@ -110,6 +112,11 @@ def _register() -> None:
             home = database(tracking_uri or mlflow.get_tracking_uri())
             if home is not None:
                 self._artifact_dir = str(home.parent / self._artifact_dir)
+            elif not Path(self._artifact_dir).is_absolute() and not Path(FOLDER).is_dir():
+                raise UserError(
+                    f"the tracking server keeps these artifacts in {self._artifact_dir}, which counts from its own "
+                    "folder; work in the folder of its database, or name a new experiment in MLFLOW_EXPERIMENT_NAME"
+                )
 
     for scheme in ("", "file"):
         _artifact_repository_registry.register(scheme, Beside)
