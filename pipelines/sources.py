@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import wsss.methods as methods
 from wsss import storage
 from wsss.commands import command
+from wsss.failures import ended
 from wsss.interface import Step
 from wsss.stages.evaluate import EVALUATIONS
 
@@ -50,6 +51,10 @@ class Module(NamedTuple):
 
 def main(arguments: list[str] | None = None) -> int:
     """Check, or record that changes have no effect; 1 when a step changed without a new version."""
+    return ended("wsss", lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipelines.sources", description="Steps changed without a version.")
     parser.add_argument("--no-effect", metavar="WHY", help="record that the change changes no output, and why")
     parser.add_argument("steps", nargs="*", metavar="KEY", help="steps such as refine.affinity.walk, or all")

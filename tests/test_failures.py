@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from wsss.cli import main
 from wsss.errors import UserError
 from wsss.failures import ADVICE, ended, sentence
-from wsss.storage import disk_errors, write_bytes
+from wsss.storage import disk_errors, temporary_folder, write_bytes
 
 
 def raised(error: BaseException) -> object:
@@ -52,6 +52,7 @@ def errors_of_libraries() -> list[tuple[BaseException, str]]:
         (Image.DecompressionBombError("too large"), "an image can't be read or written: too large"),
         (NoCredentialsError(), "the bucket can't be used: "),
         (MemoryError(), "the memory is full; "),
+        (DeprecationWarning("old"), "a library warns (old), and PYTHONWARNINGS makes an error of that; "),
     ]
 
 
@@ -122,6 +123,18 @@ def test_a_write_that_is_refused_names_what_the_user_named(tmp_path: Path) -> No
             write_bytes(place, b"page")
         assert ".part" not in str(told.value) and str(tmp_path) in str(told.value)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_a_full_temporary_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, *arguments: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(UserError, match=f"the disk that holds {tmp_path}/.* is full .*; make room"), temporary_folder():
+        pass
+    none = FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+    assert "name another in TMPDIR" in (sentence(none) or "")
 
 
 def test_that_something_is_not_there_stays_for_the_caller_to_tell(tmp_path: Path) -> None:

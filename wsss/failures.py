@@ -72,6 +72,8 @@ def os_sentence(error: OSError, path: object = None) -> str | None:
     if error.errno in _FULL:
         disk = f"the disk that holds {place}" if place else "a disk"
         return f"{disk} is full ({reason}); make room, then run the same command again"
+    if not place and "temporary" in (error.strerror or ""):  # Python's own words
+        return "there is no temporary folder that can be written; make room in one, or name another in TMPDIR"
     if not place:
         return f"the system refuses ({reason}); {ADVICE.get(error.errno, 'try again')}"
     return f"{place} can't be used ({reason}); {ADVICE.get(error.errno, 'check it, or name another place')}"
@@ -89,6 +91,8 @@ def sentence(error: BaseException) -> str | None:
         return f"{_LIBRARIES[package]}: {one_line(error)[:_LONGEST] or type(error).__name__}"
     if isinstance(error, OSError):
         return os_sentence(error)
+    if isinstance(error, Warning):
+        return f"a library warns ({one_line(error)[:_LONGEST]}), and PYTHONWARNINGS makes an error of that; unset it"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "the memory is full; end what else fills it, or choose smaller settings (crop, batch)"
     return None

@@ -24,7 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from wsss.classes import Classes
-from wsss.errors import UserError
+from wsss.errors import UserError, one_line
+from wsss.failures import sentence
 from wsss.nets.deeplab import DeepLab
 from wsss.serving.description import DESCRIPTION, Network, describe, describe_step, read_description
 from wsss.serving.segmenter import DeployedSegmenter, Segmenter
@@ -119,7 +120,7 @@ def load_package(address: str) -> Segmenter:
             description = read_description(package)
             net = _network(description.network, package / WEIGHTS)
     except (MlflowException, OSError, UserError) as error:
-        raise UserError(f"no model can be loaded from {address}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"no model can be loaded from {address}: {sentence(error) or one_line(error)}") from None
     pixels = description.preprocessing
     module = DeployedSegmenter(net, pixels.mean, pixels.std).eval()
     return Segmenter(module, Classes(description.classes), address)

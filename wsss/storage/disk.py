@@ -63,9 +63,10 @@ def disk_errors(path: str | Path) -> Iterator[None]:
             if isinstance(error, OSError) and error.errno in ADVICE and error.errno != errno.ENOENT:
                 raise UserError(os_sentence(error, path)) from error
             raise
+        place = getattr(error, "filename", None) or path
         raise UserError(
-            f"the disk that holds {path} is full ({free_bytes(path) / 1e9:.1f} GB free); make room, then run the same "
-            "command again: finished steps are kept"
+            f"the disk that holds {place} is full ({free_bytes(place) / 1e9:.1f} GB free); make room, then run the "
+            "same command again: finished steps are kept"
         ) from error
 
 
@@ -97,7 +98,8 @@ def temporary_folder() -> Iterator[Path]:
     parent = Path(tempfile.gettempdir())
     remove_unfinished(parent)
     folder = unfinished(parent / "wsss")
-    folder.mkdir(mode=0o700)
+    with disk_errors(parent):
+        folder.mkdir(mode=0o700)
     try:
         yield folder
     finally:
