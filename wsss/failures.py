@@ -74,9 +74,19 @@ def os_sentence(error: OSError, path: object = None) -> str | None:
         return f"{disk} is full ({reason}); make room, then run the same command again"
     if not place and "temporary" in (error.strerror or ""):  # Python's own words
         return "there is no temporary folder that can be written; make room in one, or name another in TMPDIR"
+    if not place and not _stands():
+        return "the folder that this was called in is gone or closed; go into another"
     if not place:
         return f"the system refuses ({reason}); {ADVICE.get(error.errno, 'try again')}"
     return f"{place} can't be used ({reason}); {ADVICE.get(error.errno, 'check it, or name another place')}"
+
+
+def _stands() -> bool:
+    """Whether the current folder is there."""
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
 
 
 def sentence(error: BaseException) -> str | None:
