@@ -137,11 +137,13 @@ def test_a_full_temporary_folder_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     assert "name another in TMPDIR" in (sentence(none) or "")
 
 
-def test_a_current_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_a_current_folder_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gone").mkdir()
-    shell = f"cd {tmp_path}/gone && rmdir ../gone && {sys.executable} -c 'from wsss.cli import main; main()' data list"
-    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True)
-    assert done.returncode == 2 and "the folder that this was called in is gone" in done.stderr, done.stderr
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FileNotFoundError) as error:
+        Path.cwd()
+    assert sentence(error.value) == "the folder that this was called in is gone or closed; go into another"
 
 
 def test_that_something_is_not_there_stays_for_the_caller_to_tell(tmp_path: Path) -> None:
