@@ -164,6 +164,20 @@ def test_runs_whose_artifacts_lie_in_another_folder_are_left_there(enter, tmp_pa
     (folder / "mlruns" / "0" / ("f" * 32)).mkdir(parents=True)
     assert content(run) == "there"
     assert client.get_run(run).info.artifact_uri.startswith(str(other))
+    run_with("here")
+    assert written(folder) == ["here"] and written(other) == ["there"]
+
+
+def test_a_workspace_that_wrote_into_its_neighbour_reads_it_there_and_writes_at_home(enter, tmp_path):
+    """MLflow took `a%20b` for `a b`: what an earlier version wrote there is found, what is new is at home."""
+    neighbour, folder = enter("a b"), enter("a%20b")
+    run = MlflowClient().create_run("0").info.run_id
+    place = neighbour / "mlruns" / "0" / run / "artifacts" / "folder"
+    place.mkdir(parents=True)
+    (place / "file.txt").write_text("astray")
+    assert content(run) == "astray"
+    run_with("at home")
+    assert written(folder) == ["at home"] and written(neighbour) == ["astray"]
 
 
 def test_a_server_over_such_a_database_is_not_misunderstood(enter, tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ relative here, such as `mlruns/0/RUN/artifacts`: MLflow reads these in the folde
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -42,59 +41,46 @@ def database(uri: str) -> Path | None:
 def settle_addresses(uri: str) -> None:
     """Make the addresses of a SQLite store's artifacts count from its folder, where the artifacts belong to it.
 
-    They do when they lie there, and when they lie nowhere: those of an experiment whose runs lie elsewhere stay as they
-    are. A database that can't be written stays as it is.
+    They do when they lie there, and when they lie nowhere; what lies elsewhere keeps its address. A database that can't
+    be written stays as it is.
 
     Args:
         uri: of the tracking store, which has its tables.
     """
+    _register()
     home = database(uri)
     if home is None:
         return
     import sqlalchemy
 
-    _register()
     engine = sqlalchemy.create_engine(uri)
     with suppress(sqlalchemy.exc.OperationalError), engine.begin() as connection:
-        for old, new in list(_moves(connection, home.parent)):
-            for table, column in _ADDRESSES:
-                connection.execute(
-                    sqlalchemy.text(
-                        f"UPDATE {table} SET {column} = :new || substr({column}, :length) "
-                        f"WHERE {column} = :old OR substr({column}, 1, :length) = :below"
-                    ),
-                    {"new": new, "old": old, "below": f"{old}/", "length": len(old) + 1},
-                )
+        experiments = connection.execute(sqlalchemy.text("SELECT experiment_id, artifact_location FROM experiments"))
+        for number, address in experiments.all():
+            own = f"{FOLDER}/{number}"
+            if address and address.endswith(f"/{own}") and urlsplit(address).scheme in ("", "file"):
+                _settle(connection, home.parent, address, own)
     engine.dispose()
 
 
-def _moves(connection: Connection, home: Path) -> Iterator[tuple[str, str]]:
-    """The address of each experiment that belongs to a folder, and what it becomes."""
+def _settle(connection: Connection, home: Path, old: str, own: str) -> None:
+    """Give an experiment, and what of it belongs to a folder, addresses that begin with `own` instead of `old`."""
     import sqlalchemy
 
-    for number, address in connection.execute(
-        sqlalchemy.text("SELECT experiment_id, artifact_location FROM experiments")
-    ):
-        own = f"{FOLDER}/{number}"
-        text = address or ""
-        if urlsplit(text).scheme not in ("", "file") or text == own or not text.endswith(f"/{own}"):
-            continue
-        runs = connection.execute(
-            sqlalchemy.text("SELECT run_uuid FROM runs WHERE experiment_id = :number"), {"number": number}
-        )
-        names = [name for (name,) in runs]
-        if _lie(home / own, names) or not any(_lie(place, names) for place in _places(text) if place != home / own):
-            yield text, own
+    for table, column in _ADDRESSES:
+        below = sqlalchemy.text(f"SELECT DISTINCT {column} FROM {table} WHERE substr({column}, 1, :length) = :old")
+        for (address,) in connection.execute(below, {"old": old, "length": len(old)}).all():
+            rest = address.removeprefix(old)
+            if rest[:1] not in ("", "/") or (rest and _lies_elsewhere(home, old, own, rest)):
+                continue
+            change = sqlalchemy.text(f"UPDATE {table} SET {column} = :new WHERE {column} = :address")
+            connection.execute(change, {"new": own + rest, "address": address})
 
 
-def _places(address: str) -> set[Path]:
-    """The folders that an absolute address may mean: MLflow's reading of it, and that of people."""
-    path = urlsplit(address).path if address.startswith("file:") else address
-    return {Path(path), Path(unquote(path))}
-
-
-def _lie(folder: Path, runs: list[str]) -> bool:
-    return any((folder / run).is_dir() for run in runs)
+def _lies_elsewhere(home: Path, old: str, own: str, rest: str) -> bool:
+    """Whether artifacts lie at their absolute address, as MLflow reads it or as people do, and not in a folder."""
+    path = urlsplit(old).path if old.startswith("file:") else old
+    return not Path(f"{home}/{own}{rest}").exists() and any(Path(p + rest).exists() for p in {path, unquote(path)})
 
 
 @cache
