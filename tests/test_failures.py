@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,20 @@ def test_what_libraries_refuse_is_told_on_one_line_without_passwords() -> None:
     told = sentence(MlflowException("can't reach postgresql://me:secret@host/db")) or ""
     assert "secret" not in told and "me:***@host" in told
     assert sentence(ValueError("nobody foresaw this")) is None
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda png: png[:-30], lambda png: png[:40] + b"x" * 20 + png[60:], lambda png: b""]
+)
+def test_images_that_pillow_refuses_are_a_sentence(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.effect_noise((40, 40), 50).save(file, "png")
+    with pytest.raises(Exception) as error:  # noqa: PT011
+        Image.open(io.BytesIO(damage(file.getvalue()))).load()
+    assert (sentence(error.value) or "").startswith("an image can't be read or written: ")
+    with pytest.raises(FileNotFoundError) as missing:
+        Image.open(tmp_path / "none.png")
+    assert (sentence(missing.value) or "").startswith(f"{tmp_path}/none.png can't be used")
 
 
 @pytest.mark.parametrize(

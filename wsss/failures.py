@@ -18,6 +18,7 @@ from wsss.errors import UserError, masked, one_line
 from wsss.surroundings import settle_streams
 
 DEBUG = "--debug"
+_PILLOW = "PIL"
 _LIBRARIES = {
     "mlflow": "MLflow refuses",
     "sqlalchemy": "the tracking store can't be used",
@@ -27,7 +28,7 @@ _LIBRARIES = {
     "dvc_data": "DVC refuses",
     "dvc_objects": "DVC refuses",
     "scmrepo": "git refuses",
-    "PIL": "an image can't be read or written",
+    _PILLOW: "an image can't be read or written",
     "boto3": "the bucket can't be used",
     "botocore": "the bucket can't be used",
     "filelock": "a lock can't be had",
@@ -170,6 +171,12 @@ def _unforeseen(error: Exception, program: str, trace: str) -> str:
 
 
 def _package(error: BaseException) -> str:
-    """The package of the library that an error's class is defined in, of the nearest base that has a known one."""
-    packages = (base.__module__.partition(".")[0] for base in type(error).__mro__)
+    """The package of the library that an error's class, or the nearest base that has a known one, is defined in.
+
+    Pillow tells of damaged images by Python's own errors: what it raises itself is its.
+    """
+    packages = [base.__module__.partition(".")[0] for base in type(error).__mro__]
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if frames and str(frames[-1].f_globals.get("__name__")).partition(".")[0] == _PILLOW:
+        packages.append(_PILLOW if not getattr(error, "errno", None) else "")
     return next((package for package in packages if package in _LIBRARIES), "")
