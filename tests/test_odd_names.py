@@ -14,7 +14,7 @@ from wsss.classes import VOC, Classes
 from wsss.data import Dataset
 from wsss.data.folder import add_folder
 from wsss.data.label_folder import LabelFolder
-from wsss.data.label_maps import write_palette_png
+from wsss.data.palette_png import write_palette_png
 from wsss.data.sbd import Benchmark
 from wsss.data.voc import add_voc
 from wsss.errors import UserError

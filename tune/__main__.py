@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from typing import Annotated
 
 import typer
 
-from wsss.errors import UserError
+from wsss.failures import ended
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -37,7 +36,7 @@ def search(
     """Search the settings of a method for the best labels on dev; the same command continues an interrupted search."""
     from tune.runner import run_search
     from tune.search import plan_search
-    from wsss.cli.runs import parse_settings
+    from wsss.cli.runs import parse_settings, words
 
     plan = plan_search(
         method,
@@ -47,7 +46,7 @@ def search(
         rng=rng,
         objective=objective or None,
         keys=tuple(key.strip() for key in keys.split(",") if key.strip()),
-        fixed=parse_settings([pair for text in settings or [] for pair in shlex.split(text)]),
+        fixed=parse_settings([pair for text in settings or [] for pair in words(text)]),
         device=device,
     )
     metric = plan.objective.metric
@@ -65,15 +64,7 @@ def search(
 
 def main() -> int:
     """Run the command line; exit status 2 is the user's to mend."""
-    try:
-        app()
-    except UserError as error:
-        print(f"tune: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("tune: interrupted; the same command continues where it stopped", file=sys.stderr)
-        return 130
-    return 0
+    return ended("tune", app)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
 from wsss.tracking.info import user
 from wsss.tracking.liveness import Heartbeat, beat, mark_dead_runs, process_gone, process_tags
-from wsss.tracking.opening import experiment_id
+from wsss.tracking.opening import new_run
 from wsss.tracking.writes import batch, send
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def search_run(search: SearchPlan, folder: Path) -> Iterator[Run]:
 
 def _open(client: MlflowClient, search: SearchPlan, note: Path) -> Run:
     given = os.environ.pop(_RUN_ID, None)
-    run = _run(client, note.read_text()) if note.exists() else None
+    run = _run(client, note.read_text(encoding="utf-8")) if note.exists() else None
     if run and run.info.status == "RUNNING" and not process_gone(run.data.tags):
         who = f"process {run.data.tags[names.PID]} on {run.data.tags[names.HOST]}"
         raise UserError(f"search {search.name} is being run by {who}; wait until it ends, then run the same command")
@@ -79,7 +79,7 @@ def _open(client: MlflowClient, search: SearchPlan, note: Path) -> Run:
         **process_tags(),
     }
     if run is None:
-        run = client.create_run(experiment_id(client), run_name=search.name, tags=tags | {names.MLFLOW_USER: user()})
+        run = new_run(client, search.name, tags | {names.MLFLOW_USER: user()})
     else:
         send(client, batch(run.info.run_id, tags=tags), run.info.run_id, Path())
         client.update_run(run.info.run_id, "RUNNING")

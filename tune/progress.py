@@ -57,7 +57,7 @@ class Progress(tune.Callback):
         self._print(trials, trial, f"{self._objective} {trial.last_result[VALUE]:.4f}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._print(trials, trial, f"failed ({reason(Path(trial.error_file).read_text())})")
+        self._print(trials, trial, f"failed ({reason(Path(trial.error_file).read_text(encoding='utf-8'))})")
 
     def _print(self, trials: list[Any], trial: Any, outcome: str) -> None:
         shown = {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in trial.config.items()}

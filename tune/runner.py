@@ -26,7 +26,7 @@ from tune.progress import VALUE, Progress, reason
 from tune.search import SearchPlan, run_command
 from tune.space import domain, search_space
 from wsss.errors import UserError
-from wsss.run.cluster import LOCAL, Share, Slots, connected, is_elsewhere, machines, slots_of
+from wsss.run.cluster import ADDRESS, LOCAL, Share, Slots, connected, is_elsewhere, machines, slots_of
 from wsss.run.method import WORK, run_method
 from wsss.run.plan import make_plan
 from wsss.storage import write_bytes
@@ -76,11 +76,12 @@ def run_search(search: SearchPlan, *, ray_address: str | None = None, max_second
     storage = (WORK / "search").resolve()
     kept = storage / search.name / "result.json"
     if kept.exists():
-        return SearchResult(**json.loads(kept.read_text()))
+        return SearchResult(**json.loads(kept.read_text(encoding="utf-8")))
     _quiet()
     Progress.begin(max_seconds)
-    with search_run(search, storage / search.name) as parent, connected(_address(ray_address)):
-        slots = _slots(search)
+    address = _address(ray_address)
+    with search_run(search, storage / search.name) as parent, connected(address):
+        slots = _slots(search, address)
         results = _tuner(search, parent.info.run_id, slots, _share(slots, parent.info.experiment_id), storage).fit()
         trials = [results[i] for i in range(len(results))]
         ended = [(trial.metrics, trial.config or {}) for trial in trials if trial.metrics and VALUE in trial.metrics]
@@ -168,20 +169,21 @@ def _tuner(search: SearchPlan, run_id: str, slots: Slots, share: Share, storage:
 
 
 def _address(ray_address: str | None) -> str:
-    return ray_address or os.environ.get("RAY_ADDRESS") or LOCAL
+    return ray_address or os.environ.get(ADDRESS) or LOCAL
 
 
-def _slots(search: SearchPlan) -> Slots:
+def _slots(search: SearchPlan, address: str) -> Slots:
     """What a trial asks for on the connected cluster, which is printed.
 
     Raises:
         UserError: no machine has it, or trials on other machines could not reach the tracking store.
     """
     uri = tracking_uri()
-    if uri.startswith("sqlite:") and is_elsewhere():
+    if uri.startswith("sqlite") and is_elsewhere():
         raise UserError(f"trials on other machines can't write to {uri}; name a tracking server in MLFLOW_TRACKING_URI")
     slots = slots_of(machines(), search.device, _CORES_A_TRIAL)
-    print(f"trials with {slots}", flush=True)
+    where = "a Ray of this search's own" if address == LOCAL else f"the Ray cluster {address}"
+    print(f"trials with {slots}, on {where}", flush=True)
     return slots
 
 

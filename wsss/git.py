@@ -56,7 +56,7 @@ def trouble() -> str:
 
 def _git(folder: str | Path, *command: str) -> str:
     try:
-        done = subprocess.run(["git", "-C", os.fspath(folder), *command], capture_output=True, text=True, check=True)
+        done = subprocess.run(["git", "-C", os.fspath(folder), *command], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return done.stdout.strip()
+    return os.fsdecode(done.stdout).strip()

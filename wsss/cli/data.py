@@ -304,10 +304,9 @@ def _here(path: Path) -> Path:
 
 
 def _print(dataset: Dataset) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
+    from wsss.console import show
     from wsss.data.layout import SPLITS, mask_counts
 
     typer.echo(
@@ -321,7 +320,7 @@ def _print(dataset: Dataset) -> None:
     table.add_row("with a mask", *(f"{count:,}" for count in mask_counts(dataset.root, dataset.splits, SPLITS)))
     for index, class_name in enumerate(dataset.classes.names):
         counts = (sum(bool(dataset.tags(id)[index]) for id in dataset.splits[split]) for split in SPLITS)
-        table.add_row(escape(class_name), *(f"{count:,}" for count in counts))
-    Console().print(table)
+        table.add_row(class_name, *(f"{count:,}" for count in counts))
+    show(table)
     for note in dataset.settings.get("notes", ()):
         typer.echo(f"note: {note}")

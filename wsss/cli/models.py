@@ -53,8 +53,7 @@ def history(
     as_json: Json = False,
 ) -> None:
     """Who became champion, when and why, newest first; the ledger is verified first."""
-    from rich.console import Console
-
+    from wsss.console import show
     from wsss.registry import standing
     from wsss.registry.table import as_table
 
@@ -64,7 +63,7 @@ def history(
     elif not records:
         typer.echo(f"nobody has asked for a promotion of {model} yet; `{command('wsss', 'promote', 'RUN')}` does")
     else:
-        Console().print(as_table(records))
+        show(as_table(records))
 
 
 def follow_ledger(address: str) -> None:
@@ -197,8 +196,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Compare a model, or a folder of label maps, with the masks of a split."""
-    from rich.console import Console
-
+    from wsss.console import show
     from wsss.data import open_dataset
     from wsss.serving import evaluate as comparison
 
@@ -208,4 +206,4 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(comparison.as_json(evaluation, dataset), indent=1))
     else:
-        Console().print(comparison.as_table(evaluation, dataset))
+        show(comparison.as_table(evaluation, dataset))

@@ -195,7 +195,7 @@ def read_index(folder: Path, format: str, what: str) -> dict[str, dict]:
 def index_format(folder: Path) -> str:
     """What the complete set of maps in a folder is, such as `FORMAT`; empty where there is none."""
     path = folder / INDEX
-    return str(json.loads(path.read_text()).get("format", "")) if path.is_file() else ""
+    return str(json.loads(path.read_text(encoding="utf-8")).get("format", "")) if path.is_file() else ""
 
 
 def find_entry(maps: dict[str, dict], id: str, folder: Path, what: str) -> dict:

@@ -15,6 +15,7 @@ A dataset is a folder `data/<name>/` of the workspace:
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -118,6 +119,8 @@ def _taken(target: Path) -> str:
 def link(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`: a hard link, else a symbolic link, else a copy."""
     source = source.resolve()
+    if not os.access(source, os.R_OK):  # a link to it can be made, and would be blamed later
+        raise PermissionError(errno.EACCES, "", str(source))
     for way in (os.link, os.symlink):
         with contextlib.suppress(OSError):
             way(source, target)

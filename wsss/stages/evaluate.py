@@ -78,7 +78,8 @@ def evaluate_cam(context: StepContext, what: str, splits: Sequence[str]) -> None
     for split in splits:
         _evaluate(context, what, split, label)
     (context.out / "sweep.json").write_text(
-        json.dumps({"threshold": curves["dev"].thresholds.tolist(), **{s: c.means() for s, c in curves.items()}})
+        json.dumps({"threshold": curves["dev"].thresholds.tolist(), **{s: c.means() for s, c in curves.items()}}),
+        encoding="utf-8",
     )
     write_metrics(context.out, {metric_names.CAM_THRESHOLD: threshold})
 
