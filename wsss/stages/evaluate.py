@@ -139,9 +139,9 @@ def _step(what: str) -> Step:
     def run(context: StepContext) -> None:
         evaluate(context, what, splits)
 
-    return Step(what, 2, settings, run, inputs=("maps",), supervision=frozenset({"masks"}))
+    return Step(what, 3, settings, run, inputs=("maps",), supervision=frozenset({"masks"}))
 
 
 EVALUATIONS = {what: _step(what) for what in SCORED} | {
-    "rounds": Step("rounds", 1, LabelEvaluation, evaluate_rounds, inputs=("maps",), supervision=frozenset({"masks"})),
+    "rounds": Step("rounds", 2, LabelEvaluation, evaluate_rounds, inputs=("maps",), supervision=frozenset({"masks"})),
 }
