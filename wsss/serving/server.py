@@ -87,7 +87,7 @@ class Limits:
         if needed > self._work:
             raise _too_large(
                 f"of {sides} would take {needed / 2**20:,.0f} MiB of memory, padding included, at most "
-                f"{self._work / 2**20:,.0f} MiB are given to one"
+                f"{self._work / 2**20:,.0f} MiB are given to one (the server's --memory allows more)"
             )
 
 
