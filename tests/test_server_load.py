@@ -116,6 +116,33 @@ def test_an_announced_size_is_refused_before_a_byte_is_read(slow):
     assert answer.status_code == 413 and "larger than 32 MiB" in answer.json()["detail"]
 
 
+def test_a_round_of_the_event_loop_takes_one_piece_of_all_bodies():
+    """However many bodies have arrived, what else there is waits for one piece at most."""
+    turns, taken, rounds = uploads.Turns(), 0, []
+
+    async def receive():
+        return {"type": "http.request", "body": b"piece", "more_body": True}
+
+    async def upload():
+        nonlocal taken
+        async for _ in turns.pieces(receive):
+            taken += 1
+
+    async def run():
+        nonlocal taken
+        uploading = [asyncio.create_task(upload()) for _ in range(200)]
+        for _ in range(500):
+            await asyncio.sleep(0)
+            rounds.append(taken)
+            taken = 0
+        for task in uploading:
+            task.cancel()
+        await asyncio.gather(*uploading, return_exceptions=True)
+
+    asyncio.run(run())
+    assert max(rounds) == 1 and sum(rounds) > 100
+
+
 def test_a_slow_upload_ends_and_leaves_its_place(slow, monkeypatch):
     """A client that never finishes its body; over a real connection, as a transport in memory has no slow clients."""
     import socket
