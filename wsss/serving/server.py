@@ -36,7 +36,7 @@ from wsss.errors import UserError
 from wsss.git import VERSION
 from wsss.serving.connections import BoundedConnection
 from wsss.serving.headers import Picture, read_header, unreadable
-from wsss.serving.memory import LabellingMemory
+from wsss.serving.memory import LabellingMemory, return_memory
 from wsss.serving.segmenter import Segmenter
 from wsss.serving.uploads import Admission, TakeWholeBodies, Turns, announced_bytes, closed_early, read_body
 from wsss.stream import use_own_cores
@@ -52,6 +52,8 @@ _RESERVED = 448 * 2**20
 VERSION_HEADER = "X-Model-Version"
 _PLAIN = "".join(set(string.printable) - set(string.whitespace) - {"%"})
 _PAGES = ("/classes", "/health", "/version")
+_LARGE = 64 * 2**20
+"""Bytes of memory after which the allocator is asked for what it keeps."""
 _SMALL = 2**16
 """Pixels for which no network wants so much memory that it is worth a measurement."""
 
@@ -69,8 +71,8 @@ class Limits:
         self._classes = len(segmenter.classes.with_background)
         self._labelling = LabellingMemory(segmenter.module)
 
-    def check(self, picture: Picture) -> None:
-        """Refuse an image that decoding or labelling would take too much for.
+    def check(self, picture: Picture) -> int:
+        """The bytes of memory that decoding and labelling an image take.
 
         Raises:
             HTTPException: 413 for more than `MAX_PIXELS` pixels (or `MAX_SCORES` of pixels times classes), `MAX_SIDE`
@@ -89,17 +91,15 @@ class Limits:
                 f"of {sides} would take {needed / 2**20:,.0f} MiB of memory, padding included, at most "
                 f"{self._work / 2**20:,.0f} MiB are given to one (the server's --memory allows more)"
             )
+        return needed
 
 
-def decode(data: bytes, limits: Limits) -> np.ndarray:
+def decode(picture: Picture) -> np.ndarray:
     """An uploaded image as uint8 H x W x 3; pixels as stored, an EXIF orientation is not applied.
 
     Raises:
-        HTTPException: 413 for an image beyond the limits (known from the header, before anything is unpacked), 422 for
-            bytes that are no image of a known format, a damaged image, several in one file, or one that is not RGB.
+        HTTPException: 422 for a damaged image, or one that is not RGB.
     """
-    picture = read_header(data)
-    limits.check(picture)
     try:
         with Image.open(io.BytesIO(picture.body), formats=(picture.format,)) as image:
             if image.size != (picture.width, picture.height):
@@ -165,9 +165,14 @@ def make_app(segmenter: Segmenter, memory: int = MEMORY) -> FastAPI:
     model_header = {VERSION_HEADER: quote(name, safe=_PLAIN)}
 
     def mask(body: bytearray) -> bytes:
-        data = bytes(body)
+        picture = read_header(bytes(body))
         body.clear()
-        return encode_palette_png(segmenter(decode(data, limits)))
+        needed = limits.check(picture)
+        try:
+            return encode_palette_png(segmenter(decode(picture)))
+        finally:
+            if needed > _LARGE:
+                return_memory()
 
     # Handlers are coroutines: a plain function would wait for a free thread of the framework's pool.
     @app.post("/segment", response_class=Response)
