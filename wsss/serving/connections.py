@@ -13,8 +13,8 @@ from typing import cast
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_CONNECTIONS = 512
-CHECK_S = 10
-"""A client on whom the server has waited at two checks in turn is let go."""
+CHECK_S = 20
+"""A client on whom the server has waited at two checks in turn is let go; not less than `uploads.DRAIN_S`."""
 
 
 class BoundedConnection(H11Protocol):

@@ -18,7 +18,7 @@ UPLOAD_S = 60
 """Within which a body has to arrive."""
 STALL_S = 10
 """Within which the next piece of a body has to arrive."""
-DRAIN_S = 5
+DRAIN_S = 20
 """How long a body that nobody wants is still taken, as most clients listen only when they have sent it."""
 
 
