@@ -158,6 +158,22 @@ def test_health_answers_at_once_under_load(served):
     assert all(statistics.median(seconds) < 0.05 for seconds in times.values()), times
 
 
+def test_uploads_that_are_too_many_are_told_so(served):
+    """The whole way, as `wsss serve` runs it: each of 20 clients that send 20 MB and close gets an answer."""
+    statuses, body = [], bytes(20_000_000)
+
+    def upload():
+        headers = {"content_type": "image/png", "connection": "close"}
+        statuses.append(served.ask("POST", "/segment", body, **headers)[0])
+
+    uploading = [threading.Thread(target=upload) for _ in range(20)]
+    for thread in uploading:
+        thread.start()
+    for thread in uploading:
+        thread.join()
+    assert len(statuses) == 20 and set(statuses) == {422, 503}
+
+
 def test_any_version_survives_its_header(served):
     _, headers, _ = served.send(FILES["png"])
     assert headers["x-model-version"].isascii() and unquote(headers["x-model-version"]) == NAME

@@ -229,6 +229,4 @@ def serve(segmenter: Segmenter, host: str, port: int, memory: int = MEMORY) -> N
         ) from None
     shown = f"[{host}]" if ":" in host else host
     print(f"serving {_sendable(segmenter.version)} on http://{shown}:{listener.getsockname()[1]}", flush=True)
-    uvicorn.Server(
-        uvicorn.Config(make_app(segmenter, memory), log_level="warning", http=BoundedConnection, ws="none")
-    ).run(sockets=[listener])
+    uvicorn.Server(make_config(segmenter, memory)).run(sockets=[listener])
