@@ -78,13 +78,16 @@ def serve(
     model: Annotated[str, typer.Argument(help="models:/NAME@champion, models:/NAME/VERSION, or a package's folder.")],
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is every network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
+    memory: Annotated[
+        float, typer.Option(min=0.5, help="GiB that answers may take together, above the idle server.")
+    ] = 1.0,
 ) -> None:
     """Serve a model over HTTP: the bytes of an image in, its mask out."""
     from wsss.serving import server
     from wsss.serving.package import load_package
 
     follow_ledger(model)
-    server.serve(load_package(model), host, port)
+    server.serve(load_package(model), host, port, int(memory * 2**30))
 
 
 def compare(
