@@ -144,7 +144,7 @@ def _write_checked(root: Path, checked: dict[str, list]) -> None:
     path = _checked_file(root)
     with contextlib.suppress(OSError, UserError):
         path.parent.mkdir(exist_ok=True)
-        (path.parent / ".gitignore").write_text("*\n")
+        (path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
         write_bytes(path, json.dumps(checked).encode())
 
 
