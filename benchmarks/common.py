@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
 from rich.table import Column, Table
 
+from wsss.console import show
 from wsss.errors import UserError, unknown
 from wsss.git import state_of
 from wsss.process import own_cores
@@ -93,14 +93,14 @@ def run_benchmark(name: str, as_json: bool, to: Path | None = None) -> int:
             quartiles,
             _short(row.aim),
         )
-    Console(soft_wrap=True).print(table)
+    show(table, soft_wrap=True)
     return 0
 
 
 def machine() -> dict[str, Any]:
     """The processor, its cores, the GPU if there is one, and the versions of what computes."""
     information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
+    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
         "cpu": models[0] if models else platform.processor() or platform.machine(),

@@ -107,9 +107,9 @@ def photograph_dataset(count: int) -> Iterator[Dataset]:
         for number, (name, picture) in enumerate(zip(names, pictures, strict=True)):
             Image.fromarray(picture).save(f"pictures/{name}.jpg", quality=90)
             rows.append(f"{name},{VOC[number % 20]};{VOC[(number + 7) % 20]}")
-        Path("tags.csv").write_text("\n".join(rows) + "\n")
-        Path("classes.txt").write_text("\n".join(VOC) + "\n")
-        Path("lists", "train.txt").write_text("\n".join(names) + "\n")
+        Path("tags.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+        Path("classes.txt").write_text("\n".join(VOC) + "\n", encoding="utf-8")
+        Path("lists", "train.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
         yield add_folder(
             Path("pictures"), "photographs", tags="tags.csv", class_list=Path("classes.txt"), lists=Path("lists")
         )

@@ -48,7 +48,9 @@ def peak(image: np.ndarray, backend: str) -> int:
     with threads(1):
         infer(image[:30, :40], given[:, :30, :40], "irn", backend)
         before = psutil.Process().memory_info().rss
-        FORGET.write_text("5")
+        FORGET.write_text("5", encoding="utf-8")
         infer(image, given, "irn", backend)
-    (highest,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    (highest,) = (
+        line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")
+    )
     return int(highest.split()[1]) * 1024 - before

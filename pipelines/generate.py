@@ -21,7 +21,8 @@ import wsss.methods as methods
 from pipelines import sources
 from pipelines.leaderboard import RESULTS, leaderboard
 from wsss import storage
-from wsss.errors import UserError, unknown
+from wsss.errors import unknown
+from wsss.failures import ended
 from wsss.interface import Method
 from wsss.run.plan import PRESETS, all_settings, make_plan, stands_alone
 from wsss.settings import Setting
@@ -41,14 +42,18 @@ _TABLE = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end of table -->)", re.D
 
 def main(arguments: list[str] | None = None) -> int:
     """Write, or with `--check` compare, every derived file of the current folder; 1 when something is out of date."""
+    return ended("wsss", lambda: _write(arguments))
+
+
+def _write(arguments: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipelines.generate", description="Write what the methods derive.")
     parser.add_argument("--check", action="store_true", help="write nothing; name what is out of date")
     check = parser.parse_args(arguments).check
-    try:
-        stale = {path: text for path, text in derived(Path.cwd()) if not path.exists() or path.read_text() != text}
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    stale = {
+        path: text
+        for path, text in derived(Path.cwd())
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    }
     for path, text in stale.items():
         print(f"{path.relative_to(Path.cwd())} is out of date; run: make generate" if check else f"wrote {path.name}")
         if not check:
@@ -61,14 +66,14 @@ def derived(root: Path) -> Iterator[tuple[Path, str]]:
     names, params = [name for name in methods.names() if stands_alone(name)], root / PARAMS
     yield root / "dvc.yaml", HEADER + _dump({"stages": {k: v for name in names for k, v in stages(name).items()}})
     yield root / STEPS, HEADER + _dump({name: step_versions(name) for name in names})
-    yield params, params_text(params.read_text() if params.exists() else "", names)
+    yield params, params_text(params.read_text(encoding="utf-8") if params.exists() else "", names)
     sources_file = root / sources.FILE
-    record = json.loads(sources_file.read_text()) if sources_file.exists() else {}
+    record = json.loads(sources_file.read_text(encoding="utf-8")) if sources_file.exists() else {}
     yield sources_file, sources.text(sources.updated(record))
     described = {name: entry(name) for name in methods.names()}
     yield root / CATALOGUE, json.dumps(described, indent=1, ensure_ascii=False) + "\n"
     for page in [*root.glob("README.md"), *sorted((root / "docs").rglob("*.md"))]:
-        text = page.read_text()
+        text = page.read_text(encoding="utf-8")
         if _TABLE.search(text):
             yield page, _TABLE.sub(lambda found: found[1] + table(found[2]) + found[3], text)
 
@@ -118,7 +123,7 @@ def table(name: str) -> str:
     """
     kind, _, method = name.partition(" ")
     if name == "leaderboard":
-        return leaderboard(RESULTS.read_text())
+        return leaderboard(RESULTS.read_text(encoding="utf-8"))
     if name == "methods":
         return _methods_table([methods.load(each) for each in methods.names()])
     if kind == "settings":

@@ -146,7 +146,11 @@ class Session:
     def _tests(self, end: float) -> tuple[list[str], Path]:
         if not importlib.util.find_spec("pytest"):
             raise _LeftOutError("pytest is not installed")
-        files = [str(path) for path in sorted(PROJECT.glob("tests/test_*.py")) if "mark.gpu" in path.read_text()]
+        files = [
+            str(path)
+            for path in sorted(PROJECT.glob("tests/test_*.py"))
+            if "mark.gpu" in path.read_text(encoding="utf-8")
+        ]
         if not files:
             raise _LeftOutError("there are no tests here")
         # The settings of the project's own environment ask for plugins that may not be here.
@@ -222,7 +226,7 @@ class Session:
     def _ended(self, ending: Ending) -> None:
         self.endings.append(ending)
         parts = [asdict(each) for each in self.endings]
-        (self._request.out / "summary.json").write_text(json.dumps({"parts": parts}, indent=1) + "\n")
+        (self._request.out / "summary.json").write_text(json.dumps({"parts": parts}, indent=1) + "\n", encoding="utf-8")
 
 
 class _LeftOutError(Exception):

@@ -18,6 +18,7 @@ from typing import Any
 
 from wsss.commands import command
 from wsss.errors import UserError
+from wsss.failures import ended
 
 Report = Mapping[str, Any]
 HEADING = """\
@@ -33,14 +34,13 @@ COLUMNS = ("key", "what", "ours", "peer", "unit", "ratio", "quartiles", "aim")
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the page; 2 when a file is not the JSON of a benchmark."""
+    return ended("wsss", lambda: _print(arguments))
+
+
+def _print(arguments: list[str] | None) -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.performance", description="The page of measured speed.")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="what `bench NAME --json` printed")
-    try:
-        print(page([_report(path) for path in parser.parse_args(arguments).files]), end="")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    print(page([_report(path) for path in parser.parse_args(arguments).files]), end="")
 
 
 def page(reports: Sequence[Report]) -> str:
@@ -109,7 +109,7 @@ def _number(value: float | None) -> str:
 
 def _report(path: Path) -> Report:
     try:
-        report = json.loads(path.read_text())
+        report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not the JSON of a benchmark: {error}") from error
     if not isinstance(report, dict) or not {"name", "machine", "commit", "dirty", "rows"} <= set(report):

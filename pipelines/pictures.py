@@ -18,7 +18,7 @@ from PIL import Image
 import wsss.methods as methods
 from wsss import storage
 from wsss.commands import command
-from wsss.errors import UserError
+from wsss.failures import ended
 from wsss.run.pictures import stacked
 from wsss.run.plan import stands_alone
 from wsss.tracking import names
@@ -39,16 +39,16 @@ LARGEST = 60_000
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the pictures of all methods that have a run; 1 when one has none."""
+    return ended("wsss", lambda: _write(arguments))
+
+
+def _write(arguments: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipelines.pictures", description="Pictures of the method pages.")
     parser.add_argument("--to", type=Path, default=Path("docs", "methods"), help="the folder they go to")
     folder = parser.parse_args(arguments).to
-    try:
-        newest = {run.method: run.id for run in reversed(runs(DATA)) if (run.preset, run.rng) == (PRESET, RNG)}
-        for method, run_id in newest.items():
-            storage.write_bytes(folder / f"{method}.png", picture(run_id))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    newest = {run.method: run.id for run in reversed(runs(DATA)) if (run.preset, run.rng) == (PRESET, RNG)}
+    for method, run_id in newest.items():
+        storage.write_bytes(folder / f"{method}.png", picture(run_id))
     missing = [method for method in methods.names() if method not in newest and stands_alone(method)]
     for method in missing:
         print(f"{method} has no run: {command('wsss', 'run', '--method', method, '--preset', PRESET)}", file=sys.stderr)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 
 from wsss.errors import UserError
+from wsss.failures import ended
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a method; exit status 2 is the user's to mend."""
+    return ended("wsss", lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.run", description="Run a method, tracked.")
     parser.add_argument("--method", required=True)
     parser.add_argument("--preset", required=True)
@@ -19,21 +23,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--set", default="", help='settings, such as "refine.walk.beta=8 refine.walk.steps=64"')
     options, more = parser.parse_known_args(arguments)
 
-    from wsss.cli.runs import parse_settings
+    from wsss.cli.runs import parse_settings, words
     from wsss.registry.models import publish
     from wsss.run.method import run_method
     from wsss.tables.report import print_outcome
 
-    try:
-        settings = parse_settings([*shlex.split(options.set), *_given_singly(more)])
-        outcome = run_method(
-            options.method, options.preset, options.data, rng=options.rng, overrides=settings, publish=publish
-        )
-    except UserError as error:
-        print(f"wsss: {error}", file=sys.stderr)
-        return 2
+    settings = parse_settings([*words(options.set), *_given_singly(more)])
+    outcome = run_method(
+        options.method, options.preset, options.data, rng=options.rng, overrides=settings, publish=publish
+    )
     print_outcome(outcome, method=options.method, preset=options.preset, data=options.data, rng=options.rng)
-    return 0
 
 
 def _given_singly(arguments: list[str]) -> list[str]:

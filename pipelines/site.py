@@ -25,8 +25,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the README as the first page, its links turned to the pages."""
-    readme = (PROJECT / "README.md").read_text().replace("](docs/", "](")
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
     files.append(File.generated(config, "index.md", content=readme))
     for name in BESIDE:
-        files.append(File.generated(config, name, content=(PROJECT / name).read_text()))
+        files.append(File.generated(config, name, content=(PROJECT / name).read_text(encoding="utf-8")))
     return files

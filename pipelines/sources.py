@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import wsss.methods as methods
 from wsss import storage
 from wsss.commands import command
+from wsss.failures import ended
 from wsss.interface import Step
 from wsss.stages.evaluate import EVALUATIONS
 
@@ -50,12 +51,16 @@ class Module(NamedTuple):
 
 def main(arguments: list[str] | None = None) -> int:
     """Check, or record that changes have no effect; 1 when a step changed without a new version."""
+    return ended("wsss", lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipelines.sources", description="Steps changed without a version.")
     parser.add_argument("--no-effect", metavar="WHY", help="record that the change changes no output, and why")
     parser.add_argument("steps", nargs="*", metavar="KEY", help="steps such as refine.affinity.walk, or all")
     options = parser.parse_args(arguments)
     path = Path(FILE)
-    record: Record = json.loads(path.read_text()) if path.exists() else {}
+    record: Record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     changed = unexplained(record)
     if options.no_effect:
         chosen = changed if options.steps == ["all"] else options.steps
@@ -176,7 +181,7 @@ def _file(module: str) -> Path | None:
 def _module(name: str) -> Module:
     file = _file(name)
     assert file is not None
-    tree = ast.parse(file.read_text())
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     defined: dict[str, list[ast.stmt]] = {}
     for statement in tree.body:
         if isinstance(statement, ast.FunctionDef | ast.ClassDef):

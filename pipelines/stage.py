@@ -18,22 +18,21 @@ import yaml
 
 from pipelines.generate import PARAMS
 from wsss import storage
-from wsss.errors import UserError
+from wsss.failures import ended
 from wsss.interface import STAGES
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a stage and everything before it that is not done; exit status 2 is the user's to mend."""
+    return ended("wsss", lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> None:
     parser = argparse.ArgumentParser(prog="python -m pipelines.stage", description="Run one stage of a method.")
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--method", required=True)
     options = parser.parse_args(arguments)
-    try:
-        run_stage(options.stage, options.method)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    run_stage(options.stage, options.method)
 
 
 def run_stage(stage: str, method: str) -> None:
@@ -43,7 +42,7 @@ def run_stage(stage: str, method: str) -> None:
     from wsss.run.method import label_folder, run_method
     from wsss.scores import metric_names
 
-    params = yaml.safe_load(Path(PARAMS).read_text())
+    params = yaml.safe_load(Path(PARAMS).read_text(encoding="utf-8"))
     data, preset, rng, overrides = params["dataset"], params["preset"], int(params["rng"]), params["set"][method]
     evaluate = stage == "evaluate"
     outcome = run_method(

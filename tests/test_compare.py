@@ -133,6 +133,13 @@ def test_ten_methods_are_readable_at_any_width(width):
     assert "--wide" in text
 
 
+@pytest.mark.parametrize("width", [1, 40, 80, 300])
+def test_every_rendering_gives_an_id_to_copy(width):
+    rows = ten_methods()
+    for text in (render_text(rows, width=width), render_markdown(rows)):
+        assert all(row.newest in text for row in rows)
+
+
 def test_wide_leaves_nothing_out_and_gives_whole_ids():
     rows = ten_methods()
     text = render_text(rows, width=80, wide=True)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from wsss.data.folder import add_folder
-from wsss.data.label_maps import write_palette_png
+from wsss.data.palette_png import write_palette_png
 from wsss.errors import UserError
 
 IDS = [f"p{n:02d}" for n in range(20)]
@@ -47,7 +47,7 @@ def test_a_folder_with_masks_and_a_class_list_has_dev(pictures, tmp_path):
     (tmp_path / "masks").mkdir()
     for id in IDS[:15]:
         write_palette_png(tmp_path / "masks" / f"{id}.png", np.full((6, 10), 2, np.uint8))
-    dataset = add(pictures, masks=tmp_path / "masks", class_list=tmp_path / "classes.txt")
+    dataset = add(pictures, masks=tmp_path / "masks", class_list=tmp_path / "classes.txt", max_disagreement=1)
     assert {name: len(ids) for name, ids in dataset.splits.items()} == {
         "train": 16, "dev": 1, "val": 3, "train_official": 11,
     }  # fmt: skip

@@ -15,15 +15,8 @@ import pytest
 from PIL import Image
 
 from wsss.classes import palette
-from wsss.data.label_maps import (
-    SHARDS,
-    LabelMaps,
-    LabelMapWriter,
-    encode_label_map,
-    encode_palette_png,
-    read_palette_png,
-    write_palette_png,
-)
+from wsss.data.label_maps import SHARDS, LabelMaps, LabelMapWriter, encode_label_map
+from wsss.data.palette_png import encode_palette_png, read_palette_png, write_palette_png
 from wsss.data.score_maps import ScoreMaps
 from wsss.errors import UserError
 

@@ -69,6 +69,9 @@ def test_cam_comes_first_and_bound_last_and_a_row_may_have_its_own_settings() ->
     )
     with pytest.raises(UserError, match="is not METHOD KEY=VALUE"):
         entries([], ["affinity beta"])
+    for text in ("", " ", "beta=1"):
+        with pytest.raises(UserError, match=f"{text!r} is not METHOD KEY=VALUE"):
+            entries([], [text])
 
 
 def test_what_is_finished_is_not_run_again(inside: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from wsss.classes import Classes
-from wsss.serving import segmenter, server
+from wsss.serving import segmenter, server, uploads
 from wsss.serving.segmenter import Segmenter, best_classes
 from wsss.stages.inference import resize
 
@@ -73,7 +73,7 @@ def test_health_answers_at_once_behind_45_requests(slow):
 
 
 def test_beyond_the_bounds_503_comes_before_the_body_is_read(slow, monkeypatch):
-    monkeypatch.setattr(server, "MAX_REQUESTS", 3)
+    monkeypatch.setattr(uploads, "MAX_REQUESTS", 3)
 
     async def untouched():
         raise AssertionError("the body was read")
@@ -93,7 +93,7 @@ def test_beyond_the_bounds_503_comes_before_the_body_is_read(slow, monkeypatch):
 
 
 def test_bytes_in_flight_are_bounded_whether_announced_or_not(slow, monkeypatch):
-    monkeypatch.setattr(server, "MAX_HELD", server.MAX_BYTES + 10)
+    monkeypatch.setattr(uploads, "MAX_HELD", uploads.MAX_BYTES + 10)
 
     async def chunks():
         yield png()
@@ -110,10 +110,37 @@ def test_bytes_in_flight_are_bounded_whether_announced_or_not(slow, monkeypatch)
 
 def test_an_announced_size_is_refused_before_a_byte_is_read(slow):
     async def talk(client):
-        return await send(client, b"x", **{"content-length": str(server.MAX_BYTES + 1)})
+        return await send(client, b"x", **{"content-length": str(uploads.MAX_BYTES + 1)})
 
     answer = session(slow, talk)
     assert answer.status_code == 413 and "larger than 32 MiB" in answer.json()["detail"]
+
+
+def test_a_round_of_the_event_loop_takes_one_piece_of_all_bodies():
+    """However many bodies have arrived, what else there is waits for one piece at most."""
+    turns, taken, rounds = uploads.Turns(), 0, []
+
+    async def receive():
+        return {"type": "http.request", "body": b"piece", "more_body": True}
+
+    async def upload():
+        nonlocal taken
+        async for _ in turns.pieces(receive):
+            taken += 1
+
+    async def run():
+        nonlocal taken
+        uploading = [asyncio.create_task(upload()) for _ in range(200)]
+        for _ in range(500):
+            await asyncio.sleep(0)
+            rounds.append(taken)
+            taken = 0
+        for task in uploading:
+            task.cancel()
+        await asyncio.gather(*uploading, return_exceptions=True)
+
+    asyncio.run(run())
+    assert max(rounds) == 1 and sum(rounds) > 100
 
 
 def test_a_slow_upload_ends_and_leaves_its_place(slow, monkeypatch):
@@ -123,8 +150,8 @@ def test_a_slow_upload_ends_and_leaves_its_place(slow, monkeypatch):
 
     import uvicorn
 
-    monkeypatch.setattr(server, "UPLOAD_S", 0.3)
-    monkeypatch.setattr(server, "MAX_REQUESTS", 1)
+    monkeypatch.setattr(uploads, "UPLOAD_S", 0.3)
+    monkeypatch.setattr(uploads, "MAX_REQUESTS", 1)
     slow.go.set()
     unfinished = b"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 99\r\n\r\nab"
     listener = socket.create_server(("127.0.0.1", 0))

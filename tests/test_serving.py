@@ -18,13 +18,14 @@ from safetensors.torch import load_file
 from wsss.classes import Classes, palette
 from wsss.data import open_dataset
 from wsss.data.augmentation import normalise
-from wsss.data.label_maps import LabelMapWriter, read_palette_png, write_palette_png
+from wsss.data.label_maps import LabelMapWriter
+from wsss.data.palette_png import read_palette_png, write_palette_png
 from wsss.data.shapes import make_shapes
 from wsss.errors import UserError
 from wsss.nets.deeplab import DeepLab
 from wsss.run.plan import make_plan
 from wsss.scores import Masks, Scores, confusion
-from wsss.serving import server
+from wsss.serving import server, uploads
 from wsss.serving.card import model_card
 from wsss.serving.evaluate import as_json, evaluate
 from wsss.serving.package import load_package, load_step, save_package
@@ -209,7 +210,7 @@ def test_large_image_and_large_body_are_refused(ask, monkeypatch):
     monkeypatch.setattr(server, "MAX_PIXELS", 63 * 64)
     answer = ask("POST", "/segment", png(picture(64, 64)))
     assert answer.status_code == 413 and "64 x 64 px" in answer.json()["detail"]
-    monkeypatch.setattr(server, "MAX_BYTES", 1000)
+    monkeypatch.setattr(uploads, "MAX_BYTES", 1000)
     answer = ask("POST", "/segment", png(picture(64, 64)))
     assert answer.status_code == 413 and "larger than" in answer.json()["detail"]
 
@@ -272,7 +273,7 @@ def test_all_bad_label_maps_are_named_at_once(dataset, tmp_path):
     with pytest.raises(UserError) as error:
         evaluate(str(tmp_path), dataset, "val")
     text = str(error.value)
-    assert f"{missing}: its label map is missing" in text and f"{small}: the prediction is 3 x 3 px" in text
+    assert f"{missing}.png is missing" in text and f"{small}: the prediction is 3 x 3 px" in text
     assert f"{strange}: " in text and fine not in text
 
 

@@ -11,7 +11,7 @@ from wsss.classes import IGNORE
 from wsss.data import Dataset
 from wsss.data.creatures import MAX_CLASSES, SILHOUETTES, head_of
 from wsss.data.drawing import cover
-from wsss.data.label_maps import read_palette_png
+from wsss.data.palette_png import read_palette_png
 from wsss.data.scenes import Scene, draw_scene
 from wsss.data.shapes import class_names, make_shapes
 from wsss.data.tags import tags_from_masks, tags_from_xml
@@ -58,7 +58,8 @@ class TestDataset:
         ids = [id for split in ("train", "dev", "val") for id in dataset.splits[split]]
         masks = {id: folder / "SegmentationClass" / f"{id}.png" for id in ids}
         written = {id: tuple(np.array(dataset.classes.names)[dataset.tags(id)]) for id in ids}
-        assert tags_from_xml(folder / "Annotations", ids, dataset.classes) == written
+        images = {id: dataset.image_path(id) for id in ids}
+        assert tags_from_xml(folder / "Annotations", ids, dataset.classes, images) == written
         assert tags_from_masks(masks, ids, dataset.classes) == written
 
     def test_boxes_count_from_one_and_lie_around_their_class(self, folder: Path) -> None:

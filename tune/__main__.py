@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from wsss.errors import UserError
+from wsss.failures import ended
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -54,7 +53,7 @@ def search(
     from tune.search import plan_search
     from tune.space import Narrowing
     from tune.study import check_new, resumed
-    from wsss.cli.runs import parse_settings
+    from wsss.cli.runs import parse_settings, words
     from wsss.run.method import WORK
 
     if name and not resume:
@@ -69,7 +68,7 @@ def search(
             rng=rng,
             objective=objective,
             keys=tuple(key.strip() for key in keys.split(",") if key.strip()),
-            fixed=parse_settings([pair for text in settings or [] for pair in shlex.split(text)]),
+            fixed=parse_settings([pair for text in settings or [] for pair in words(text)]),
             device=device,
             narrowing=Narrowing.read(space) if space else None,
             sampler=sampler,
@@ -85,15 +84,7 @@ def search(
 
 def main() -> int:
     """Run the command line; exit status 2 is the user's to mend."""
-    try:
-        app()
-    except UserError as error:
-        print(f"tune: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("tune: interrupted; the same command continues where it stopped", file=sys.stderr)
-        return 130
-    return 0
+    return ended("tune", app)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
 from wsss.tracking.info import user
 from wsss.tracking.liveness import Heartbeat, beat, mark_dead_runs, process_gone, process_tags
-from wsss.tracking.opening import experiment_id
+from wsss.tracking.opening import new_run
 from wsss.tracking.writes import batch, send
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _open(client: MlflowClient, search: SearchPlan, study: Study) -> Run:
         **process_tags(),
     }
     if run is None:
-        run = client.create_run(experiment_id(client), run_name=search.name, tags=tags | {names.MLFLOW_USER: user()})
+        run = new_run(client, search.name, tags | {names.MLFLOW_USER: user()})
         spaces = {each.method: {k: how.text for k, how in each.space.items()} for each in search.methods}
         client.log_dict(run.info.run_id, {"space": spaces, **json.loads(json.dumps(search.content))}, "search.json")
     else:

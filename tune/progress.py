@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from tune.study import COMPLETE, FAILED, PRUNED, RUNNING, Study, TrialRecord
+from wsss.console import Console
 
 _SILENCE_S, _ROWS = 60.0, 8
 
@@ -29,7 +29,7 @@ class Progress:
 
     def __init__(self, study: Study, trials: int, deadline: float, *, quiet: bool = False) -> None:
         self._study, self._trials, self._deadline, self._quiet = study, trials, deadline, quiet
-        self._console = Console(stderr=True, markup=False, highlight=False)
+        self._console = Console(stderr=True)
         self._live = Live(console=self._console, refresh_per_second=2, transient=True) if self._shows else None
         self._started = self._busy = time.monotonic()
         self._before = study.ended

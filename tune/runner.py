@@ -30,7 +30,7 @@ from tune.study import COMPLETE, FAILED, PRUNED, Study, TrialRecord, best_of, dr
 from tune.trial import CANDIDATE, EPOCH, FINAL, LOSS, NUMBER, PER_IMAGE, VALUE, Surroundings, run_trial
 from tune.verdict import Verdict, decide
 from wsss.errors import UserError
-from wsss.run.cluster import LOCAL, Machine, Share, Slots, connected, machines
+from wsss.run.cluster import ADDRESS, LOCAL, Machine, Share, Slots, connected, machines
 from wsss.run.method import WORK
 from wsss.tracking.connection import mlflow_client
 
@@ -308,7 +308,7 @@ def _error_of(trial: Any) -> str:
 
 
 def _address(ray_address: str | None) -> str:
-    return ray_address or os.environ.get("RAY_ADDRESS") or LOCAL
+    return ray_address or os.environ.get(ADDRESS) or LOCAL
 
 
 def _why(study: Study, budget: Budget) -> str:

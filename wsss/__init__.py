@@ -11,6 +11,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from wsss.git import VERSION
+from wsss.surroundings import settle_user
+
+settle_user()
 
 __version__ = VERSION
 __all__ = [

@@ -107,6 +107,8 @@ def add_folder(
     classes: str | Path | None = None,
     lists: str | Path | None = None,
     val_share: float | None = None,
+    max_disagreement: float | None = None,
+    value_255: str | None = None,
     version: bool = True,
 ) -> Dataset:
     """Make a dataset from any folder of images, as `wsss data add folder` does.
@@ -120,6 +122,8 @@ def add_folder(
         classes: a file of class names, one a line; by default those of the tags.
         lists: a folder with train.txt and val.txt, of ids.
         val_share: the share held out as val where there are no lists, 0 to below 1.
+        max_disagreement: the share of masks that may disagree with their image's tags, 0 to 1; 0.1 by default.
+        value_255: "void" or "object": what 255 stands for in masks that hold nothing else beside 0.
         version: put the dataset under DVC.
 
     Raises:
@@ -139,6 +143,8 @@ def add_folder(
         class_list=optional(classes),
         lists=optional(lists),
         val_share=val_share,
+        max_disagreement=max_disagreement,
+        value_255=value_255,
     )
     if version:
         versions.add(dataset.root)

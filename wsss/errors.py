@@ -1,5 +1,9 @@
 """The exceptions that are no faults of the program: what a user can mend, and the end of the time that was given."""
 
+from __future__ import annotations
+
+import re
+
 
 class UserError(Exception):
     """Bad input, a missing part or a full disk: one sentence that says what is wrong, where, and how to mend it.
@@ -15,3 +19,13 @@ class OutOfTimeError(Exception):
 def unknown(kind: str, name: str, known: object) -> UserError:
     """The error for a name that does not exist; `known` are the names that do."""
     return UserError(f"unknown {kind} {name!r}; choose from {', '.join(sorted(map(str, known)))}")  # type: ignore[call-overload]
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line, the passwords of addresses left out."""
+    return masked(" ".join(str(error).split()))
+
+
+def masked(text: str) -> str:
+    """The text without the passwords of the addresses in it."""
+    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", text)

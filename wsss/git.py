@@ -42,9 +42,21 @@ def top() -> str:
     return _git(".", "rev-parse", "--show-toplevel")
 
 
+def trouble() -> str:
+    """Why git says nothing of the repository around the current folder; empty where it does, or where there is none."""
+    here = Path.cwd()
+    if top() or not any((folder / ".git").exists() for folder in (here, *here.parents)):
+        return ""
+    try:
+        done = subprocess.run(["git", "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"it can't be started: {error.strerror}"
+    return " ".join(done.stderr.split())
+
+
 def _git(folder: str | Path, *command: str) -> str:
     try:
-        done = subprocess.run(["git", "-C", os.fspath(folder), *command], capture_output=True, text=True, check=True)
+        done = subprocess.run(["git", "-C", os.fspath(folder), *command], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return done.stdout.strip()
+    return os.fsdecode(done.stdout).strip()

@@ -44,7 +44,7 @@ def machine() -> str:
     Host names are no such thing: two containers may have the same.
     """
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8") + os.readlink("/proc/self/ns/pid")
     except OSError:
         import psutil
 
@@ -55,7 +55,7 @@ def machine() -> str:
 def _started(pid: int) -> str:
     """When a process started; empty where there is none of this number (or it is dead and only waited for)."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return "" if fields[0] in "ZX" else fields[_START_TICKS]
     except OSError:
         pass
@@ -92,7 +92,7 @@ def _allowed() -> Iterator[int]:
 
 def _quotas(groups: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
     """The CPU quotas of the control groups that the process is in, and of those around them, in cores."""
-    lines = groups.read_text().splitlines() if groups.exists() else []
+    lines = groups.read_text(encoding="utf-8").splitlines() if groups.exists() else []
     for _, controllers, path in (line.split(":", 2) for line in lines):
         if controllers and "cpu" not in controllers.split(","):
             continue
@@ -109,9 +109,11 @@ def _quota(folder: Path) -> float:
     """The quota of one control group, of version 2 or 1, in cores; 0 for none."""
     try:
         if (folder / "cpu.max").exists():
-            quota, period = (folder / "cpu.max").read_text().split()
+            quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
         else:
-            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+            quota, period = (
+                (folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period")
+            )
         return 0.0 if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError):
         return 0.0

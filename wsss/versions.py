@@ -188,7 +188,7 @@ def checkout(md5: str, folder: str | Path) -> None:
         if target.exists() and any(target.iterdir()):
             _, _, there = build(repo.cache.local, os.fspath(target), localfs, "md5", dry_run=True)
             if there.oid != md5:
-                raise UserError(f"{folder} exists and holds something else; name another folder or remove it")
+                raise UserError(f"{folder} exists and holds something else; name another folder")
             return
         remove_unfinished(target.parent)
         part = unfinished(target)

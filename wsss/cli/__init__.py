@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
 from wsss import commands
 from wsss.cli import data, exports, models, offline, runs, store
 from wsss.errors import UserError
+from wsss.failures import DEBUG, ended
 
 app = typer.Typer(
     name="wsss",
@@ -56,32 +58,31 @@ for command in _COMMANDS:
 app.command("import")(offline.import_records)
 
 
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error; it may stand anywhere.")] = False,
+) -> None:
+    """Weakly supervised semantic segmentation: from image-level tags to a served model."""
+
+
 def main() -> None:
-    """Run the command line; a `UserError` is printed as one sentence and ends with status 2."""
+    """Run the command line; what goes wrong is one sentence, and status 2 where the user can mend it."""
     # Threads that wait for each other spin for a moment: longer ones stall other processes, sleeping at once is slow.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # Maps of a few dozen MB come and go with every layer; in huge pages that costs the kernel a tenth of the time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    sys.exit(ended("wsss", _run))
+
+
+def _run() -> None:
     try:
         app()
-    except UserError as error:
-        sys.stdout.flush()
-        print(f"wsss: {error}", file=sys.stderr)
-        sys.exit(2)
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
         if package not in _NOT_OFFLINE:
             raise
         run, bring = commands.command("wsss", "run", "--offline", "OUT"), commands.command("wsss", "import", "OUT")
-        sentence = (
+        raise UserError(
             f"this needs {package}, which is not installed here; what works without is `{run}`, whose record `{bring}` "
             "brings in where all is installed"
-        )
-        print(f"wsss: {sentence}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("wsss: interrupted; the same command continues where it stopped", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        ) from error

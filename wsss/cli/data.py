@@ -24,6 +24,16 @@ DevList = Annotated[
     Path | None, typer.Option(help="A file of dev ids, one a line, instead of 10 % of the masked train ids by hash.")
 ]
 ClassList = Annotated[Path | None, typer.Option("--classes", help="A file of class names, one a line.")]
+MaxDisagreement = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE", help="The share of masks that may disagree with their image's tags (0.1; 1 takes any)."
+    ),
+]
+Value255 = Annotated[
+    str | None,
+    typer.Option("--value-255", help="void or object: what 255 is in masks that hold nothing else beside 0."),
+]
 NoDvc = Annotated[bool, typer.Option("--no-dvc", help="Don't put the folder under DVC.")]
 
 
@@ -38,12 +48,24 @@ def voc(
     ] = None,
     dev_list: DevList = None,
     classes: ClassList = None,
+    max_disagreement: MaxDisagreement = None,
+    value_255: Value255 = None,
     no_dvc: NoDvc = False,
 ) -> None:
     """PASCAL VOC 2012, or any dataset in its layout."""
     from wsss.data.voc import add_voc
 
-    dataset = add_voc(path, name, tags=tags, sbd_path=sbd, train_list=train_list, dev_list=dev_list, class_list=classes)
+    dataset = add_voc(
+        path,
+        name,
+        tags=tags,
+        sbd_path=sbd,
+        train_list=train_list,
+        dev_list=dev_list,
+        class_list=classes,
+        max_disagreement=max_disagreement,
+        value_255=value_255,
+    )
     _added(dataset, no_dvc)
 
 
@@ -53,12 +75,13 @@ def sbd(
     name: NewName = "sbd",
     tags: Annotated[str, typer.Option(help="masks, or a .csv or .npz file.")] = "masks",
     dev_list: DevList = None,
+    max_disagreement: MaxDisagreement = None,
     no_dvc: NoDvc = False,
 ) -> None:
     """The Semantic Boundaries Dataset alone, with its own train and val lists."""
     from wsss.data.sbd import add_sbd
 
-    _added(add_sbd(path, name, tags=tags, dev_list=dev_list), no_dvc)
+    _added(add_sbd(path, name, tags=tags, dev_list=dev_list, max_disagreement=max_disagreement), no_dvc)
 
 
 @add_app.command()
@@ -73,6 +96,8 @@ def folder(
         float | None, typer.Option(help="The share held out as val where there are no lists (0.2; 0.1 if no masks).")
     ] = None,
     dev_list: DevList = None,
+    max_disagreement: MaxDisagreement = None,
+    value_255: Value255 = None,
     no_dvc: NoDvc = False,
 ) -> None:
     """Any folder of images with tags; masks are not needed."""
@@ -87,6 +112,8 @@ def folder(
         lists=lists,
         val_share=val_share,
         dev_list=dev_list,
+        max_disagreement=max_disagreement,
+        value_255=value_255,
     )
     _added(dataset, no_dvc)
 
@@ -184,14 +211,34 @@ def show(name: Name) -> None:
 
 @app.command()
 def check(name: Name) -> None:
-    """Decode every image and mask, compare hashes, look for tags; name all that is wrong."""
+    """Compare every file with what was added, decode images and masks, compare masks with tags; name what is wrong."""
     from wsss.data import open_dataset
     from wsss.data.layout import SPLITS
 
     dataset = open_dataset(name)
-    dataset.check(thorough=True)
+    note = dataset.check(thorough=True)
     images = sum(len(dataset.splits[split]) for split in SPLITS)
     typer.echo(f"{dataset.name}: {images:,} images, their tags and what masks there are, are sound")
+    if note:
+        typer.echo(note)
+
+
+@app.command("accept")
+def accept_changes(
+    name: Name, max_disagreement: MaxDisagreement = None, value_255: Value255 = None, no_dvc: NoDvc = False
+) -> None:
+    """Take in files of a dataset that were corrected, added or removed since it was added; they are checked first."""
+    from wsss.data import open_dataset
+    from wsss.data.checking import accept
+
+    dataset = open_dataset(name)
+    count, note = accept(dataset, max_disagreement, value_255)
+    files = "1 file that differed from what was added is" if count == 1 else f"{count:,} files that differed are"
+    typer.echo(f"{dataset.name}: {files} taken in")
+    if note:
+        typer.echo(note)
+    tracked = dataset.root.with_name(f"{dataset.root.name}.dvc").is_file()
+    _added(open_dataset(name), no_dvc or not tracked)
 
 
 @app.command("write-dev")
@@ -208,13 +255,48 @@ def write_dev(
     _added(write(open_dataset(name), dev_list, share), no_dvc)
 
 
+@app.command()
+def track(name: Name) -> None:
+    """Put a dataset under DVC that is not, because it was added without or DVC refused."""
+    from wsss.data import open_dataset
+
+    _track(open_dataset(name))
+
+
 def _added(dataset: Dataset, no_dvc: bool) -> None:
     _print(dataset)
     if not no_dvc:
-        from wsss.versions import add
+        _track(dataset)
 
-        version, folder = add(dataset.root), _here(dataset.root)
+
+def _track(dataset: Dataset) -> None:
+    from wsss import git
+    from wsss.errors import UserError
+    from wsss.versions import add
+
+    folder = _here(dataset.root)
+    again = command("wsss", "data", "track", str(folder))
+    try:
+        version = add(dataset.root)
+    except UserError as error:
+        links = [str(parent) for parent in folder.parents if parent.is_symlink()]
+        way = (
+            f"DVC keeps no versions behind a link such as {links[0]}: go on without them, or have the whole workspace "
+            "where the link leads"
+            if links
+            else f"mend that, then put it under DVC with `{again}`"
+        )
+        problem = str(error).rstrip(".")
+        raise UserError(f"{problem}; the dataset itself is whole in {folder} and can be used; {way}") from error
+    if trouble := git.trouble():
+        typer.echo(
+            f"under DVC as {version.md5}, but git was not understood ({trouble}): mend that, then run "
+            f"`{command('dvc', 'config', 'core.no_scm', 'false')}` and `{again}`"
+        )
+    elif git.top():
         typer.echo(f"under DVC as {version.md5}: commit {folder}.dvc and {folder.parent}/.gitignore to git")
+    else:
+        typer.echo(f"under DVC as {version.md5}, which {folder}.dvc keeps; there is no git repository to commit it to")
 
 
 def _here(path: Path) -> Path:
@@ -222,10 +304,9 @@ def _here(path: Path) -> Path:
 
 
 def _print(dataset: Dataset) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
+    from wsss.console import show
     from wsss.data.layout import SPLITS, mask_counts
 
     typer.echo(
@@ -239,5 +320,7 @@ def _print(dataset: Dataset) -> None:
     table.add_row("with a mask", *(f"{count:,}" for count in mask_counts(dataset.root, dataset.splits, SPLITS)))
     for index, class_name in enumerate(dataset.classes.names):
         counts = (sum(bool(dataset.tags(id)[index]) for id in dataset.splits[split]) for split in SPLITS)
-        table.add_row(escape(class_name), *(f"{count:,}" for count in counts))
-    Console().print(table)
+        table.add_row(class_name, *(f"{count:,}" for count in counts))
+    show(table)
+    for note in dataset.settings.get("notes", ()):
+        typer.echo(f"note: {note}")

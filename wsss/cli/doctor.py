@@ -9,12 +9,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from wsss import storage
 from wsss.commands import command
-from wsss.errors import UserError
+from wsss.console import show
+from wsss.errors import UserError, one_line
 from wsss.process import own_cores
 
 _PACKAGES = ("torch", "torchvision", "mlflow", "ray", "dvc", "boto3")
@@ -23,20 +24,20 @@ _PROBE = ".wsss-doctor"
 
 def examine() -> int:
     """Print a line for each part; 1 when something that is needed is missing, else 0."""
-    table = Table("part", "state", "what to do", box=None)
+    table = Table(*(Column(head, overflow="fold") for head in ("part", "state", "what to do")), box=None)
     broken = 0
     for part, check in _CHECKS:
         try:
             state, advice = check()
-            mark = "[yellow]" if advice else "[green]"
+            mark = "yellow" if advice else "green"
         except UserError as error:
-            state, advice, mark = "missing", str(error), "[red]"
+            state, advice, mark = "missing", str(error), "red"
             broken += 1
         except ModuleNotFoundError as error:
             advice = f"needs {error.name}; without it works: {command('wsss', 'run', '--offline', 'OUT')}"
-            state, mark = "missing", "[yellow]"
-        table.add_row(part, f"{mark}{state}", advice)
-    Console(soft_wrap=True).print(table)
+            state, mark = "missing", "yellow"
+        table.add_row(part, Text(state, mark), advice)
+    show(table, soft_wrap=True)
     return int(broken > 0)
 
 
@@ -107,7 +108,15 @@ def _versions() -> tuple[str, str]:
 
 def _ray() -> tuple[str, str]:
     address = os.environ.get("RAY_ADDRESS", "")
-    return (f"cluster {address}" if address else "local"), ""
+    if not address:
+        return "local", ""
+    from wsss.run.cluster import knock
+
+    try:
+        knock(address)
+    except OSError as error:
+        return f"nothing answers at {address}", f"{one_line(error)}; start the cluster, or unset RAY_ADDRESS"
+    return f"cluster {address}", ""
 
 
 def _datasets() -> tuple[str, str]:

@@ -53,8 +53,7 @@ def history(
     as_json: Json = False,
 ) -> None:
     """Who became champion, when and why, newest first; the ledger is verified first."""
-    from rich.console import Console
-
+    from wsss.console import show
     from wsss.registry import standing
     from wsss.registry.table import as_table
 
@@ -64,7 +63,7 @@ def history(
     elif not records:
         typer.echo(f"nobody has asked for a promotion of {model} yet; `{command('wsss', 'promote', 'RUN')}` does")
     else:
-        Console().print(as_table(records))
+        show(as_table(records))
 
 
 def follow_ledger(address: str) -> None:
@@ -79,13 +78,16 @@ def serve(
     model: Annotated[str, typer.Argument(help="models:/NAME@champion, models:/NAME/VERSION, or a package's folder.")],
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is every network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
+    memory: Annotated[
+        float, typer.Option(min=0.5, help="GiB that answers may take together, above the idle server.")
+    ] = 1.0,
 ) -> None:
     """Serve a model over HTTP: the bytes of an image in, its mask out."""
     from wsss.serving import server
     from wsss.serving.package import load_package
 
     follow_ledger(model)
-    server.serve(load_package(model), host, port)
+    server.serve(load_package(model), host, port, int(memory * 2**30))
 
 
 def compare(
@@ -197,8 +199,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Compare a model, or a folder of label maps, with the masks of a split."""
-    from rich.console import Console
-
+    from wsss.console import show
     from wsss.data import open_dataset
     from wsss.serving import evaluate as comparison
 
@@ -208,4 +209,4 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(comparison.as_json(evaluation, dataset), indent=1))
     else:
-        Console().print(comparison.as_table(evaluation, dataset))
+        show(comparison.as_table(evaluation, dataset))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,18 @@ def parse_settings(pairs: list[str]) -> dict[str, str]:
         if "=" not in pair:
             raise UserError(f"--set {pair!r} is not KEY=VALUE, such as refine.walk.beta=8")
     return {key.strip(): value.strip() for key, value in (pair.split("=", 1) for pair in pairs)}
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, some of them quoted as in a shell.
+
+    Raises:
+        UserError: a quotation mark has no end.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"{text!r} can't be split into words ({str(error).lower()}); close what is quoted") from None
 
 
 def run(
@@ -168,15 +181,20 @@ def import_labels(
         str | None, typer.Option(help="Where they come from, as tables will say; by default the folder's name.")
     ] = None,
     preset: Annotated[str, typer.Option(help="demo, small or paper.")] = "demo",
+    max_disagreement: Annotated[
+        float, typer.Option(metavar="SHARE", help="The share of label maps that may disagree with their image's tags.")
+    ] = 0.5,
 ) -> None:
     """Bring in label maps made elsewhere: checked, scored where there are masks, versioned; then train on them."""
     from wsss.data import open_dataset
+    from wsss.data.agreement import answers
     from wsss.data.label_folder import LabelFolder
     from wsss.run.method import run_method
     from wsss.tables.report import print_outcome
 
     settings = {"refine.read.folder": str(folder), "refine.read.name": name or folder.resolve().name}
-    LabelFolder(folder).check(open_dataset(data))
+    answers(max_disagreement)
+    LabelFolder(folder).check(open_dataset(data), max_disagreement=max_disagreement)
     outcome = run_method("imported", preset, data, overrides=settings, until="refine")
     print_outcome(outcome, method="imported", preset=preset, data=data, rng=0)
     sets = [part for pair in settings.items() for part in ("--set", "=".join(pair))]

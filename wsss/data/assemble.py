@@ -7,15 +7,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wsss.data import layout
+from wsss.data.checking import check
+from wsss.data.class_hints import class_hints
 from wsss.data.dataset import Dataset
-from wsss.data.images import SUFFIXES
-from wsss.data.label_maps import write_palette_png
+from wsss.data.ids import files_by_id, shown
+from wsss.data.lists import read_ids
 from wsss.data.manifest import refresh_manifest
 from wsss.data.masks import read_mask
+from wsss.data.palette_png import write_palette_png
 from wsss.data.parallel import each, some
 from wsss.data.splits import DEV_SHARE, choose
 from wsss.data.tags import Tags, take
 from wsss.errors import UserError
+from wsss.progress import say
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class Parts:
         official: id to mask file (PNG, or SBD's .mat); dev is chosen from the train ids in here.
         extra: id to mask file, used only where there is no official one.
         lists: list name to ids as the source has them, kept for the record.
+        notes: sentences on what of the source was left out, kept in the settings.
+        object_255: 255 stands for the object in the masks, and becomes index 1.
     """
 
     train: Sequence[str]
@@ -39,6 +45,8 @@ class Parts:
     official: Mapping[str, Path] = field(default_factory=dict)
     extra: Mapping[str, Path] = field(default_factory=dict)
     lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    object_255: bool = False
 
 
 def assemble(description: layout.Description, parts: Parts, dev_list: Path | None = None) -> Dataset:
@@ -58,10 +66,10 @@ def assemble(description: layout.Description, parts: Parts, dev_list: Path | Non
         raise UserError(f"dataset {description.name} would have no train image")
     if missing := [id for id in ids if id not in parts.images]:
         raise UserError(f"there is no image file for {some(missing)}; add the files or take the ids out of the lists")
-    tags = take(parts.tags, ids, f"the {description.tags_source} tags")
+    tags = take(parts.tags, ids, f"the {description.tags_source} tags", parts.notes)
     masked = sorted(id for id in parts.train if id in parts.official)
     any_mask = {*parts.official, *parts.extra}
-    dev = _read_dev(dev_list, parts.train, any_mask) if dev_list else choose(masked, tags, DEV_SHARE)
+    dev = _read_dev(dev_list, parts.train, any_mask, parts.images) if dev_list else choose(masked, tags, DEV_SHARE)
     lists = {
         **parts.lists,
         "train": sorted(set(parts.train) - set(dev)),
@@ -69,14 +77,19 @@ def assemble(description: layout.Description, parts: Parts, dev_list: Path | Non
         "val": sorted(parts.val),
         **({"train_official": masked} if masked else {}),
     }
+    if notes := [*parts.notes, *class_hints(description.classes.names)]:
+        description = replace(description, settings={**description.settings, "notes": notes})
     target = layout.home(description.name)
     with layout.building(target) as root:
         layout.link_all({id: parts.images[id] for id in ids}, root / layout.IMAGES)
-        _put_masks({id: parts.official[id] for id in ids if id in parts.official}, root / layout.MASKS)
+        official = {id: parts.official[id] for id in ids if id in parts.official}
+        _put_masks(official, root / layout.MASKS, parts.object_255)
         extra = {id: parts.extra[id] for id in ids if id in parts.extra and id not in parts.official}
-        _put_masks(extra, root / layout.MASKS_AUG)
+        _put_masks(extra, root / layout.MASKS_AUG, parts.object_255)
         layout.finish(root, description, tags, lists)
-        Dataset.open(root).check(thorough=True)
+        note = check(Dataset.open(root), thorough=True, adding=True)
+    if note:
+        say(f"{description.name}: {note}")
     return Dataset.open(target)
 
 
@@ -96,7 +109,8 @@ def write_dev(dataset: Dataset, dev_list: Path | None = None, share: float = DEV
     root = dataset.root
     pool = sorted({*dataset.splits["train"], *dataset.splits["dev"]})
     if dev_list:
-        dev = _read_dev(dev_list, pool, {*files_by_id(root / layout.MASKS), *files_by_id(root / layout.MASKS_AUG)})
+        masked = {*files_by_id(root / layout.MASKS), *files_by_id(root / layout.MASKS_AUG)}
+        dev = _read_dev(dev_list, pool, masked, {id: dataset.image_path(id) for id in pool})
     else:
         official = files_by_id(root / layout.MASKS)
         names = {id: dataset.tag_names(id) for id in pool}
@@ -110,31 +124,25 @@ def write_dev(dataset: Dataset, dev_list: Path | None = None, share: float = DEV
     return Dataset.open(root)
 
 
-def files_by_id(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> dict[str, Path]:
-    """The files right in `folder` by id; no such folder is an empty one."""
-    if not folder.is_dir():
-        return {}
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes}
-
-
-def _put_masks(masks: Mapping[str, Path], folder: Path) -> None:
-    layout.link_all({id: path for id, path in masks.items() if path.suffix != ".mat"}, folder)
-    matrices = [(id, path) for id, path in masks.items() if path.suffix == ".mat"]
-    if matrices:
+def _put_masks(masks: Mapping[str, Path], folder: Path, object_255: bool) -> None:
+    others = [(id, path) for id, path in masks.items() if path.suffix.lower() == ".mat" or object_255]
+    layout.link_all({id: path for id, path in masks.items() if (id, path) not in set(others)}, folder)
+    if others:
         folder.mkdir(exist_ok=True)
 
     def convert(item: tuple[str, Path]) -> None:
-        write_palette_png(folder / f"{item[0]}.png", read_mask(item[1]))
+        write_palette_png(folder / f"{item[0]}.png", read_mask(item[1], object_255=object_255))
 
-    each(convert, matrices, "converting masks")
+    each(convert, others, "converting masks")
 
 
-def _read_dev(path: Path, train: Collection[str], masked: Collection[str]) -> list[str]:
-    dev, pool = sorted(layout.read_list(path)), set(train)
-    if strangers := [id for id in dev if id not in pool]:
-        raise UserError(f"{path}: {some(strangers)} are not train ids; dev is a part of train, and never of val")
-    if bare := [id for id in dev if id not in masked]:
+def _read_dev(
+    path: Path, train: Collection[str], masked: Collection[str], images: Mapping[str, Path]
+) -> list[str]:
+    strangers = "{} are not train ids; dev is a part of train, and never of val"
+    dev = sorted(read_ids(path, {id: images[id] for id in train}, strangers))
+    if bare := [shown(id) for id in dev if id not in masked]:
         raise UserError(f"{path}: {some(bare)} have no mask; dev is where masks may be looked at")
-    if len(dev) == len(pool):
+    if len(dev) == len(train):
         raise UserError(f"{path} names every train id; leave some to train on")
     return dev

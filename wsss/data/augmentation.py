@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tvf
 
 from wsss.classes import IGNORE
 
@@ -92,6 +91,8 @@ def _jitter(
 ) -> Tensor:
     """The window of a jittered image; only the contrast looks at all of it, at its mean."""
     brightness, contrast, saturation = draw.uniform(1 - amount, 1 + amount, 3)
+    from torchvision.transforms.v2 import functional as tvf  # takes seconds to import, and not every step trains
+
     image = tvf.adjust_brightness(image, brightness)
     image = tvf.adjust_contrast(image, contrast)[window]
     image = tvf.adjust_saturation(image, saturation)

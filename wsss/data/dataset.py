@@ -15,11 +15,10 @@ from wsss.commands import command
 from wsss.classes import Classes
 from wsss.data import layout
 from wsss.data.image_memory import ImageMemory
-from wsss.data.images import image_problem, image_size, read_image
-from wsss.data.manifest import Entry, file_entry, read_manifest
-from wsss.data.masks import mask_problem
-from wsss.data.parallel import each, some
-from wsss.data.tags import read_csv
+from wsss.data.images import image_size, read_image
+from wsss.data.manifest import Entry, read_manifest
+from wsss.data.parallel import some
+from wsss.data.tags import read_written
 from wsss.errors import UserError, unknown
 
 DEFAULT = "shapes"
@@ -65,7 +64,7 @@ class Dataset:
         classes = description.classes
         entries = read_manifest(root)
         images = {PurePosixPath(path).stem: path for path in entries if path.startswith(f"{layout.IMAGES}/")}
-        names, _ = read_csv(root / layout.TAGS, classes, exact=True)
+        names = read_written(root / layout.TAGS, classes)
         tags = {id: np.array([name in present for name in classes.names]) for id, present in names.items()}
         for row in tags.values():
             row.flags.writeable = False
@@ -154,7 +153,7 @@ class Dataset:
         )
 
     def only(self, split: str, ids: Sequence[str]) -> Dataset:
-        """A dataset of some images of one split; the other splits are empty. What is made of it has fingerprints of its own."""
+        """Some images of one split, the other splits empty; what is made of it has fingerprints of its own."""
         content = json.dumps([self.digest, split, list(ids)])
         return replace(
             self,
@@ -162,44 +161,34 @@ class Dataset:
             digest=hashlib.sha256(content.encode()).hexdigest(),
         )
 
-    def check(self, *, thorough: bool = False) -> None:
-        """Check every id of every split: an image of the size in the manifest, RGB, a tag row; masks fit their images.
+    def has_image(self, id: str) -> bool:
+        """Whether the manifest names an image of that id."""
+        return id in self._images
+
+    def has_tags(self, id: str) -> bool:
+        """Whether there is a tag row for the id."""
+        return id in self._tags
+
+    def check(self, *, thorough: bool = False) -> str:
+        """Check that the dataset is what was added, and that every id of every split has an RGB image and a tag row.
+
+        Masks are of their images' sizes. Masks that are gone all together are no fault: a dataset may do without.
 
         Args:
-            thorough: also decode every image and mask, and compare the images' sha256 with the manifest.
+            thorough: read every file, also those that nobody touched since the last check, decode every image and mask,
+                and compare the masks' classes with the tags.
+
+        Returns:
+            What the user should know though the dataset can be used, such as masks that disagree with the tags, as long
+            as they are few; empty if there is nothing.
 
         Raises:
-            UserError: names all offenders at once (the first ten, and how many more).
+            UserError: names all offenders at once (the first ten, and how many more); masks and tags contradict each
+                other, or 255 is all that the masks hold beside 0 (see `wsss.data.agreement`).
         """
-        ids = sorted({id for split in self.splits.values() for id in split})
-        entries = read_manifest(self.root)
-        problems = [f"{id} has no row in {layout.TAGS}" for id in ids if id not in self._tags]
+        from wsss.data.checking import check
 
-        def look(id: str) -> list[str]:
-            return self._problems(id, entries, thorough)
-
-        problems += [problem for found in each(look, ids, "checking") for problem in found]
-        if problems:
-            raise UserError(f"dataset {self.name} can't be used: {some(problems)}")
-
-    def _problems(self, id: str, entries: Mapping[str, Entry], thorough: bool) -> list[str]:
-        if id not in self._images:
-            return [f"{id} is in a list but has no image in {layout.IMAGES}"]
-        relative = self._images[id]
-        path, entry = self.root / relative, entries[relative]
-        problem = image_problem(path, decode=thorough, upright=self.kind == "folder")
-        if problem is None and path.stat().st_size != entry.size:
-            problem = f"has {path.stat().st_size} bytes, {entry.size} when it was added"
-        if problem is None and thorough and file_entry(path) != entry:
-            problem = "is not the file that was added"
-        if problem:
-            return [f"image {relative} {problem}"]
-        problems = []
-        for folder in (layout.MASKS, layout.MASKS_AUG):
-            mask = self.root / folder / f"{id}.png"
-            if mask.is_file() and (wrong := mask_problem(mask, image_size(path), self.classes, decode=thorough)):
-                problems.append(f"mask {folder}/{id}.png {wrong}")
-        return problems
+        return check(self, thorough=thorough)
 
 
 def open_dataset(name: str | Path) -> Dataset:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from wsss.classes import Classes
-from wsss.data.assemble import Parts, assemble, files_by_id
+from wsss.data.agreement import OBJECT_OF_MANY, answers
+from wsss.data.assemble import Parts, assemble
 from wsss.data.dataset import Dataset
-from wsss.data.images import SUFFIXES, image_id
-from wsss.data.layout import Description, read_list
+from wsss.data.ids import files_by_id, fit_files, shown
+from wsss.data.images import SUFFIXES
+from wsss.data.layout import Description
+from wsss.data.lists import read_ids
 from wsss.data.parallel import some
 from wsss.data.splits import DEV_SHARE, choose
-from wsss.data.tags import Tags, read_class_list, read_tags, tags_from_masks
+from wsss.data.tags import TagFile, Tags, read_class_list, read_tags, tags_from_masks, take
 from wsss.errors import UserError
 
 VAL_SHARE = 0.2
@@ -30,6 +31,8 @@ def add_folder(
     lists: Path | None = None,
     dev_list: Path | None = None,
     val_share: float | None = None,
+    max_disagreement: float | None = None,
+    value_255: str | None = None,
 ) -> Dataset:
     """Make a dataset from a folder of images, searched through all its subfolders.
 
@@ -46,85 +49,104 @@ def add_folder(
         dev_list: a file with the dev ids, instead of 10 % of the masked train ids chosen by hash.
         val_share: the share of the ids that goes to val where no lists are given, 0 to below 1; by default 0.2 of the
             masked ids, or 0.1 of all ids where there is no mask.
+        max_disagreement, value_255: what the user says of masks and tags, see `wsss.data.agreement.answers`.
 
     Raises:
         UserError: a folder without images, doubled file names, or bad content; see `assemble`.
     """
     images = find_images(path, masks)
-    if masks and not masks.is_dir():
-        raise UserError(f"there is no folder of masks {masks}")
-    official = files_by_id(masks, frozenset({".png"})) if masks else {}
-    if masks and not official.keys() & images.keys():
-        raise UserError(f"{masks} holds no mask <id>.png of any image in {path}")
+    official, notes = _masks(masks, images, path) if masks else ({}, [])
     if val_share is None:
         val_share = VAL_SHARE if official else VAL_SHARE_WITHOUT_MASKS
-    train, val = _read_lists(lists) if lists else (sorted(images), [])
-    found, classes, source = _tags(tags, class_list, official, [*train, *val])
+    train, val = _read_lists(lists, images) if lists else (sorted(images), [])
+    said = answers(max_disagreement, value_255)
+    object_255 = value_255 == "object"
+    found, source = _tags(tags, class_list, official, [*train, *val], images, object_255)
+    if object_255 and len(found.classes) > 1:
+        raise UserError(OBJECT_OF_MANY)
     if not lists:
-        train, val = _split(train, found, official, val_share)
+        train, val = _split(train, take(found.tags, train, tags, found.notes), official, val_share)
     return assemble(
         Description(
             name=name,
             kind="folder",
-            classes=classes,
+            classes=found.classes,
             tags_source=source,
             settings={
                 "tags": Path(tags).name,
                 "masks": masks is not None,
                 "val": lists.name if lists else f"{val_share:g} by hash",
                 "dev": dev_list.name if dev_list else f"{DEV_SHARE:g} by hash",
+                **said,
             },
         ),
-        Parts(train=train, val=val, images=images, tags=found, official=official),
+        Parts(
+            train=train,
+            val=val,
+            images=images,
+            tags=found.tags,
+            official=official,
+            notes=(*found.notes, *notes),
+            object_255=object_255,
+        ),
         dev_list,
     )
 
 
 def find_images(path: Path, masks: Path | None = None) -> dict[str, Path]:
-    """The images below `path` by id; hidden files and what lies in the folder of masks are left out.
+    """The images below `path` by id, behind links to folders too.
+
+    Hidden files and what lies in the folder of masks are left out.
 
     Raises:
-        UserError: no such folder, no image in it, or two images of the same id (all named).
+        UserError: no such folder, no image in it, a folder that can't be listed, or two images of the same id.
     """
     if not path.is_dir():
         raise UserError(f"there is no folder {path}")
-    apart = masks.resolve() if masks else None
-    found: dict[str, list[Path]] = defaultdict(list)
-    for file in sorted(path.rglob("*")):
-        hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-        if file.suffix.lower() in SUFFIXES and not hidden and apart not in file.resolve().parents:
-            found[image_id(file.name)].append(file)
-    if not found:
+    images = files_by_id(path, below=True, apart=masks)
+    if not images:
         raise UserError(f"{path} holds no image ({', '.join(sorted(SUFFIXES))})")
-    double = [" and ".join(str(file.relative_to(path)) for file in files) for files in found.values() if len(files) > 1]
-    if double:
-        raise UserError(f"images are known by their file name without suffix; these clash, rename one: {some(double)}")
-    return {id: files[0] for id, files in found.items()}
+    return images
+
+
+def _masks(folder: Path, images: Mapping[str, Path], path: Path) -> tuple[Mapping[str, Path], list[str]]:
+    """The masks by id, and a note on those of no image."""
+    if not folder.is_dir():
+        raise UserError(f"there is no folder of masks {folder}")
+    masks, strangers = fit_files(files_by_id(folder, frozenset({".png"})), images, folder)
+    if not masks:
+        raise UserError(f"{folder} holds no mask <id>.png of any image in {path}")
+    return masks, [f"masks in {folder} left out, as there is no such image: {some(strangers, 5)}"] if strangers else []
 
 
 def _tags(
-    choice: str, class_list: Path | None, masks: Mapping[str, Path], ids: Sequence[str]
-) -> tuple[Tags, Classes, str]:
+    choice: str,
+    class_list: Path | None,
+    masks: Mapping[str, Path],
+    ids: Sequence[str],
+    images: Mapping[str, Path],
+    object_255: bool,
+) -> tuple[TagFile, str]:
     classes = read_class_list(class_list) if class_list else None
     if choice == "masks":
         if classes is None:
             raise UserError("tags from masks need the class names in the order of their indices: give --classes FILE")
-        return tags_from_masks(masks, ids, classes), classes, "masks"
-    return *read_tags(Path(choice), classes), Path(choice).suffix.lower()[1:]
+        return TagFile(tags_from_masks(masks, ids, classes, object_255=object_255), classes, ()), "masks"
+    return read_tags(Path(choice), classes, images), Path(choice).suffix.lower()[1:]
 
 
-def _read_lists(folder: Path) -> tuple[Sequence[str], Sequence[str]]:
-    train = [image_id(id) for id in read_list(folder / "train.txt")]
-    val = [image_id(id) for id in read_list(folder / "val.txt")] if (folder / "val.txt").is_file() else []
+def _read_lists(folder: Path, images: Mapping[str, Path]) -> tuple[Sequence[str], Sequence[str]]:
+    train = read_ids(folder / "train.txt", images)
+    val = read_ids(folder / "val.txt", images) if (folder / "val.txt").is_file() else ()
     if shared := sorted(set(train) & set(val)):
-        raise UserError(f"{folder}: {some(shared)} are in train.txt and in val.txt; splits must be disjoint")
+        raise UserError(
+            f"{folder}: {some([shown(id) for id in shared])} are in train.txt and in val.txt; splits must be disjoint"
+        )
     return train, val
 
 
 def _split(
     ids: Sequence[str], tags: Tags, masks: Mapping[str, Path], val_share: float
 ) -> tuple[Sequence[str], Sequence[str]]:
-    if missing := [id for id in ids if id not in tags]:
-        raise UserError(f"no tag row for {some(missing)}; every image needs one, with an empty label for background")
     val = choose([id for id in ids if id in masks] or ids, tags, val_share)
     return [id for id in ids if id not in set(val)], val

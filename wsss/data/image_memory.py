@@ -88,10 +88,10 @@ def _free() -> int:
     """Bytes that programs here can have without swapping; 0 where nobody says."""
     free = []
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
         group = Path("/sys/fs/cgroup")
-        limit, current = ((group / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        limit, current = ((group / f"memory.{name}").read_text(encoding="utf-8").strip() for name in ("max", "current"))
         free += [int(limit) - int(current)] if limit != "max" else []
     except (OSError, ValueError):
         pass

@@ -20,12 +20,6 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.De
 _ORIENTATION = 0x0112
 
 
-def image_id(name: str) -> str:
-    """The id of an image: its file name without folder and without the suffix of an image, if it has one."""
-    path = Path(name)
-    return path.stem if path.suffix.lower() in SUFFIXES else path.name
-
-
 def read_image(path: str | Path) -> np.ndarray:
     """An image file as uint8 H x W x 3, RGB.
 

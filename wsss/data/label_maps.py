@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from wsss.classes import palette
+from wsss.data.palette_png import decode_palette_png, encode_palette_png
 from wsss.data.record_file import RecordFile
 from wsss.errors import UserError
 from wsss.storage import inside, write_bytes
@@ -30,63 +29,6 @@ SHARDS = 16
 INDEX = "index.json"
 FORMAT = "label-maps-1"
 _RECORDS = ".records"
-
-
-def encode_palette_png(labels: np.ndarray) -> bytes:
-    """A label map as the bytes of an 8-bit palette PNG in the VOC colours, always with the same encoder settings.
-
-    Args:
-        labels: uint8 H x W, class indices and 255 (ignore).
-
-    Raises:
-        ValueError: another type or number of axes, or no pixels.
-    """
-    _check(labels)
-    image = Image.fromarray(labels)
-    image.putpalette(palette().tobytes())
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=6, bits=8)
-    return buffer.getvalue()
-
-
-def decode_palette_png(data: bytes, name: str) -> np.ndarray:
-    """The labels of a PNG's bytes: uint8 H x W, its palette indices (or grey values), never its colours.
-
-    Args:
-        data: the whole PNG file.
-        name: what the error messages call it.
-
-    Raises:
-        UserError: not a readable image, or one with colours instead of indices.
-    """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode not in ("P", "L"):
-                raise UserError(
-                    f"{name} is a label map in mode {image.mode}; label maps are 8-bit palette or grey PNGs whose "
-                    "values are class indices: save it with indices instead of colours"
-                )
-            return np.array(image, dtype=np.uint8)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"{name} can't be read as a label map: {error}") from error
-
-
-def read_palette_png(path: Path) -> np.ndarray:
-    """The labels of a PNG file: uint8 H x W; see `decode_palette_png`.
-
-    Raises:
-        UserError: no such file, not a readable image, or one with colours instead of indices.
-    """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"label map {path} can't be read: {error.strerror}") from error
-    return decode_palette_png(data, str(path))
-
-
-def write_palette_png(path: Path, labels: np.ndarray) -> None:
-    """Write a label map (uint8 H x W) as a palette PNG, whole or not at all."""
-    write_bytes(path, encode_palette_png(labels))
 
 
 @dataclass(frozen=True)
@@ -253,7 +195,7 @@ def read_index(folder: Path, format: str, what: str) -> dict[str, dict]:
 def index_format(folder: Path) -> str:
     """What the complete set of maps in a folder is, such as `FORMAT`; empty where there is none."""
     path = folder / INDEX
-    return str(json.loads(path.read_text()).get("format", "")) if path.is_file() else ""
+    return str(json.loads(path.read_text(encoding="utf-8")).get("format", "")) if path.is_file() else ""
 
 
 def find_entry(maps: dict[str, dict], id: str, folder: Path, what: str) -> dict:
@@ -267,11 +209,6 @@ def find_entry(maps: dict[str, dict], id: str, folder: Path, what: str) -> dict:
     except KeyError:
         examples = ", ".join(sorted(maps)[:3]) or "none"
         raise UserError(f"no {what} of {id!r} in {folder}; it holds {len(maps)} (such as {examples})") from None
-
-
-def _check(labels: np.ndarray) -> None:
-    if labels.dtype != np.uint8 or labels.ndim != 2 or labels.size == 0:
-        raise ValueError(f"a label map is uint8 H x W with H, W > 0, this is {labels.dtype} {labels.shape}")
 
 
 def label_digest(labels: np.ndarray) -> str:

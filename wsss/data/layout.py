@@ -15,10 +15,13 @@ A dataset is a folder `data/<name>/` of the workspace:
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
 import shutil
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,8 +29,11 @@ from typing import Any
 
 from wsss.commands import command
 from wsss.classes import Classes
-from wsss.data.manifest import refresh_manifest, write_manifest
+from wsss.data.ids import shown
+from wsss.data.manifest import MANIFEST, refresh_manifest, write_manifest
+from wsss.data.parallel import some
 from wsss.data.tags import write_csv
+from wsss.data.text import read_lines
 from wsss.errors import UserError
 from wsss.storage import disk_errors, inside, remove_unfinished, unfinished, write_bytes
 
@@ -66,7 +72,12 @@ def home(name: str) -> Path:
         UserError: the name can't be a folder's.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise UserError(f"{name!r} can't name a dataset; use letters, digits, '.', '_', '-', a letter or digit first")
+        plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
+        fitting = re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or "photos"
+        raise UserError(
+            f"{name!r} can't name a dataset; use letters, digits, '.', '_', '-', a letter or digit first, "
+            f"such as --name {fitting}"
+        )
     return Path("data") / name
 
 
@@ -80,11 +91,11 @@ def building(target: Path) -> Iterator[Path]:
         UserError: the target exists, before or after; the disk is full.
     """
     if target.exists():
-        raise UserError(f"{target} exists; remove it or choose another name with --name")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    remove_unfinished(target.parent)
+        raise UserError(_taken(target))
     partial = unfinished(target)
     with disk_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(target.parent)
         partial.mkdir()
         try:
             yield partial
@@ -95,9 +106,21 @@ def building(target: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+def _taken(target: Path) -> str:
+    """That a dataset can't be made where there is something: only what is a dataset and nothing else may be removed."""
+    known = {DESCRIPTION, TAGS, MANIFEST, IMAGES, MASKS, MASKS_AUG, LISTS.partition("/")[0]}
+    if not (target / DESCRIPTION).is_file():
+        return f"{target} exists and is no dataset; leave it, and choose another name with --name"
+    if {path.name for path in target.iterdir()} <= known:
+        return f"{target} exists and is a dataset; choose another name with --name, or remove it if it is not needed"
+    return f"{target} exists, a dataset with other files beside it; leave it, and choose another name with --name"
+
+
 def link(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`: a hard link, else a symbolic link, else a copy."""
     source = source.resolve()
+    if not os.access(source, os.R_OK):  # a link to it can be made, and would be blamed later
+        raise PermissionError(errno.EACCES, "", str(source))
     for way in (os.link, os.symlink):
         with contextlib.suppress(OSError):
             way(source, target)
@@ -106,24 +129,30 @@ def link(source: Path, target: Path) -> None:
 
 
 def link_all(sources: Mapping[str, Path], folder: Path) -> None:
-    """Link each file into `folder` as `<id><suffix>`; the folder is made only when there is something to link."""
+    """Link each file into `folder` as `<id><suffix>`; the folder is made only when there is something to link.
+
+    Raises:
+        UserError: files that can't be read (names the first ten, and how many more).
+    """
+    if closed := [shown(str(source)) for source in sources.values() if not os.access(source, os.R_OK)]:
+        raise UserError(f"{some(closed)} can't be read; change the permissions, or take away links that lead nowhere")
     for id, source in sources.items():
         folder.mkdir(parents=True, exist_ok=True)
         link(source, folder / f"{id}{source.suffix.lower()}")
 
 
 def read_list(path: Path) -> tuple[str, ...]:
-    """The ids of a list file, one a line, in the file's order; empty lines are skipped.
+    """The ids of a list of a dataset, one a line, to the letter and in the file's order; empty lines are skipped.
 
     Raises:
         UserError: no such file, an id that stands there twice, or one that can't be a file's name in a folder.
     """
     if not path.is_file():
         raise UserError(f"there is no list {path}")
-    ids = tuple(line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip())
+    ids = tuple(line for line in read_lines(path) if line)
     if len(set(ids)) < len(ids):
-        double = sorted({id for id in ids if ids.count(id) > 1})[:10]
-        raise UserError(f"{path} names {', '.join(double)} more than once; every id once")
+        double = sorted(shown(id) for id, count in Counter(ids).items() if count > 1)
+        raise UserError(f"{path} names {some(double)} more than once; every id once")
     for id in ids:
         inside(path.parent, id)
     return ids

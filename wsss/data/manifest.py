@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +37,10 @@ def write_manifest(root: Path) -> None:
     _write(root, {path.relative_to(root).as_posix(): entry for path, entry in zip(paths, entries, strict=True)})
 
 
-def refresh_manifest(root: Path, changed: list[str]) -> None:
-    """Hash again the files named in `changed` (paths relative to `root`) and keep all other entries."""
-    _write(root, {**read_manifest(root), **{name: file_entry(root / name) for name in changed}})
+def refresh_manifest(root: Path, changed: Sequence[str], gone: Sequence[str] = ()) -> None:
+    """Hash the files named in `changed` (paths relative to `root`), leave out those `gone`, keep all other entries."""
+    kept = {name: entry for name, entry in read_manifest(root).items() if name not in set(gone)}
+    _write(root, {**kept, **{name: file_entry(root / name) for name in changed}})
 
 
 def read_manifest(root: Path) -> dict[str, Entry]:

@@ -1,4 +1,4 @@
-"""Reading and checking masks while a dataset is added: palette PNGs, and the .mat files of SBD."""
+"""Reading and checking masks while a dataset is added or checked: PNGs, and the .mat files of SBD."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
-from PIL import Image
 
 from wsss.classes import IGNORE, Classes
-from wsss.data.images import UNREADABLE
-from wsss.data.label_maps import read_palette_png
+from wsss.data.palette_png import png_size, read_palette_png, voc_indices
 from wsss.errors import UserError
 
 
-def read_mask(path: Path) -> np.ndarray:
+def read_mask(path: Path, *, object_255: bool = False) -> np.ndarray:
     """The class indices of a mask, uint8 H x W, from a palette or grey PNG or from an SBD .mat file.
+
+    Args:
+        path: the file.
+        object_255: 255 stands for the object, and becomes index 1.
 
     Raises:
         UserError: the file is missing, damaged or holds no indices.
     """
-    return read_sbd_mask(path) if path.suffix == ".mat" else read_palette_png(path)
+    mask = read_sbd_mask(path) if path.suffix.lower() == ".mat" else read_palette_png(path)
+    return np.where(mask == IGNORE, np.uint8(1), mask) if object_255 else mask
 
 
 def read_sbd_mask(path: Path) -> np.ndarray:
@@ -38,26 +41,33 @@ def read_sbd_mask(path: Path) -> np.ndarray:
     return mask
 
 
-def mask_problem(path: Path, size: tuple[int, int], classes: Classes, *, decode: bool) -> str | None:
-    """What is wrong with a mask file, or None.
+def values_in(labels: np.ndarray) -> frozenset[int]:
+    """The values that occur in a label map (uint8 H x W)."""
+    return frozenset(np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).tolist())
+
+
+def check_mask(path: Path, name: str, size: tuple[int, int], classes: Classes, *, decode: bool) -> frozenset[int]:
+    """Check a mask file; the values in it, none where they are not looked at.
 
     Args:
-        path: a palette or grey 8-bit PNG of class indices.
+        path: a palette or grey PNG of class indices.
+        name: what the error calls it.
         size: height and width of its image.
-        classes: the foreground classes; indices above their number other than 255 are a problem.
-        decode: look at the indices, not only at the header.
+        classes: the foreground classes; indices above their number other than 255 are refused.
+        decode: look at the values, not only at the header.
+
+    Raises:
+        UserError: the first thing that is wrong with it.
     """
-    try:
-        with Image.open(path) as mask:
-            if mask.mode not in ("P", "L"):
-                return f"is of mode {mask.mode} (a mask is a palette or grey PNG of class indices)"
-            if (mask.height, mask.width) != size:
-                return f"is {mask.width} x {mask.height}, its image {size[1]} x {size[0]}"
-            if decode:
-                indices = np.unique(np.asarray(mask))
-                strange = indices[(indices > len(classes)) & (indices != IGNORE)]
-                if strange.size:
-                    return f"holds index {strange[0]} (allowed: 0 to {len(classes)} and {IGNORE})"
-    except UNREADABLE as error:
-        return f"can't be read ({error})"
-    return None
+    height, width = png_size(path, name)
+    if (height, width) != size:
+        raise UserError(f"{name} is {width} x {height}, its image {size[1]} x {size[0]}")
+    if not decode:
+        return frozenset()
+    values = values_in(read_palette_png(path, name))
+    if strange := sorted(value for value in values if len(classes) < value < IGNORE):
+        why = ""
+        if any(index != voc for index, voc in voc_indices(path).items()):
+            why = ", and its palette has VOC's colours under other indices, as an optimiser leaves them"
+        raise UserError(f"{name} holds index {strange[0]} (allowed: 0 to {len(classes)} and {IGNORE}){why}")
+    return values

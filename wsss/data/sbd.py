@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsss.classes import VOC, Classes
-from wsss.data.assemble import Parts, assemble, files_by_id
+from wsss.data.agreement import answers
+from wsss.data.assemble import Parts, assemble
 from wsss.data.dataset import Dataset
-from wsss.data.layout import Description, read_list
+from wsss.data.ids import files_by_id, fit_files
+from wsss.data.layout import Description
+from wsss.data.lists import read_ids
 from wsss.data.splits import DEV_SHARE
-from wsss.data.tags import read_tags, tags_from_masks
+from wsss.data.tags import TagFile, read_tags, tags_from_masks
 from wsss.errors import UserError
 
 
@@ -36,24 +39,37 @@ class Benchmark:
     masks: Mapping[str, Path]
 
     @classmethod
-    def find(cls, path: Path) -> Benchmark:
-        """PromotionRecord at benchmark_RELEASE, the folder that holds it, or its `dataset` folder.
+    def find(cls, path: Path, others: Mapping[str, Path] | None = None) -> Benchmark:
+        """Look at benchmark_RELEASE, the folder that holds it, or its `dataset` folder.
+
+        Args:
+            path: one of these.
+            others: id to file of images that its lists may name too, such as VOC's.
 
         Raises:
-            UserError: it is none of these, or a list is missing.
+            UserError: it is none of these, or a list is missing or names images that are nowhere.
         """
         for root in (path, path / "dataset", path / "benchmark_RELEASE" / "dataset"):
             if (root / "cls").is_dir():
+                own = files_by_id(root / "img")
+                images = {**own, **(others or {})}
                 return cls(
-                    train=read_list(root / "train.txt"),
-                    val=read_list(root / "val.txt"),
-                    images=files_by_id(root / "img"),
-                    masks=files_by_id(root / "cls", frozenset({".mat"})),
+                    train=read_ids(root / "train.txt", images),
+                    val=read_ids(root / "val.txt", images),
+                    images=own,
+                    masks=fit_files(files_by_id(root / "cls", frozenset({".mat"})), images, root / "cls")[0],
                 )
         raise UserError(f"{path} is not SBD: it holds neither benchmark_RELEASE/dataset/cls nor dataset/cls nor cls")
 
 
-def add_sbd(path: Path, name: str = "sbd", *, tags: str = "masks", dev_list: Path | None = None) -> Dataset:
+def add_sbd(
+    path: Path,
+    name: str = "sbd",
+    *,
+    tags: str = "masks",
+    dev_list: Path | None = None,
+    max_disagreement: float | None = None,
+) -> Dataset:
     """Make a dataset of SBD alone, with its own train and val lists and its own masks.
 
     Args:
@@ -61,6 +77,7 @@ def add_sbd(path: Path, name: str = "sbd", *, tags: str = "masks", dev_list: Pat
         name: how the dataset will be called.
         tags: "masks", or a .csv or .npz file.
         dev_list: a file with the dev ids, instead of those chosen by hash.
+        max_disagreement: the share of masks that may disagree with the tags, see `wsss.data.agreement.answers`.
 
     Raises:
         UserError: not the layout, or bad content; see `assemble`.
@@ -69,21 +86,30 @@ def add_sbd(path: Path, name: str = "sbd", *, tags: str = "masks", dev_list: Pat
     classes = Classes(VOC)
     ids = [*benchmark.train, *benchmark.val]
     source = "masks" if tags == "masks" else Path(tags).suffix.lower()[1:]
-    found = tags_from_masks(benchmark.masks, ids, classes) if tags == "masks" else read_tags(Path(tags), classes)[0]
+    found = (
+        TagFile(tags_from_masks(benchmark.masks, ids, classes), classes, ())
+        if tags == "masks"
+        else read_tags(Path(tags), classes, benchmark.images)
+    )
     return assemble(
         Description(
             name=name,
             kind="sbd",
             classes=classes,
             tags_source=source,
-            settings={"tags": Path(tags).name, "dev": dev_list.name if dev_list else f"{DEV_SHARE:g} by hash"},
+            settings={
+                "tags": Path(tags).name,
+                "dev": dev_list.name if dev_list else f"{DEV_SHARE:g} by hash",
+                **answers(max_disagreement),
+            },
         ),
         Parts(
             train=benchmark.train,
             val=benchmark.val,
             images=benchmark.images,
-            tags=found,
+            tags=found.tags,
             official=benchmark.masks,
+            notes=found.notes,
         ),
         dev_list,
     )

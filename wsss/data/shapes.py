@@ -12,7 +12,7 @@ from PIL import Image
 from wsss.classes import Classes
 from wsss.data import layout, splits
 from wsss.data.creatures import MAX_CLASSES, head_of
-from wsss.data.label_maps import write_palette_png
+from wsss.data.palette_png import write_palette_png
 from wsss.data.parallel import each
 from wsss.data.scenes import Scene, draw_scene
 from wsss.data.tags import Tags

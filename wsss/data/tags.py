@@ -9,27 +9,37 @@ from __future__ import annotations
 import csv
 import io
 import re
-import xml.etree.ElementTree as ElementTree
-import zipfile
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from wsss.classes import BACKGROUND, IGNORE, Classes
-from wsss.data.images import image_id
-from wsss.data.masks import read_mask
+from wsss.data.boxes import read_boxes
+from wsss.data.csv_rows import HEADER, parse_rows, read_rows
+from wsss.data.ids import files_by_id, fit, fit_files, shown
+from wsss.data.masks import read_mask, values_in
 from wsss.data.parallel import each, some
+from wsss.data.text import read_lines
 from wsss.errors import UserError
 from wsss.storage import write_bytes
 
 Tags = Mapping[str, tuple[str, ...]]
 
 _SEPARATORS = re.compile(r"[;|,]")
+_UNFIT = re.compile(r"[;|,\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-def tags_from_xml(folder: Path, ids: Sequence[str], classes: Classes) -> Tags:
+def tags_from_xml(folder: Path, ids: Sequence[str], classes: Classes, images: Mapping[str, Path]) -> Tags:
     """The classes of every box of `<folder>/<id>.xml`, difficult and truncated ones included.
+
+    Args:
+        folder: of the annotations.
+        ids: of the images that need tags.
+        classes: the classes that boxes may have.
+        images: id to file of all images.
 
     Raises:
         UserError: annotations that are missing, damaged or name an unknown class, all named at once.
@@ -38,14 +48,10 @@ def tags_from_xml(folder: Path, ids: Sequence[str], classes: Classes) -> Tags:
     if not folder.is_dir():
         raise UserError(f"tags can't be taken from boxes: there is no folder {folder}; {advice}")
 
+    annotations, _ = fit_files(files_by_id(folder, frozenset({".xml"})), images, folder)
+
     def names(id: str) -> tuple[str, ...]:
-        try:
-            root = ElementTree.parse(folder / f"{id}.xml").getroot()
-        except FileNotFoundError:
-            raise UserError(f"{id}.xml is missing") from None
-        except (ElementTree.ParseError, OSError) as error:
-            raise UserError(f"{id}.xml can't be read ({error})") from None
-        found = {(box.findtext("name") or "").strip() for box in root.findall("object")}
+        found = read_boxes(annotations.get(id, folder / f"{id}.xml"))
         if strange := sorted(found - set(classes.names)):
             raise UserError(f"{id}.xml names the unknown class {', '.join(map(repr, strange))}")
         return tuple(name for name in classes.names if name in found)
@@ -56,8 +62,10 @@ def tags_from_xml(folder: Path, ids: Sequence[str], classes: Classes) -> Tags:
         raise UserError(f"tags can't be taken from the boxes in {folder}: {error}; mend them, or {advice}") from None
 
 
-def tags_from_masks(masks: Mapping[str, Path], ids: Sequence[str], classes: Classes) -> Tags:
-    """The classes that have at least one pixel in an image's mask.
+def tags_from_masks(
+    masks: Mapping[str, Path], ids: Sequence[str], classes: Classes, *, object_255: bool = False
+) -> Tags:
+    """The classes that have at least one pixel in an image's mask; 255 is index 1 where it stands for the object.
 
     Raises:
         UserError: ids without a mask, or masks with an index that no class has, all named at once.
@@ -66,7 +74,8 @@ def tags_from_masks(masks: Mapping[str, Path], ids: Sequence[str], classes: Clas
         raise UserError(f"tags can't be taken from masks: there is none for {some(missing)}; choose --tags FILE")
 
     def indices(id: str) -> list[int]:
-        return [int(index) for index in np.unique(read_mask(masks[id])) if index not in (0, IGNORE)]
+        values = values_in(read_mask(masks[id], object_255=object_255))
+        return sorted(values - {0, IGNORE})
 
     found = dict(zip(ids, each(indices, ids, "reading masks"), strict=True))
     strange = [id for id, present in found.items() if present and max(present) > len(classes)]
@@ -75,12 +84,27 @@ def tags_from_masks(masks: Mapping[str, Path], ids: Sequence[str], classes: Clas
     return {id: tuple(classes.names[index - 1] for index in present) for id, present in found.items()}
 
 
-def read_tags(path: Path, classes: Classes | None) -> tuple[Tags, Classes]:
+class TagFile(NamedTuple):
+    """What a file of tags says of the images there are.
+
+    Attributes:
+        tags: id to class names; images without a row are missing.
+        classes: the given ones or, where there are none, those of the tags, sorted.
+        notes: sentences on what was left out.
+    """
+
+    tags: Tags
+    classes: Classes
+    notes: tuple[str, ...]
+
+
+def read_tags(path: Path, classes: Classes | None, images: Mapping[str, Path]) -> TagFile:
     """Tags from a `.csv` or `.npz` file.
 
     Args:
         path: the file; see `read_csv` and `read_npz`.
         classes: the classes, or None to take them from the file.
+        images: id to file of all images; rows of others are left out, and said.
 
     Raises:
         UserError: no such file, another suffix, or bad content.
@@ -90,65 +114,42 @@ def read_tags(path: Path, classes: Classes | None) -> tuple[Tags, Classes]:
         raise UserError(f"tags can't be read from {path}; choose xml, masks, or a .csv or .npz file")
     if not path.is_file():
         raise UserError(f"there is no tags file {path}")
-    return readers[path.suffix.lower()](path, classes)
+    return readers[path.suffix.lower()](path, classes, images)
 
 
-def read_csv(path: Path, classes: Classes | None, *, exact: bool = False) -> tuple[Tags, Classes]:
-    """Tags from a CSV with the header `image,labels`.
+def read_csv(path: Path, classes: Classes | None, images: Mapping[str, Path]) -> TagFile:
+    """Tags from a CSV with the header `image,labels`; see `wsss.data.csv_rows` for its dialects.
 
-    The labels of a row are separated by ";", "|" or "," (in quotes). In a file without any of these they are separated
-    by spaces, unless the whole cell is the name of a class. An empty cell, or "background", is a background image.
+    The labels of a row are separated by ";", "|" or "," (in quotes). Where the classes are given, a cell of words that
+    are all classes is separated at its spaces too. An empty cell, or "background", is a background image.
 
     Args:
-        path: the file, UTF-8.
+        path: the file.
         classes: the classes, or None to take the names found, sorted.
-        exact: the image column holds ids; otherwise file names or ids.
+        images: id to file; the image column holds ids or file names, see `wsss.data.ids.fit`.
 
     Raises:
-        UserError: a wrong header, a row of another width, an image that stands there twice, an unknown class.
+        UserError: not such a file, an image that stands there twice, an unknown class.
     """
-    try:
-        rows = list(csv.reader(io.StringIO(path.read_text("utf-8-sig"))))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a CSV file in UTF-8 ({error})") from None
-    if not rows or [cell.strip().lower() for cell in rows[0]] != ["image", "labels"]:
-        first = ",".join(rows[0]) if rows else "nothing"
-        raise UserError(f"{path} must begin with the line image,labels; it begins with {first}")
-    body = [(number, row) for number, row in enumerate(rows[1:], 2) if row]
-    if wrong := [f"line {number}" for number, row in body if len(row) != 2]:
-        raise UserError(f"{path} needs two columns, image and labels, separate labels by ';': {some(wrong)}")
-    spaced = not any(_SEPARATORS.search(row[1]) for _, row in body)
-    whole = set(classes.names) if classes else set()
-
-    tags: dict[str, tuple[str, ...]] = {}
-    double, strange = [], []
-    for number, (image, cell) in body:
-        id = image.strip() if exact else image_id(image.strip())
-        cell = cell.strip()
-        parts = [cell] if cell in whole else cell.split() if spaced else _SEPARATORS.split(cell)
-        names = {name.strip() for name in parts} - {"", BACKGROUND}
-        if id in tags:
-            double.append(f"{id} (line {number})")
-        if classes and (unknown := sorted(names - whole)):
-            strange.append(f"{', '.join(map(repr, unknown))} (line {number})")
-        tags[id] = tuple(sorted(names))
-    if double:
-        raise UserError(f"{path} holds more than one row for {some(double)}")
-    if strange:
-        assert classes is not None
-        raise UserError(
-            f"{path} names unknown classes: {some(strange)}; the classes are {', '.join(classes.names)} "
-            "(separate labels by ';' where names hold spaces)"
-        )
-    return tags, classes or _derived(path, sorted({name for names in tags.values() for name in names}))
+    rows = read_rows(path)
+    found = fit([row.image for row in rows], images, str(path), [f"line {row.line}" for row in rows])
+    whole = frozenset(classes.names) if classes else frozenset()
+    labels = {id: _split(_name(rows[at].labels), whole) for id, at in found.positions.items()}
+    if classes:
+        _refuse_unknown(path, {rows[at].line: labels[id] for id, at in found.positions.items()}, classes)
+    notes = _left_out(path, [rows[at].image for at in found.strangers])
+    if classes is None:
+        classes = _derived(path, sorted({name for names in labels.values() for name in names}), notes)
+    return TagFile(labels, classes, tuple(notes))
 
 
-def read_npz(path: Path, classes: Classes | None) -> tuple[Tags, Classes]:
+def read_npz(path: Path, classes: Classes | None, images: Mapping[str, Path]) -> TagFile:
     """Tags from an npz file with `ids` (N names), `labels` (N x C, 0 or 1) and `classes` (C names).
 
     Args:
         path: the file; read without pickle.
         classes: the classes, whose order may differ from the file's, or None to take the file's.
+        images: id to file; ids may be file names too.
 
     Raises:
         UserError: a damaged file, missing arrays, shapes that don't fit, doubled ids, other classes.
@@ -156,50 +157,71 @@ def read_npz(path: Path, classes: Classes | None) -> tuple[Tags, Classes]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             ids, labels, names = (np.asarray(arrays[key]) for key in ("ids", "labels", "classes"))
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        rows, columns = ids.tolist(), names.tolist()
+    except Exception as error:  # readers of zip and npy raise a dozen unrelated types on damaged files
         raise UserError(f"{path} is not an npz file with plain arrays ids, labels and classes ({error})") from None
     if ids.ndim != 1 or names.ndim != 1 or labels.shape != (len(ids), len(names)):
         raise UserError(f"{path}: labels must be {len(ids)} x {len(names)} (ids x classes), it is {labels.shape}")
     if ids.dtype.kind != "U" or names.dtype.kind != "U" or not np.isin(labels, (0, 1)).all():
         raise UserError(f"{path}: ids and classes must be text, labels 0 or 1")
-    if len(set(ids.tolist())) < len(ids):
-        raise UserError(f"{path} holds more than one row for the same id")
-    columns = names.tolist()
+    columns = [_name(name) for name in columns]
+    found = fit(rows, images, str(path), [f"row {number}" for number in range(1, len(rows) + 1)])
+    notes = _left_out(path, [rows[at] for at in found.strangers])
     if classes is None:
-        classes = _derived(path, columns)
+        classes = _derived(path, columns, notes)
     elif differing := sorted(set(columns) ^ set(classes.names)):
         raise UserError(f"{path} and the dataset differ in the classes {', '.join(differing)}; they must be the same")
     tags = {
-        image_id(id): tuple(columns[column] for column in np.flatnonzero(row))
-        for id, row in zip(ids.tolist(), labels, strict=True)
+        id: tuple(columns[column] for column in np.flatnonzero(labels[at])) for id, at in found.positions.items()
     }
-    return tags, classes
+    return TagFile(tags, classes, tuple(notes))
 
 
-def take(tags: Tags, ids: Sequence[str], source: str) -> Tags:
+def take(tags: Tags, ids: Sequence[str], source: str, notes: Sequence[str] = ()) -> Tags:
     """The rows of `ids`.
 
     Raises:
-        UserError: ids without a row, all named at once; `source` says where the tags are from.
+        UserError: ids without a row, all named at once; `source` says where the tags are from, the notes what else is
+            known of them.
     """
     if missing := [id for id in ids if id not in tags]:
-        raise UserError(
-            f"{source} has no row for {some(missing)}; every image needs one, with an empty label for background"
-        )
+        problem = f"{source} has no row for {some([shown(id) for id in missing])}"
+        advice = "every image needs one, with an empty label for background"
+        raise UserError("; ".join((problem, advice, *notes)))
     return {id: tags[id] for id in ids}
+
+
+def read_written(path: Path, classes: Classes) -> Tags:
+    """The tags of a file that `write_csv` wrote, whose ids are taken to the letter.
+
+    Raises:
+        UserError: it is damaged, or names an image twice or an unknown class.
+    """
+    tags: dict[str, tuple[str, ...]] = {}
+    lines: dict[int, tuple[str, ...]] = {}
+    double = []
+    for row in parse_rows(path):
+        if row.image in tags:
+            double.append(f"{shown(row.image)} (line {row.line})")
+        tags[row.image] = lines[row.line] = _split(row.labels, frozenset(classes.names))
+    if double:
+        raise UserError(f"{path} names {some(double)} more than once; every image once")
+    _refuse_unknown(path, lines, classes)
+    return tags
 
 
 def write_csv(path: Path, tags: Tags, classes: Classes) -> None:
     """Write `tags.csv` atomically: rows sorted by id, labels in the order of the classes, joined by ";".
 
     Raises:
-        UserError: a class name that holds a separator.
+        UserError: a class name that holds a separator, a line break or another control character.
     """
-    if bad := [name for name in classes.names if _SEPARATORS.search(name) or name != name.strip()]:
-        raise UserError(f"class names can't hold ';', '|', ',' or outer spaces: {some(bad)}")
+    if bad := [name for name in classes.names if _UNFIT.search(name) or name != name.strip()]:
+        named = some([ascii(name) for name in bad])
+        raise UserError(f"class names can't hold ';', '|', ',', control characters or outer spaces: {named}")
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(("image", "labels"))
+    rows.writerow(HEADER)
     for id in sorted(tags):
         rows.writerow((id, ";".join(name for name in classes.names if name in tags[id])))
     write_bytes(path, text.getvalue().encode())
@@ -213,11 +235,63 @@ def read_class_list(path: Path) -> Classes:
     """
     if not path.is_file():
         raise UserError(f"there is no class list {path}")
-    names = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-    return Classes(tuple(name for name in names if name != BACKGROUND))
+    names = [_name(line) for line in read_lines(path)]
+    return _classes(path, [name for name in names if name and not _is_background(name)])
 
 
-def _derived(path: Path, names: Sequence[str]) -> Classes:
+def _name(text: str) -> str:
+    """A class name, which is the same however its accents are stored."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def _is_background(name: str) -> bool:
+    return name.casefold() == BACKGROUND
+
+
+def _split(cell: str, whole: frozenset[str]) -> tuple[str, ...]:
+    """The class names in a cell, sorted; `whole` are the names of classes where they are known."""
+    text = cell.strip()
+    words = text.split()
+    if text in whole:
+        parts = [text]
+    elif words and whole.issuperset(words):
+        parts = words
+    else:
+        parts = _SEPARATORS.split(text)
+    return tuple(sorted({name for part in parts if (name := part.strip()) and not _is_background(name)}))
+
+
+def _refuse_unknown(path: Path, labels: Mapping[int, Sequence[str]], classes: Classes) -> None:
+    """Refuse names that are no classes; `labels` has the names by the line where they stand."""
+    known = set(classes.names)
+    strange = [
+        f"{', '.join(repr(name) for name in names if name not in known)} (line {line})"
+        for line, names in sorted(labels.items())
+        if not known.issuperset(names)
+    ]
+    if strange:
+        raise UserError(
+            f"{path} names unknown classes: {some(strange)}; the classes are {', '.join(classes.names)} "
+            "(separate labels by ';' where names hold spaces)"
+        )
+
+
+def _left_out(path: Path, names: Sequence[str]) -> list[str]:
     if not names:
-        raise UserError(f"{path} names no class at all; an image-level method needs at least one tag")
-    return Classes(tuple(names))
+        return []
+    rows = "1 row" if len(names) == 1 else f"{len(names):,} rows"
+    return [f"{rows} of {path} left out, as there is no such image: {some(list(map(shown, names)), 5)}"]
+
+
+def _derived(path: Path, names: Sequence[str], notes: Sequence[str]) -> Classes:
+    if not names:
+        problem = f"{path} names no class at all; an image-level method needs at least one tag"
+        raise UserError("; ".join((problem, *notes)))
+    return _classes(path, names)
+
+
+def _classes(path: Path, names: Sequence[str]) -> Classes:
+    try:
+        return Classes(tuple(names))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None

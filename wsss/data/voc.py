@@ -6,15 +6,19 @@ Inverse Detectors, ICCV 2011.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from wsss.classes import VOC, Classes
 from wsss.data import sbd
-from wsss.data.assemble import Parts, assemble, files_by_id
+from wsss.data.agreement import OBJECT_OF_MANY, answers
+from wsss.data.assemble import Parts, assemble
 from wsss.data.dataset import Dataset
-from wsss.data.layout import IMAGES, LISTS, MASKS, MASKS_AUG, Description, read_list
+from wsss.data.ids import files_by_id, fit_files
+from wsss.data.layout import IMAGES, LISTS, MASKS, MASKS_AUG, Description
+from wsss.data.lists import read_ids
 from wsss.data.splits import DEV_SHARE
-from wsss.data.tags import Tags, read_class_list, read_tags, tags_from_masks, tags_from_xml
+from wsss.data.tags import TagFile, read_class_list, read_tags, tags_from_masks, tags_from_xml
 from wsss.errors import UserError, unknown
 
 PNG = frozenset({".png"})
@@ -29,6 +33,8 @@ def add_voc(
     train_list: str | None = None,
     dev_list: Path | None = None,
     class_list: Path | None = None,
+    max_disagreement: float | None = None,
+    value_255: str | None = None,
 ) -> Dataset:
     """Make a dataset from a folder in the VOCdevkit layout.
 
@@ -41,32 +47,45 @@ def add_voc(
             which it is from ImageSets/Segmentation/train_aug.txt or from SBD.
         dev_list: a file with the dev ids, instead of those chosen by hash.
         class_list: class names, one a line, where they are not those of VOC.
+        max_disagreement, value_255: what the user says of masks and tags, see `wsss.data.agreement.answers`.
 
     Raises:
         UserError: not the layout, or bad content; see `assemble`.
     """
     root = find_voc(path)
     classes = read_class_list(class_list) if class_list else Classes(VOC)
-    boundaries = sbd.Benchmark.find(sbd_path) if sbd_path else None
-    lists = {list.stem: read_list(list) for list in sorted((root / LISTS).glob("*.txt"))}
+    if train_list not in (None, "train", "train_aug"):
+        raise unknown("train list", str(train_list), ("train", "train_aug"))
+    own = files_by_id(root / IMAGES)
+    boundaries = sbd.Benchmark.find(sbd_path, own) if sbd_path else None
+    images = {**(boundaries.images if boundaries else {}), **own}
+    lists = {}
     for needed in ("train", "val"):
-        if needed not in lists:
+        if not (root / LISTS / f"{needed}.txt").is_file():
             raise UserError(f"{root / LISTS} has no {needed}.txt; it is part of the VOCdevkit")
-    if boundaries or "train_aug" in lists:
+        lists[needed] = read_ids(root / LISTS / f"{needed}.txt", images)
+    given = root / LISTS / "train_aug.txt"
+    if train_list != "train" and (boundaries or given.is_file()):
+        if given.is_file():
+            lists["train_aug"] = read_ids(given, images)
         lists["train_aug"] = train_aug(lists, boundaries)
     chosen = train_list or ("train_aug" if "train_aug" in lists else "train")
-    if chosen not in ("train", "train_aug"):
-        raise unknown("train list", chosen, ("train", "train_aug"))
     if chosen not in lists:
         raise UserError(f"train_aug is not known: give SBD with --sbd PATH, or put train_aug.txt into {root / LISTS}")
 
     held_out = set(lists["val"])
     train = [id for id in lists[chosen] if id not in held_out]
-    masks = files_by_id(root / MASKS, PNG)
+    masks, further = (
+        fit_files(files_by_id(root / folder, PNG), images, root / folder)[0] for folder in (MASKS, MASKS_AUG)
+    )
     official = {id: masks[id] for id in (*lists["train"], *lists["val"]) if id in masks}
-    extra = {**(boundaries.masks if boundaries else {}), **masks, **files_by_id(root / MASKS_AUG, PNG)}
-    images = {**(boundaries.images if boundaries else {}), **files_by_id(root / IMAGES)}
-    found, source = find_tags(tags, root / "Annotations", [*train, *lists["val"]], classes, {**extra, **official})
+    extra = {**(boundaries.masks if boundaries else {}), **masks, **further}
+    said = answers(max_disagreement, value_255)
+    object_255 = value_255 == "object"
+    if object_255 and len(classes) > 1:
+        raise UserError(OBJECT_OF_MANY)
+    ids, all_masks = [*train, *lists["val"]], {**extra, **official}
+    found, source = find_tags(tags, root / "Annotations", ids, classes, all_masks, images, object_255=object_255)
     return assemble(
         Description(
             name=name,
@@ -78,16 +97,19 @@ def add_voc(
                 "train_list": chosen,
                 "sbd": boundaries is not None,
                 "dev": dev_list.name if dev_list else f"{DEV_SHARE:g} by hash",
+                **said,
             },
         ),
         Parts(
             train=train,
             val=lists["val"],
             images=images,
-            tags=found,
+            tags=found.tags,
             official=official,
             extra=extra,
-            lists={list: ids for list, ids in lists.items() if list in ("trainval", "train_aug")},
+            lists={list: ids for list, ids in lists.items() if list == "train_aug"},
+            notes=found.notes,
+            object_255=object_255,
         ),
         dev_list,
     )
@@ -119,11 +141,28 @@ def train_aug(lists: dict[str, tuple[str, ...]], boundaries: sbd.Benchmark | Non
 
 
 def find_tags(
-    choice: str, annotations: Path, ids: list[str], classes: Classes, masks: dict[str, Path]
-) -> tuple[Tags, str]:
-    """The tags, and where they come from, by the user's choice: "xml", "masks" or a file."""
+    choice: str,
+    annotations: Path,
+    ids: list[str],
+    classes: Classes,
+    masks: Mapping[str, Path],
+    images: Mapping[str, Path],
+    *,
+    object_255: bool = False,
+) -> tuple[TagFile, str]:
+    """The tags, and where they come from, by the user's choice: "xml", "masks" or a file.
+
+    Args:
+        choice: the user's.
+        annotations: the folder of the XML files.
+        ids: whose tags are wanted.
+        classes: the foreground classes.
+        masks: id to mask file.
+        images: id to file of all images.
+        object_255: 255 in the masks stands for the object, index 1.
+    """
     if choice == "xml":
-        return tags_from_xml(annotations, ids, classes), "xml"
+        return TagFile(tags_from_xml(annotations, ids, classes, images), classes, ()), "xml"
     if choice == "masks":
-        return tags_from_masks(masks, ids, classes), "masks"
-    return read_tags(Path(choice), classes)[0], Path(choice).suffix.lower()[1:]
+        return TagFile(tags_from_masks(masks, ids, classes, object_255=object_255), classes, ()), "masks"
+    return read_tags(Path(choice), classes, images), Path(choice).suffix.lower()[1:]

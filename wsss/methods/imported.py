@@ -65,7 +65,7 @@ def declares(settings: ReadSettings) -> frozenset[str]:
 REFINE = Stage(
     "refine",
     "imported",
-    (Step("read", 1, ReadSettings, read_labels, outputs=("labels_crf",), declares=declares, check=check_read),),
+    (Step("read", 2, ReadSettings, read_labels, outputs=("labels_crf",), declares=declares, check=check_read),),
 )
 
 METHOD = Method(

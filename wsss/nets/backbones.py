@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -52,6 +51,13 @@ def _conv(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> n
     )
 
 
+def _torchvision() -> Any:
+    """Torchvision's models, which take seconds to import and which few steps build."""
+    import torchvision
+
+    return torchvision.models
+
+
 def _tiny(output_stride: int) -> Backbone:
     """Eight 3 x 3 convolutions, 0.3 M parameters: what trains from scratch in a minute on two cores."""
     last = 2 if output_stride == 16 else 1
@@ -65,7 +71,7 @@ def _tiny(output_stride: int) -> Backbone:
 
 
 def _resnet(name: str, output_stride: int, channels: tuple[int, int, int]) -> tuple[nn.Module, Backbone]:
-    net = getattr(torchvision.models, name)(weights=None)
+    net = getattr(_torchvision(), name)(weights=None)
     if output_stride == 8:
         _dilate(net.layer3, 2)
         _dilate(net.layer4, 4)
@@ -76,7 +82,7 @@ def _resnet(name: str, output_stride: int, channels: tuple[int, int, int]) -> tu
 
 
 def _mobilenet_v2(output_stride: int) -> tuple[nn.Module, Backbone]:
-    net = torchvision.models.mobilenet_v2(weights=None)
+    net = _torchvision().mobilenet_v2(weights=None)
     blocks = net.features
     if output_stride == 8:
         _dilate(blocks[7:14], 2)
@@ -89,7 +95,7 @@ def _mobilenet_v2(output_stride: int) -> tuple[nn.Module, Backbone]:
 
 def _vgg16(output_stride: int) -> tuple[nn.Module, Backbone]:
     """VGG16 to conv5_3, its pools made 3 x 3 with padding 1 as in DeepLab so that cells stay on nodes."""
-    net = torchvision.models.vgg16(weights=None)
+    net = _torchvision().vgg16(weights=None)
     layers = list(net.features)[:-1]
     pools = [i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
     for number, i in enumerate(pools, 1):
@@ -182,7 +188,7 @@ def check_weights(backbone: str, weights: str) -> None:
 
 
 def _download(name: str) -> dict[str, Tensor]:
-    url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
+    url = _torchvision().get_model_weights(name)["IMAGENET1K_V1"].url
     try:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:

@@ -58,7 +58,7 @@ def memory_limit(device: str = "cpu") -> MemoryLimit:
 def _free() -> int:
     """Bytes that programs can have without swapping."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         import psutil

@@ -101,7 +101,7 @@ def _check_dataset(file: RunFile) -> None:
         if here.digest != file.digest:
             raise UserError(
                 f"run {file.id} ({file.title}) is of a dataset {file.dataset} with digest {file.digest[:12]}, the one "
-                f"in {here.root} has {here.digest[:12]}; rename or remove the one here, or import in another folder"
+                f"in {here.root} has {here.digest[:12]}; rename the one here, or import in another folder"
             )
 
 

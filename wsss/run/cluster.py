@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
 import ray
 import torch
 
-from wsss.errors import UserError
+from wsss.errors import UserError, one_line
 from wsss.process import CORES, own_cores
 
 Row = dict[str, Any]
@@ -21,6 +23,8 @@ Machine = Mapping[str, float]
 """What a machine has, by Ray's names, such as {"CPU": 16, "GPU": 1}."""
 
 LOCAL = "local"
+ADDRESS = "RAY_ADDRESS"
+"""The environment variable with the address of a cluster."""
 _ANSWER_S = 8
 _OBJECT_STORE = 200 * 2**20
 _FORWARDED = ("WSSS_", "MLFLOW_", "AWS_", "TORCH_HOME")
@@ -176,28 +180,44 @@ def connected(address: str) -> Iterator[None]:
         "object_store_memory": _OBJECT_STORE,
     }
     options = here if address == LOCAL else {}
+    if address == LOCAL and not os.access(os.path.expanduser("~"), os.W_OK):
+        # Ray would write the token that keeps other users out of its processes into HOME.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
-        _knock(address)
+        knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except ValueError as error:
         raise UserError(
             f"{address!r} is no address of a Ray cluster ({error}); give HOST:PORT, auto or local"
         ) from None
-    except OSError as error:
+    except (OSError, RuntimeError, ray.exceptions.RayError) as error:
+        if address == LOCAL:
+            raise UserError(f"Ray can't start on this machine: {one_line(error)}") from error
+        away = "unset RAY_ADDRESS" if os.environ.get(ADDRESS) == address else "leave --ray-address away"
         raise UserError(
-            f"no Ray cluster answers at {address} ({error}); start it or leave --ray-address away"
-        ) from None
+            f"no Ray cluster answers at {address} ({one_line(error)}); start it, or {away}: then this machine does it"
+        ) from error
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Connect once to HOST:PORT; Ray would go on trying for ever, without a word."""
+def knock(address: str) -> None:
+    """Connect once to HOST:PORT, as Ray does, by gRPC; Ray would go on trying for minutes, without a word.
+
+    Raises:
+        OSError: nothing answers there within seconds, or something else than Ray.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+        if os.environ.get("RAY_USE_TLS", "0") != "1":
+            with grpc.insecure_channel(f"{host}:{port}") as channel:
+                try:
+                    grpc.channel_ready_future(channel).result(timeout=_ANSWER_S)
+                except grpc.FutureTimeoutError:
+                    raise OSError("what listens there is not Ray") from None
 
 
 def _whole(cores: float) -> float:

@@ -20,13 +20,13 @@ from wsss.data import Dataset, open_dataset
 from wsss.data.described import facts
 from wsss.errors import UserError, unknown
 from wsss.interface import STAGES, StepResult
-from wsss.progress import ConsoleReporter
+from wsss.progress import ConsoleReporter, say
 from wsss.run.fingerprints import content_settings, mask_digests
 from wsss.run.panels import run_panels
 from wsss.run.plan import Plan, make_plan
 from wsss.run.steps import StepRunner, choose_device
 from wsss.scores import Masks, metric_names
-from wsss.scores.evaluation import joined
+from wsss.scores.evaluation import WITHOUT_OBJECTS, joined
 from wsss.settings import settings_of
 from wsss.stages.evaluate import read_evaluations
 from wsss.storage import store_address
@@ -191,6 +191,8 @@ def _log_evaluations(result: StepResult, run: MethodRun, preset: str) -> dict[st
         evaluations[both.split] = both
     for evaluation in evaluations.values():
         run.evaluation(evaluation)
+        if evaluation.without_objects:
+            say(f"{evaluation.split}/{evaluation.what}: {WITHOUT_OBJECTS}")
     return {metric_names.metric(e.split, e.what, metric_names.MIOU): e.scores.miou for e in evaluations.values()}
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from wsss.data import Dataset, label_maps, score_maps
-from wsss.data.label_maps import LabelMaps, encode_palette_png
+from wsss.data.label_maps import LabelMaps
+from wsss.data.palette_png import encode_palette_png
 from wsss.data.score_maps import ScoreMaps
 from wsss.interface import Picture, Step, StepResult
 from wsss.run.pictures import panel, png

@@ -174,7 +174,7 @@ class StepRunner:
         spent = scratch / SPENT
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        started = time.monotonic() - (float(spent.read_text()) if spent.exists() else 0.0)
+        started = time.monotonic() - (float(spent.read_text(encoding="utf-8")) if spent.exists() else 0.0)
         try:
             planned.step.run(context)
         except BaseException as error:
@@ -234,7 +234,7 @@ def _step_rng(rng: int, key: str) -> int:
 
 def _metrics(folder: Path) -> dict[str, float]:
     path = folder / "metrics.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _peak_memory_mb(device: torch.device) -> float:
@@ -258,10 +258,10 @@ def _only_process(scratch: Path, key: str, wait: bool, deadline: float) -> Itera
     owner = scratch.with_suffix(".owner")
     try:
         with FileLock(scratch.with_suffix(".lock"), timeout=patience if wait else 0):
-            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
             yield
     except Timeout:
-        who = owner.read_text() if owner.exists() else "another process"
+        who = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
         if wait:
             raise OutOfTimeError(f"step {key} is still being computed by {who}") from None
         raise UserError(

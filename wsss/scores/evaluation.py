@@ -16,6 +16,8 @@ from wsss.scores import metric_names
 from wsss.scores.bootstrap import bootstrap
 from wsss.scores.confusion import Scores
 
+WITHOUT_OBJECTS = "no mask shows a class here, so that the figures are of the background alone"
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -64,6 +66,11 @@ class Evaluation:
         return {metric_names.metric(self.split, self.what, name): value for name, value in values.items()} | {
             metric_names.metric(self.split, self.what, metric_names.IOU, name): float(iou) for name, iou in of_classes
         }
+
+    @property
+    def without_objects(self) -> bool:
+        """Whether no mask shows a class, so that an empty prediction is a perfect one."""
+        return not self.matrices[:, 1:].any()
 
     @property
     def per_image(self) -> list[float]:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsss.classes import IGNORE
-from wsss.data.label_maps import read_palette_png
+from wsss.data.changes import mending
 from wsss.data.layout import MASKS, MASKS_AUG
 from wsss.data.manifest import read_manifest
+from wsss.data.palette_png import read_palette_png
 from wsss.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,11 +62,18 @@ class Masks:
         return self.digest_of(self.ids(split))
 
     def digest_of(self, ids: Iterable[str]) -> str:
-        """sha256 over ids and the hashes of their masks, as the manifest has them."""
+        """sha256 over ids and the hashes of their masks, as the manifest has them.
+
+        Raises:
+            UserError: a mask that the manifest does not know.
+        """
         entries = read_manifest(self._root)
         total = hashlib.sha256()
         for image_id in ids:
             path = self.path(image_id)
             assert path is not None
-            total.update(f"{image_id} {entries[path.relative_to(self._root).as_posix()].sha256}\n".encode())
+            name = path.relative_to(self._root).as_posix()
+            if name not in entries:
+                raise UserError(f"mask {name} came after dataset {self._dataset.name} was added; {mending(self._root)}")
+            total.update(f"{image_id} {entries[name].sha256}\n".encode())
         return total.hexdigest()

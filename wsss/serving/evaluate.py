@@ -11,10 +11,15 @@ import numpy as np
 from rich.table import Table
 
 from wsss.data import Dataset
-from wsss.data.label_maps import INDEX, LabelMaps, label_digest, read_palette_png
+from wsss.data.checking import check_unchanged
+from wsss.data.ids import files_by_id
+from wsss.data.label_folder import PNG, LabelFolder
+from wsss.data.label_maps import INDEX, label_digest
 from wsss.data.parallel import each, some
 from wsss.errors import UserError, unknown
+from wsss.progress import say
 from wsss.scores import Evaluation, Masks, confusion
+from wsss.scores.evaluation import WITHOUT_OBJECTS
 from wsss.serving.package import load_package, load_step
 from wsss.serving.segmenter import Segmenter
 
@@ -83,6 +88,7 @@ def evaluate_model(model: Segmenter, dataset: Dataset, split: str) -> Evaluation
 def _masked(dataset: Dataset, split: str) -> tuple[str, ...]:
     if split not in dataset.splits:
         raise unknown("split", split, dataset.splits)
+    check_unchanged(dataset)
     ids = Masks(dataset).ids(split)
     if not ids:
         raise UserError(f"dataset {dataset.name} has no masks for its split {split}; there is nothing to compare with")
@@ -108,7 +114,10 @@ def _compare(
     matrices, digests = zip(*(pair for pair in compared if not isinstance(pair, str)), strict=True)
     scored = hashlib.sha256("".join(digests).encode()).hexdigest()
     names = dataset.classes.with_background
-    return Evaluation(split, what, ids, names, np.array(matrices, np.int32), masks.digest_of(ids), scored)
+    evaluation = Evaluation(split, what, ids, names, np.array(matrices, np.int32), masks.digest_of(ids), scored)
+    if evaluation.without_objects:
+        say(f"{dataset.name}/{split}: {WITHOUT_OBJECTS}")
+    return evaluation
 
 
 def _labels(path: str, dataset: Dataset) -> Callable[[str], np.ndarray]:
@@ -117,20 +126,12 @@ def _labels(path: str, dataset: Dataset) -> Callable[[str], np.ndarray]:
         return _model_labels(load_package(path), dataset)
     if (folder / "model.json").is_file():
         return _model_labels(load_step(folder, dataset.classes), dataset)
-    if (folder / INDEX).is_file():
-        return LabelMaps(folder).read
-    if folder.is_dir() and any(folder.glob("*.png")):
-        return lambda image_id: _read_png(folder / f"{image_id}.png")
+    if (folder / INDEX).is_file() or files_by_id(folder, PNG):
+        return LabelFolder(folder).read
     raise UserError(
         f"{path} is neither a model (models:/NAME@ALIAS, models:/NAME/VERSION, a package, the output folder of a "
         "segment.train step) nor a folder of label maps (ID.png, or the shards of a step's output)"
     )
-
-
-def _read_png(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise UserError("its label map is missing")
-    return read_palette_png(path)
 
 
 def _model_labels(model: Segmenter, dataset: Dataset) -> Callable[[str], np.ndarray]:

@@ -24,7 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from wsss.classes import Classes
-from wsss.errors import UserError
+from wsss.errors import UserError, one_line
+from wsss.failures import sentence
 from wsss.nets.deeplab import DeepLab
 from wsss.serving.description import DESCRIPTION, Network, describe, describe_step, read_description
 from wsss.serving.segmenter import DeployedSegmenter, Segmenter
@@ -68,9 +69,9 @@ def save_package(folder: Path, out: Path, classes: Classes, card: str, run_id: s
         conda_env={"dependencies": [f"python={platform.python_version()}", "pip", {"pip": _requirements()}]},
     )
     description = describe(describe_step(folder / DESCRIPTION), classes)
-    (out / DESCRIPTION).write_text(description.model_dump_json(indent=1))
+    (out / DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
     shutil.copyfile(folder / WEIGHTS, out / WEIGHTS)
-    (out / CARD).write_text(card)
+    (out / CARD).write_text(card, encoding="utf-8")
 
 
 def _requirements() -> list[str]:
@@ -119,7 +120,7 @@ def load_package(address: str) -> Segmenter:
             description = read_description(package)
             net = _network(description.network, package / WEIGHTS)
     except (MlflowException, OSError, UserError) as error:
-        raise UserError(f"no model can be loaded from {address}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"no model can be loaded from {address}: {sentence(error) or one_line(error)}") from None
     pixels = description.preprocessing
     module = DeployedSegmenter(net, pixels.mean, pixels.std).eval()
     return Segmenter(module, Classes(description.classes), address)
@@ -145,7 +146,10 @@ def _local(address: str) -> Iterator[Path]:
 
     mlflow_client()
     with tempfile.TemporaryDirectory(prefix="wsss-package-") as scratch:
-        yield Path(mlflow.artifacts.download_artifacts(address, dst_path=scratch))
+        package = Path(mlflow.artifacts.download_artifacts(address, dst_path=scratch))
+        if not any(package.iterdir()):
+            raise UserError("its files are gone from MLflow's artifacts; bring them back, or register another version")
+        yield package
 
 
 def load_step(folder: Path, classes: Classes) -> Segmenter:

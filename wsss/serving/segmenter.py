@@ -53,7 +53,10 @@ class DeployedSegmenter(nn.Module):
         """The same before they are resized to the image: float32 B x (C + 1) x h x w, at the network's stride."""
         stride = self.net.backbone.output_stride
         nodes = nearest_nodes(images.shape[2], stride), nearest_nodes(images.shape[3], stride)
-        scaled = resize((images - self.mean) / self.std, nodes)
+        normalised = (images - self.mean).div_(self.std)
+        del images
+        scaled = resize(normalised, nodes)
+        del normalised
         return self.net(scaled).float().softmax(1)
 
 
@@ -83,6 +86,13 @@ def best_classes(scores: Tensor, size: tuple[int, int]) -> Tensor:
     return labels
 
 
+def label(module: DeployedSegmenter, image: Tensor) -> Tensor:
+    """The label map of an image, uint8 H x W of uint8 H x W x 3, on the same device."""
+    # The caller keeps no copy of the pixels, which would stay beside the network's first maps.
+    scores = module.coarse(image.permute(2, 0, 1)[None].float().div_(255))
+    return best_classes(scores, (image.shape[0], image.shape[1]))
+
+
 @dataclass(frozen=True)
 class Segmenter:
     """A model ready to label images.
@@ -100,8 +110,4 @@ class Segmenter:
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """The label map of an image: uint8 H x W of a uint8 H x W x 3 RGB image."""
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
-        size = pixels.shape[2], pixels.shape[3]
-        scores = self.module.coarse(pixels)
-        del pixels
-        return best_classes(scores, size).numpy()
+        return label(self.module, torch.from_numpy(np.array(image))).numpy()

@@ -13,9 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from wsss.classes import VOC
-from wsss.data.images import SUFFIXES, image_problem, read_image
-from wsss.data.label_maps import encode_palette_png
-from wsss.data.layout import LISTS, read_list
+from wsss.data.ids import files_by_id
+from wsss.data.images import image_problem, read_image
+from wsss.data.layout import LISTS
+from wsss.data.lists import read_ids
+from wsss.data.palette_png import encode_palette_png
 from wsss.data.parallel import some
 from wsss.errors import UserError, unknown
 from wsss.progress import ConsoleReporter
@@ -60,7 +62,7 @@ def write_voc_test(model: Segmenter, images: Path, competition: str, to: Path) -
             with (
                 part.open("wb") as raw,
                 gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
-                tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+                tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
             ):
                 for done, (image_id, path) in enumerate(paths.items(), 1):
                     png = encode_palette_png(model(read_image(path)))
@@ -76,13 +78,11 @@ def write_voc_test(model: Segmenter, images: Path, competition: str, to: Path) -
 
 def _test_images(folder: Path) -> Mapping[str, Path]:
     """Id to file, sorted by id, of the images to be labelled."""
-    found = {path.stem: path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES}
+    found = files_by_id(folder)
     if not found:
         raise UserError(f"{folder} holds no images; give the folder of the test images, such as VOC2012/JPEGImages")
     listed = folder.parent / LISTS / "test.txt"
-    ids = sorted(read_list(listed) if listed.is_file() else found)
-    if missing := [id for id in ids if id not in found]:
-        raise UserError(f"{folder} lacks {len(missing):,} of the {len(ids):,} images of {listed}: {some(missing)}")
+    ids = sorted(read_ids(listed, found, f"{folder} lacks the images {{}}") if listed.is_file() else found)
     problems = [(id, image_problem(found[id], decode=False, upright=False)) for id in ids]
     if wrong := [f"{id} {problem}" for id, problem in problems if problem]:
         raise UserError(f"images in {folder} can't be labelled: {some(wrong)}")

@@ -78,7 +78,8 @@ def evaluate_cam(context: StepContext, what: str, splits: Sequence[str]) -> None
     for split in splits:
         _evaluate(context, what, split, label)
     (context.out / "sweep.json").write_text(
-        json.dumps({"threshold": curves["dev"].thresholds.tolist(), **{s: c.means() for s, c in curves.items()}})
+        json.dumps({"threshold": curves["dev"].thresholds.tolist(), **{s: c.means() for s, c in curves.items()}}),
+        encoding="utf-8",
     )
     write_metrics(context.out, {metric_names.CAM_THRESHOLD: threshold})
 
@@ -138,9 +139,9 @@ def _step(what: str) -> Step:
     def run(context: StepContext) -> None:
         evaluate(context, what, splits)
 
-    return Step(what, 2, settings, run, inputs=("maps",), supervision=frozenset({"masks"}))
+    return Step(what, 3, settings, run, inputs=("maps",), supervision=frozenset({"masks"}))
 
 
 EVALUATIONS = {what: _step(what) for what in SCORED} | {
-    "rounds": Step("rounds", 1, LabelEvaluation, evaluate_rounds, inputs=("maps",), supervision=frozenset({"masks"})),
+    "rounds": Step("rounds", 2, LabelEvaluation, evaluate_rounds, inputs=("maps",), supervision=frozenset({"masks"})),
 }

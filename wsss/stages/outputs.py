@@ -19,12 +19,12 @@ METRICS = "metrics.json"
 def save_model(folder: Path, model: nn.Module, architecture: dict[str, object]) -> None:
     """Write `model.safetensors` and the arguments that rebuild the network, `model.json`."""
     save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
-    (folder / "model.json").write_text(json.dumps(architecture, indent=1))
+    (folder / "model.json").write_text(json.dumps(architecture, indent=1), encoding="utf-8")
 
 
 def load_model(folder: Path, network: Callable[..., Network]) -> Network:
     """The trained network of a step's output that `save_model` wrote, in eval mode, on the CPU."""
-    model = network(weights="none", **json.loads((folder / "model.json").read_text()))
+    model = network(weights="none", **json.loads((folder / "model.json").read_text(encoding="utf-8")))
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval()
 
@@ -43,5 +43,5 @@ def write_metrics(folder: Path, metrics: dict[str, float]) -> None:
 def read_metrics(folder: Path) -> dict[str, float]:
     """The final metrics in a step's folder; none where it wrote none."""
     path = folder / METRICS
-    metrics: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+    metrics: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return metrics

@@ -56,7 +56,7 @@ def once(context: StepContext, work: Callable[[StepContext], Mapping[str, float]
         context.out.mkdir(parents=True, exist_ok=True)
         write_bytes(done, json.dumps(dict(work(context))).encode())
     (context.out / CHECKPOINT).unlink(missing_ok=True)
-    metrics: dict[str, float] = json.loads(done.read_text())
+    metrics: dict[str, float] = json.loads(done.read_text(encoding="utf-8"))
     return metrics
 
 

@@ -292,7 +292,7 @@ SUPERVISED = Stage(
     (
         Step(
             "train",
-            2,
+            3,
             SegmenterSettings,
             train_on_masks,
             metrics=(TRAIN_LOSS,),

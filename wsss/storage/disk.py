@@ -12,10 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from wsss.errors import UserError
+from wsss.failures import ADVICE, os_sentence
 from wsss.process import is_gone, this_process
 
 _NEARLY_FULL = 1 << 20
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _UNFINISHED = ".part"
 
 
@@ -41,7 +41,7 @@ def inside(root: str | Path, name: object) -> Path:
 def free_bytes(path: str | Path) -> int:
     """Free bytes on the disk that holds `path`, or would hold it."""
     place = Path(path).absolute()
-    while not place.exists():
+    while not os.path.exists(place):
         place = place.parent
     return shutil.disk_usage(place).free
 
@@ -58,16 +58,15 @@ def disk_errors(path: str | Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _REFUSED:
-            raise UserError(
-                f"{error.filename or path} can't be used ({os.strerror(error.errno or 0).lower()}); change its "
-                "permissions, or work in a folder that you may write to"
-            ) from error
         if not _says_full(error, path):
+            # That something is not there is what callers ask.
+            if isinstance(error, OSError) and error.errno in ADVICE and error.errno != errno.ENOENT:
+                raise UserError(os_sentence(error, path)) from error
             raise
+        place = getattr(error, "filename", None) or path
         raise UserError(
-            f"the disk that holds {path} is full ({free_bytes(path) / 1e9:.1f} GB free); make room, then run the same "
-            "command again: finished steps are kept"
+            f"the disk that holds {place} is full ({free_bytes(place) / 1e9:.1f} GB free); make room, then run the "
+            "same command again: finished steps are kept"
         ) from error
 
 
@@ -82,7 +81,7 @@ def _says_full(error: Exception, path: str | Path) -> bool:
 
 def unfinished(path: Path) -> Path:
     """A new name next to `path`, on the same disk, that nobody takes for a finished result; it says whose it is."""
-    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.{this_process()}{_UNFINISHED}"
+    return path.parent / f".{path.name[:40]}.{uuid.uuid4().hex[:8]}.{this_process()}{_UNFINISHED}"
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -99,7 +98,8 @@ def temporary_folder() -> Iterator[Path]:
     parent = Path(tempfile.gettempdir())
     remove_unfinished(parent)
     folder = unfinished(parent / "wsss")
-    folder.mkdir(mode=0o700)
+    with disk_errors(parent):
+        folder.mkdir(mode=0o700)
     try:
         yield folder
     finally:

@@ -18,7 +18,7 @@ FILE = "catalogue.json"
 def catalogue() -> list[dict[str, Any]]:
     """Every method, by name: title, year, citation, stages, supervision, settings, and what was published of it."""
     path = Path(__file__).with_name(FILE)
-    written = json.loads(path.read_text()) if path.exists() else {}
+    written = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return [(written.get(name) or entry(name)) | {"published": _published(name)} for name in methods.names()]
 
 

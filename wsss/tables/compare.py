@@ -101,12 +101,12 @@ def render_json(rows: Sequence[Row]) -> str:
 
 def render_markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table, mIoU in percent."""
-    heads = ("method", "preset", "dataset", "supervision", "backbone", "rngs", *map(_head, COLUMNS), PUBLISHED)
+    said = ("method", "preset", "dataset", "supervision", "backbone", "rngs")
     return as_markdown(
-        heads,
+        (*said, *map(_head, COLUMNS), PUBLISHED, "newest run"),
         [
             [row.method, row.preset, row.dataset, row.supervision or "tags", row.backbone or "-", str(len(row.rngs)),
-             *(_measured(row, column) for column in COLUMNS), _others(row)]
+             *(_measured(row, column) for column in COLUMNS), _others(row), row.newest]
             for row in rows
         ],
     )  # fmt: skip
@@ -143,7 +143,7 @@ def render_text(rows: Sequence[Row], width: int | None = None, wide: bool = Fals
         Column("rngs", rank=3, right=True),
         *(Column(_head(column), rank=_figure_rank(*column), right=True) for column in measured),
         Column(PUBLISHED if wide else "published (VOC val)", rank=4, wrap=16),
-        Column("runs" if wide else "newest run", rank=9),
+        Column("runs" if wide else "newest run", rank=9, below=True),
     )
     tables = [
         Table(f"{dataset}, preset {preset}", columns, [list(_cells(row, measured, wide)) for row in group])

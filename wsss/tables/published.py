@@ -38,7 +38,7 @@ class Published:
 @cache
 def published() -> tuple[Published, ...]:
     """All published results of `published.csv`."""
-    with Path(__file__).with_name("published.csv").open(newline="") as file:
+    with Path(__file__).with_name("published.csv").open(newline="", encoding="utf-8") as file:
         return tuple(
             Published(
                 method=row["method"],

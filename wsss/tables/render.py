@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import rich.table
-from rich.console import Console
+
+from wsss.console import Console
 
 _UNBOUNDED = 10_000
 
@@ -23,12 +24,14 @@ class Column:
         rank: 0 stays in every terminal; of the others the highest is left out first.
         right: its cells stand on the right.
         wrap: the longest line of a cell, in characters; a longer one goes on below, between words where it can.
+        below: where there is no room for it, its cells are listed below the table, beside those of the first column.
     """
 
     head: str
     rank: int = 0
     right: bool = False
     wrap: int | None = None
+    below: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,13 @@ def as_text(tables: Iterable[Table], note: str = "", *, width: int | None = None
         width: in columns; the terminal's by default, 80 where there is none.
         wide: leave nothing out and wrap nothing, however long the lines get.
     """
-    console = Console(width=_UNBOUNDED if wide else width, markup=False, emoji=False, highlight=False)
+    console = Console(_UNBOUNDED if wide else width)
     parts, left_out = [], []
     for table in tables:
         text, dropped = _fitted(table, console, wide)
         parts.append(f"{table.title}\n{text}" if table.title else text)
-        left_out += [head for head in dropped if head not in left_out]
+        left_out += [column.head for column in dropped if not column.below and column.head not in left_out]
+        parts += [_listed(table, column) for column in dropped if column.below]
     if left_out:
         note = f"{note} Left out for want of room: {', '.join(left_out)}; --wide shows all.".strip()
     if note:
@@ -84,8 +88,15 @@ def as_text(tables: Iterable[Table], note: str = "", *, width: int | None = None
     return "\n\n".join(parts)
 
 
-def _fitted(table: Table, console: Console, wide: bool) -> tuple[str, list[str]]:
-    """The table with the columns that fit, and the heads of the others."""
+def _listed(table: Table, column: Column) -> str:
+    """A column as lines, each beside the row's first cell."""
+    cell = table.columns.index(column)
+    width = max(len(row[0]) for row in table.rows)
+    return "\n".join([f"{column.head}:", *(f"  {row[0].ljust(width)}  {row[cell]}" for row in table.rows)])
+
+
+def _fitted(table: Table, console: Console, wide: bool) -> tuple[str, list[Column]]:
+    """The table with the columns that fit, and the others."""
     shown = list(range(len(table.columns)))
     dropped: list[int] = []
     unbounded = console.options.update(max_width=_UNBOUNDED)
@@ -98,7 +109,7 @@ def _fitted(table: Table, console: Console, wide: bool) -> tuple[str, list[str]]
     with console.capture() as capture:
         console.print(_rich(table, shown, wide))
     lines = (line.rstrip() for line in capture.get().splitlines())
-    return "\n".join(line for line in lines if line), [table.columns[index].head for index in sorted(dropped)]
+    return "\n".join(line for line in lines if line), [table.columns[index] for index in sorted(dropped)]
 
 
 def _rich(table: Table, shown: Sequence[int], wide: bool) -> rich.table.Table:

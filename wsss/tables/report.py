@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from wsss.commands import command
+from wsss.console import show
 from wsss.run.method import Outcome
 from wsss.scores import metric_names
 from wsss.scores.scored import SCORED, reported
@@ -35,7 +35,7 @@ def print_outcome(
     if bound is not None and roles().get(method) != "bound":
         table.add_row("bound", "val", f"{bound:.1%}", "the same segmenter trained on masks")
     if table.row_count:
-        Console().print(table)
+        show(table)
     print(f"run {outcome.run_id}" + (f", model {outcome.model}" if outcome.model else ""))
     print("\nNext:")
     if offline is not None:

@@ -34,12 +34,12 @@ def entries(wanted: Sequence[str], also: Sequence[str]) -> list[Entry]:
         also: rows with settings of their own, such as "mcis localize.train.extra=more".
 
     Raises:
-        UserError: a setting without "=".
+        UserError: no method, or a setting without "=".
     """
     rows = [Entry(name, {}) for name in (filter(stands_alone, methods.names()) if list(wanted) == ["all"] else wanted)]
     for text in also:
-        method, *pairs = text.split()
-        if any("=" not in pair for pair in pairs):
+        method, *pairs = text.split() or [""]
+        if not method or "=" in method or any("=" not in pair for pair in pairs):
             raise UserError(f"{text!r} is not METHOD KEY=VALUE ..., such as 'mcis localize.train.extra=more'")
         rows.append(Entry(method, dict(pair.split("=", 1) for pair in pairs)))
     return sorted(rows, key=lambda entry: shown_order(entry.method))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from wsss.errors import UserError
+from wsss.errors import UserError, one_line
 from wsss.storage import inside, temporary_folder
-from wsss.tracking.connection import mlflow_client, one_line
+from wsss.tracking.connection import mlflow_client
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 def read_artifact(run_id: str, path: str) -> bytes:
@@ -17,7 +21,7 @@ def read_artifact(run_id: str, path: str) -> bytes:
         path: below the run's artifacts, from `wsss.tracking.names`.
 
     Raises:
-        FileNotFoundError: the run has no such artifact.
+        FileNotFoundError: the run has no such artifact, or all of them are gone.
         UserError: its store can't be reached, the tracking store can't be used, or the path leaves the artifacts.
     """
     client = mlflow_client()
@@ -27,11 +31,19 @@ def read_artifact(run_id: str, path: str) -> bytes:
             return Path(client.download_artifacts(run_id, path, str(folder))).read_bytes()
         except Exception as error:  # each kind of store has its own
             if not _may_be_there(run_id, path):
-                raise FileNotFoundError(f"run {run_id} has no artifact {path}") from None
+                raise FileNotFoundError(_missing(client, run_id, path)) from None
             raise UserError(
                 f"artifact {path} of run {run_id} can't be read ({one_line(error)}); "
                 "check that its store can be reached"
             ) from error
+
+
+def _missing(client: MlflowClient, run_id: str, path: str) -> str:
+    """Why an artifact is not there. Every run of ours begins with artifacts: without any, they were removed."""
+    if client.list_artifacts(run_id):
+        return f"run {run_id} has no artifact {path}"
+    place = client.get_run(run_id).info.artifact_uri
+    return f"the artifacts of run {run_id} are gone: nothing is left in {place}; bring that folder back"
 
 
 def _may_be_there(run_id: str, path: str) -> bool:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from wsss.errors import UserError
+from wsss.errors import UserError, one_line
+from wsss.tracking.beside import database, settle_addresses
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,6 +43,16 @@ def tracking_uri() -> str:
     import mlflow
 
     uri = mlflow.get_tracking_uri()
+    if uri == _Default.uri:
+        if Path.cwd() == _Default.folder:
+            return uri
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        uri = mlflow.get_tracking_uri()
+    if uri.startswith("sqlite:///") and "%" in uri:
+        if not mlflow.is_tracking_uri_set():
+            _Default.uri, _Default.folder = _unread(uri), Path.cwd()
+        uri = _unread(uri)
+        mlflow.set_tracking_uri(uri)
     if urlsplit(uri).scheme in ("", "file"):
         folder = urlsplit(uri).path
         raise UserError(
@@ -51,6 +61,18 @@ def tracking_uri() -> str:
             "MLFLOW_TRACKING_URI"
         )
     return uri
+
+
+class _Default:
+    """The address that stands for MLflow's default one, and the folder it is the default of."""
+
+    uri = ""
+    folder = Path()
+
+
+def _unread(uri: str) -> str:
+    """The same address in words by which MLflow makes no folder of its quoted name, such as "a%20b" beside "a b"."""
+    return uri.replace("sqlite:", "sqlite+pysqlite:", 1)
 
 
 def mlflow_client() -> MlflowClient:
@@ -74,16 +96,12 @@ def mlflow_client() -> MlflowClient:
         with FileLock(Path(tempfile.gettempdir(), lock)), _impatience():
             client = MlflowClient()
             client.search_experiments(max_results=1)
+            settle_addresses(uri)
             return client
     except MlflowException as error:
         if is_server and error.get_http_status_code() >= 500:
             raise _no_answer(uri, error) from error
         raise UserError(f"the tracking store {_shown(uri)} refuses: {one_line(error)}") from error
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, on one line, the passwords of addresses left out."""
-    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", " ".join(str(error).split()))
 
 
 def _quiet() -> None:
@@ -114,7 +132,13 @@ def _check_database(uri: str) -> None:
     scheme = urlsplit(uri).scheme.partition("+")[0]
     try:
         if scheme == "sqlite":
-            Path(unquote(uri.partition(":///")[2])).parent.mkdir(parents=True, exist_ok=True)
+            file = database(uri)
+            if file is None:
+                raise UserError(
+                    f"{uri} keeps runs in the memory of one process, where they are lost with it; name a file in "
+                    "MLFLOW_TRACKING_URI, such as sqlite:///mlflow.db, or unset it"
+                )
+            file.parent.mkdir(parents=True, exist_ok=True)
         timeout = {"connect_timeout": ANSWER_S} if scheme in ("postgresql", "mysql") else {}
         engine = sqlalchemy.create_engine(uri, connect_args=timeout)
         sqlalchemy.inspect(engine).get_table_names()

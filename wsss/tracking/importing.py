@@ -17,7 +17,7 @@ from wsss.progress import say
 from wsss.storage import inside
 from wsss.tracking import names
 from wsss.tracking.liveness import process_tags
-from wsss.tracking.opening import experiment_id
+from wsss.tracking.opening import new_run
 from wsss.tracking.query import run_of_record, stage_runs
 from wsss.tracking.record import MODEL, RunFile, is_going, last_status, process_of, read_record, sha256
 from wsss.tracking.unsent import FILES
@@ -208,8 +208,7 @@ def finish(client: MlflowClient, record: Record, run: Run) -> None:
 def _create(client: MlflowClient, record: Record) -> str:
     first: dict[str, str] = next((write.body["tags"] for write in record.writes if write.kind == "batch"), {})
     tags = first | {names.RUN_ID: record.file.id} | process_tags()
-    run = client.create_run(experiment_id(client), record.file.start, tags, record.file.title)
-    return str(run.info.run_id)
+    return str(new_run(client, record.file.title, tags, record.file.start).info.run_id)
 
 
 def _state(record: Record) -> str:

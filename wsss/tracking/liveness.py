@@ -76,10 +76,18 @@ def _parts(client: MlflowClient, run: Run) -> list[Run]:
     return list(search(client, parent))
 
 
-def find_interrupted(client: MlflowClient, fingerprint: str) -> Run | None:
-    """The newest run with a method run's fingerprint that did not finish and that no process is working on."""
+def find_interrupted(client: MlflowClient, fingerprint: str, experiment: str | None = None) -> Run | None:
+    """The newest run with a method run's fingerprint that did not finish and that no process is working on.
+
+    Args:
+        client: MLflow's.
+        fingerprint: the run's.
+        experiment: the id of the one to look in; all by default.
+    """
     same = search(client, f"tags.`{names.KIND}` = '{names.METHOD_RUN}' and tags.{names.FINGERPRINT} = '{fingerprint}'")
     for run in same:
+        if experiment not in (None, run.info.experiment_id):
+            continue
         if run.info.status in ("FAILED", "KILLED") or (run.info.status == "RUNNING" and process_gone(run.data.tags)):
             return run
     return None

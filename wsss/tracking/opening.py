@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsss.errors import UserError
+from wsss.errors import UserError, one_line
 from wsss.tracking import names
-from wsss.tracking.connection import one_line
+from wsss.tracking.beside import settle_addresses
 from wsss.tracking.info import RunInfo, user
 from wsss.tracking.liveness import find_interrupted, process_tags
 from wsss.tracking.writes import Write, batch, send
@@ -30,9 +32,9 @@ def open_run(client: MlflowClient, info: RunInfo, parent: str | None) -> Run:
         UserError: MLFLOW_RUN_ID names a run that is not there, or one of another fingerprint.
     """
     given = os.environ.pop(_RUN_ID, None)
-    run = _given(client, given, info.fingerprint) if given else find_interrupted(client, info.fingerprint)
+    run = _given(client, given, info.fingerprint) if given else _interrupted(client, info.fingerprint)
     if run is None:
-        run = _new(client, info)
+        run = new_run(client, info.title, source_tags(info))
     else:
         client.update_run(run.info.run_id, "RUNNING")
         if names.ERROR in run.data.tags:
@@ -43,6 +45,11 @@ def open_run(client: MlflowClient, info: RunInfo, parent: str | None) -> Run:
     for write in (batch(run_id, params=params, tags=tags), Write("inputs", run_id, {"datasets": info.dataset.inputs})):
         send(client, write, run_id, Path())
     return run
+
+
+def _interrupted(client: MlflowClient, fingerprint: str) -> Run | None:
+    """One that was begun in the experiment that a new run would be in, such as that of a search."""
+    return find_interrupted(client, fingerprint, experiment_id(client))
 
 
 def _given(client: MlflowClient, run_id: str, fingerprint: str) -> Run:
@@ -57,24 +64,52 @@ def _given(client: MlflowClient, run_id: str, fingerprint: str) -> Run:
     return run
 
 
-def _new(client: MlflowClient, info: RunInfo) -> Run:
-    from mlflow.exceptions import MlflowException
+def new_run(client: MlflowClient, title: str, tags: Mapping[str, str], start: int | None = None) -> Run:
+    """Begin a run in the experiment of the surroundings, see `experiment_id`.
 
-    try:
-        return client.create_run(experiment_id(client), run_name=info.title, tags=source_tags(info))
-    except MlflowException as error:
-        raise UserError(
-            f"MLflow begins no run in this experiment ({one_line(error)}); name one that exists, or a new one, in "
-            "MLFLOW_EXPERIMENT_NAME"
-        ) from error
+    Args:
+        client: MLflow's.
+        title: the run's name in lists.
+        tags: its first ones.
+        start: milliseconds since 1970; now by default.
+
+    Raises:
+        UserError: there is no such experiment, or it was deleted.
+    """
+    with _refusals():
+        return client.create_run(experiment_id(client), start, dict(tags), title)
 
 
 def experiment_id(client: MlflowClient) -> str:
-    """The id of MLFLOW_EXPERIMENT_NAME (made if new) or MLFLOW_EXPERIMENT_ID, else MLflow's default one."""
+    """The id of MLFLOW_EXPERIMENT_NAME (made if new) or MLFLOW_EXPERIMENT_ID, else MLflow's default one.
+
+    Raises:
+        UserError: MLflow refuses the name.
+    """
     if name := os.environ.get("MLFLOW_EXPERIMENT_NAME"):
-        found = client.get_experiment_by_name(name)
-        return found.experiment_id if found else client.create_experiment(name)
+        with _refusals():
+            found = client.get_experiment_by_name(name)
+            return str(found.experiment_id) if found else _new_experiment(client, name)
     return os.environ.get("MLFLOW_EXPERIMENT_ID", "0")
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise UserError(
+            f"MLflow begins no run in this experiment ({one_line(error).rstrip('.')}); name one that exists, or a new "
+            "one, in MLFLOW_EXPERIMENT_NAME, or bring back a deleted one: mlflow experiments restore -x ID"
+        ) from error
+
+
+def _new_experiment(client: MlflowClient, name: str) -> str:
+    made = client.create_experiment(name)
+    settle_addresses(client.tracking_uri)
+    return str(made)
 
 
 def source_tags(info: RunInfo) -> dict[str, str]:

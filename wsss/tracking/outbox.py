@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from wsss.errors import one_line
 from wsss.storage import disk_errors
-from wsss.tracking.connection import one_line
 from wsss.tracking.forks import fork_lock
 from wsss.tracking.unsent import LOCK, UnsentWrites
 from wsss.tracking.writes import RefusedError, Write, merged, send

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from wsss.commands import command
 from wsss.errors import UserError
+from wsss.progress import say
 from wsss.scores import metric_names
 from wsss.scores.evaluation import Evaluation, decode
 from wsss.tracking import names
@@ -141,7 +142,8 @@ def evaluation(run: RunRecord, split: str, what: str) -> Evaluation | None:
         return None
     try:
         return _evaluation(run.id, split, what)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        say(f"{error}; what is computed from {names.confusion_file(split, what)} is left out")
         return None
 
 

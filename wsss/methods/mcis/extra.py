@@ -125,12 +125,12 @@ def _believed(
             for key, probabilities in zip(chunk, scores, strict=True):
                 believed = believed_tags(tags[key], probabilities, settings.filter_threshold)
                 kept[key.removeprefix(KEY)] = [n for n, has in zip(names, believed, strict=True) if has]
-        (part.out / RECORD).write_text(json.dumps(kept, indent=0))
+        (part.out / RECORD).write_text(json.dumps(kept, indent=0), encoding="utf-8")
         return {}
 
     once(part, ask)
     shutil.copyfile(part.out / RECORD, context.out / RECORD)
-    kept = json.loads((context.out / RECORD).read_text())
+    kept = json.loads((context.out / RECORD).read_text(encoding="utf-8"))
     return {key: np.array([name in kept[key.removeprefix(KEY)] for name in names]) for key in tags}
 
 

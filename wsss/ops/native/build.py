@@ -59,7 +59,7 @@ def compile_library(target: str, folder: Path = SOURCES, extra: tuple[str, ...] 
         made = Path(scratch) / place.name
         options = (*FLAGS, *targets()[target], *extra, "-shared", "-fPIC")
         command = [*compiler.split(), *options, *map(str, sources()), "-o", str(made)]
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        subprocess.run(command, check=True, capture_output=True, encoding="utf-8", errors="replace")
         os.replace(made, place)
     return place
 

@@ -1,0 +1,137 @@
+"""Checking a dataset: its files against the manifest, images, masks and tags against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsss.classes import IGNORE
+from wsss.data import layout
+from wsss.data.agreement import OBJECT_OF_MANY, answers, check_masks
+from wsss.data.changes import Changes, find_changes, mending, name_of
+from wsss.data.images import image_problem, image_size
+from wsss.data.manifest import refresh_manifest
+from wsss.data.masks import check_mask, read_mask
+from wsss.data.palette_png import write_palette_png
+from wsss.data.parallel import each, some
+from wsss.commands import command
+from wsss.errors import UserError
+
+if TYPE_CHECKING:
+    from wsss.data.dataset import Dataset
+
+
+def check(dataset: Dataset, *, thorough: bool, adding: bool = False) -> str:
+    """Check every file of the manifest and every id of every split; see `Dataset.check`.
+
+    Args:
+        dataset: the dataset.
+        thorough: read every file, decode every image and mask, and compare masks with tags.
+        adding: it is just being made, and the user has the options of `wsss data add` at hand.
+
+    Returns:
+        What the user should know though the dataset can be used; often empty.
+    """
+    changes = find_changes(dataset.root, thorough=thorough)
+    problems, values = _look(dataset, thorough)
+    if problems or changes != Changes():
+        raise _refusal(dataset, problems, changes)
+    return _agree(dataset, values, adding)
+
+
+def check_unchanged(dataset: Dataset) -> None:
+    """Check that the files of a dataset are those that were added, and nothing else.
+
+    Raises:
+        UserError: names those that are not.
+    """
+    changes = find_changes(dataset.root)
+    if changes != Changes():
+        raise _refusal(dataset, {}, changes)
+
+
+def accept(dataset: Dataset, max_disagreement: float | None = None, value_255: str | None = None) -> tuple[int, str]:
+    """Take in what changed in a dataset since it was added: its files are checked, and the manifest written anew.
+
+    Args:
+        dataset: the dataset, opened after the change; open it again afterwards.
+        max_disagreement: the share of masks that may disagree with their image's tags from now on.
+        value_255: what 255 stands for where it is all there is beside 0; masks are rewritten for "object".
+
+    Returns:
+        How many files had changed, were new or gone, and what the user should know besides.
+
+    Raises:
+        UserError: what is there now can't be used; nothing is changed then.
+    """
+    said = answers(max_disagreement, value_255)
+    if said.get("value_255") == "object" and len(dataset.classes) > 1:
+        raise UserError(OBJECT_OF_MANY)
+    answered = replace(dataset, settings={**dataset.settings, **said})
+    changes = find_changes(dataset.root, thorough=True)
+    problems, values = _look(dataset, True)
+    if problems:
+        raise UserError(f"dataset {dataset.name} can't be used: {some([*problems.values()])}")
+    rewritten = []
+    if value_255 == "object":
+        rewritten = [path for path, found in values.items() if IGNORE in found]
+        values = {path: frozenset({1 if v == IGNORE else v for v in found}) for path, found in values.items()}
+    note = _agree(answered, values, False)
+    for path in rewritten:
+        write_palette_png(dataset.root / path, read_mask(dataset.root / path, object_255=True))
+    changed = {*changes.changed, *changes.new, *rewritten}
+    if said:
+        layout.write_description(
+            dataset.root, replace(layout.read_description(dataset.root), settings=answered.settings)
+        )
+        changed.add(layout.DESCRIPTION)
+    refresh_manifest(dataset.root, sorted(changed), changes.missing)
+    return len(changed) + len(changes.missing), note
+
+
+def _refusal(dataset: Dataset, problems: Mapping[str, str], changes: Changes) -> UserError:
+    """The error for what is wrong, by the file's relative path or the id, and what changed; each file is named once."""
+    wrong = [some([*problems.values()])] if problems else []
+    mend = f"; {mending(dataset.root)}" if changes != Changes() else ""
+    return UserError(f"dataset {dataset.name} can't be used: {', '.join([*wrong, *changes.sentences(problems)])}{mend}")
+
+
+def _agree(dataset: Dataset, values: dict[str, frozenset[int]], adding: bool) -> str:
+    by_id = {Path(path).stem: found for path, found in values.items()}
+    paths = {Path(path).stem: dataset.root / path for path in values}
+    answer = f"`{command('wsss', 'data', 'accept', name_of(dataset.root))} ANSWER`"
+    return check_masks(by_id, paths, dataset, "say so with ANSWER" if adding else f"{answer} says so")
+
+
+def _look(dataset: Dataset, thorough: bool) -> tuple[dict[str, str], dict[str, frozenset[int]]]:
+    """What is wrong, by the file's relative path or the id, and the values in each mask where all were looked at."""
+    ids = sorted({id for split in dataset.splits.values() for id in split})
+    found = each(lambda id: _look_at(dataset, id, thorough), ids, "checking")
+    problems = {path: problem for these, _ in found for path, problem in these.items()}
+    return problems, {path: values for _, these in found for path, values in these.items()}
+
+
+def _look_at(dataset: Dataset, id: str, thorough: bool) -> tuple[dict[str, str], dict[str, frozenset[int]]]:
+    problems: dict[str, str] = {}
+    values: dict[str, frozenset[int]] = {}
+    if not dataset.has_tags(id):
+        problems[id] = f"{id} has no row in {layout.TAGS}"
+    if not dataset.has_image(id):
+        return {**problems, id: f"{id} is in a list but has no image in {layout.IMAGES}"}, {}
+    path = dataset.image_path(id)
+    relative = path.relative_to(dataset.root).as_posix()
+    if problem := image_problem(path, decode=thorough, upright=dataset.kind == "folder"):
+        return {**problems, relative: f"image {relative} {problem}"}, {}
+    for folder in (layout.MASKS, layout.MASKS_AUG):
+        mask = f"{folder}/{id}.png"
+        if (dataset.root / mask).exists():
+            try:
+                size = image_size(path)
+                seen = check_mask(dataset.root / mask, f"mask {mask}", size, dataset.classes, decode=thorough)
+                if thorough and not values:
+                    values[mask] = seen
+            except UserError as error:
+                problems[mask] = str(error)
+    return problems, values

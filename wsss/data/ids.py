@@ -1,0 +1,192 @@
+"""Ids: what an image is called, found among files, and found again in the rows, lists and masks that people write.
+
+An id is the name of the image's file without its suffix, as it is on disk. Everything that names an image, a row of a
+CSV or npz file, a line of a list, the file of a mask or of boxes, comes through `fit`, which refuses two for one image.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsss.data.images import SUFFIXES
+from wsss.data.parallel import some
+from wsss.errors import UserError
+
+_RESERVED = "__metadata__"
+"""What safetensors keeps for itself among the names in a file."""
+
+
+def image_id(name: str) -> str:
+    """The id of an image: its file name without folder and without the suffix of an image, if it has one."""
+    path = Path(name)
+    return path.stem if path.suffix.lower() in SUFFIXES else path.name
+
+
+def shown(name: str) -> str:
+    """A name as messages show it: as it is, but in quotes and escaped where the eye would miss a part of it."""
+    return name if name.isprintable() and name == name.strip() and name else ascii(name)
+
+
+def files_by_id(
+    folder: Path, suffixes: frozenset[str] = SUFFIXES, *, below: bool = False, apart: Path | None = None
+) -> dict[str, Path]:
+    """The files of a folder by id; hidden ones are left out, and no such folder is an empty one.
+
+    Args:
+        folder: where they lie.
+        suffixes: of the files that count, in small letters.
+        below: look into subfolders too, also into those that are links; each folder is looked into once.
+        apart: a folder below that is left out.
+
+    Raises:
+        UserError: a folder that can't be listed, two files of one id, or a name that can't be an id; all are named.
+    """
+    if not folder.is_dir():
+        return {}
+    found: dict[str, list[Path]] = defaultdict(list)
+    for file in _files(folder, below, apart):
+        if file.suffix.lower() in suffixes:
+            found[file.stem].append(file)
+    places = [shown(str(file.relative_to(folder))) for files in found.values() for file in files if _is_no_file(file)]
+    if places:
+        raise UserError(f"{folder}: {some(places)} have the names of images and are no files; move them away")
+    if wrong := [shown(files[0].name) for id, files in found.items() if not _can_be_an_id(id)]:
+        raise UserError(
+            f"{folder}: {some(wrong)} can't be the name of an image: names are UTF-8, not blank, without line breaks, "
+            f"and not {_RESERVED}; rename the file"
+        )
+    clashes = [files for files in found.values() if len({os.path.realpath(file) for file in files}) > 1]
+    if double := [" and ".join(shown(str(file.relative_to(folder))) for file in files) for files in clashes]:
+        raise UserError(
+            f"files in {folder} are known by their name without suffix; these clash, rename one: {some(double)}"
+        )
+    return {id: files[0] for id, files in found.items()}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Which images the names in a file, or of files, mean.
+
+    Attributes:
+        positions: id of an image to the position of its name.
+        strangers: the positions of the names that mean no image.
+    """
+
+    positions: Mapping[str, int]
+    strangers: Sequence[int]
+
+
+def fit(names: Sequence[str], images: Mapping[str, Path], where: str, places: Sequence[str]) -> Fit:
+    """Find the image that each name means.
+
+    A name is an id or a file name, as it is on disk; else one after a path of Unix or Windows, or with another image
+    suffix; else the same but for spaces around it and the form of Unicode (composed or not). A name that is one image's
+    file name and another's id is what all names of the file are, file names or ids.
+
+    Args:
+        names: as they are written.
+        images: id to file.
+        where: the names come from, for the messages.
+        places: where in it each stands, for the messages, such as "line 3".
+
+    Raises:
+        UserError: two names of one image, or a name that may mean two images; all are named.
+    """
+    candidates = _candidates(names, images)
+    if unclear := [position for position, ids in enumerate(candidates) if len(ids) > 1]:
+        raise UserError(
+            f"{where} names {some([f'{shown(names[at])} ({places[at]})' for at in unclear])}, which may be more than "
+            f"one image ({some(sorted(map(shown, candidates[unclear[0]])))}); rename one of the files"
+        )
+    positions: dict[str, int] = {}
+    double, strangers = [], []
+    for position, ids in enumerate(candidates):
+        for id in ids:
+            if positions.setdefault(id, position) != position:
+                double.append(f"{shown(id)} ({places[positions[id]]} and {places[position]})")
+        if not ids:
+            strangers.append(position)
+    if double:
+        raise UserError(f"{where} names {some(double)} more than once; every image once")
+    return Fit(positions, strangers)
+
+
+def fit_files(files: Mapping[str, Path], images: Mapping[str, Path], where: Path) -> tuple[dict[str, Path], list[str]]:
+    """The files that belong to images, such as masks, by the id of their image; and the names of those that don't.
+
+    Args:
+        files: name without suffix to file.
+        images: id to image file.
+        where: the files lie, for the messages.
+
+    Raises:
+        UserError: two files for one image, see `fit`.
+    """
+    paths = list(files.values())
+    found = fit(list(files), images, str(where), [shown(path.name) for path in paths])
+    return {id: paths[at] for id, at in found.positions.items()}, [shown(paths[at].name) for at in found.strangers]
+
+
+def _files(folder: Path, below: bool, apart: Path | None) -> Iterator[Path]:
+    """The files that are not hidden, sorted within each folder."""
+    refused: list[OSError] = []
+    seen = {os.path.realpath(apart)} if apart else set()
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=refused.append):
+        real = os.path.realpath(parent)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if below and real not in seen else []
+        if real not in seen:
+            yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
+        seen.add(real)
+    if refused:
+        named = [f"{shown(str(error.filename))} ({(error.strerror or str(error)).lower()})" for error in refused]
+        raise UserError(f"these folders can't be listed: {some(named)}; change their permissions or move them away")
+
+
+def _is_no_file(path: Path) -> bool:
+    """Whether something else lies there, such as a pipe, which would be waited for."""
+    return os.path.exists(path) and not os.path.isfile(path)
+
+
+def _can_be_an_id(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return bool(name.strip()) and name != _RESERVED and "\n" not in name and "\r" not in name
+
+
+def _candidates(names: Sequence[str], images: Mapping[str, Path]) -> list[set[str]]:
+    ids = {id: id for id in images}
+    file_names = {file.name: id for id, file in images.items()}
+    exact, loose = _table((ids, file_names)), _table((ids, file_names), _plain)
+    found = [_look_up(name, exact, loose) for name in names]
+    if any(len(candidates) > 1 for candidates in found):
+        readings = [[column[name] for name in names] for column in (file_names, ids) if column.keys() >= set(names)]
+        if len(readings) == 1:
+            return [{id} for id in readings[0]]
+    return found
+
+
+def _table(columns: Iterable[Mapping[str, str]], form: Callable[[str], str] = str) -> Mapping[str, set[str]]:
+    table: dict[str, set[str]] = {}
+    for column in columns:
+        for name, id in column.items():
+            table.setdefault(form(name), set()).add(id)
+    return table
+
+
+def _look_up(name: str, exact: Mapping[str, set[str]], loose: Mapping[str, set[str]]) -> set[str]:
+    written = (name, name.rpartition("/")[2], name.replace("\\", "/").rpartition("/")[2])
+    forms = [form for form in (*written, *map(image_id, written), *(image_id(text.strip()) for text in written)) if form]
+    hits = [exact[form] for form in forms if form in exact]
+    hits += [loose[_plain(form)] for form in forms if _plain(form) in loose]
+    return hits[0] if hits else set()
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip()

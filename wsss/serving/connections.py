@@ -1,0 +1,58 @@
+"""Connections to the server: how many there are, and how long one may do nothing.
+
+uvicorn bounds neither: a client that connects and says nothing, or does not take its answer, holds a connection for
+ever, and where there are no more descriptors nobody is answered, health checks included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import cast
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+MAX_CONNECTIONS = 512
+CHECK_S = 20
+"""A client on whom the server has waited at two checks in turn is let go; not less than `uploads.DRAIN_S`."""
+
+
+class BoundedConnection(H11Protocol):
+    """A connection that makes room where there are too many, and ends where its client does nothing."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Let go of the connection that has waited longest for its client if there are too many, or else of this."""
+        super().connection_made(transport)
+        self._since, self._waited_in = self.loop.time(), cast(object, self)
+        if len(self.connections) > MAX_CONNECTIONS:
+            others = [other for other in self.connections if isinstance(other, BoundedConnection) and other is not self]
+            idle = [other for other in others if other._waits_for_client()]
+            if not idle:
+                transport.write(_refusal())
+                transport.close()
+                return
+            min(idle, key=lambda other: other._since).transport.abort()
+        self.loop.call_later(CHECK_S, self._check)
+
+    def _waits_for_client(self) -> bool:
+        """For a request or for an answer to be taken; bodies that are read have limits of their own."""
+        return self.cycle is None or self.cycle.response_started
+
+    def _check(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self._waits_for_client() and self._waited_in is self.cycle:
+            self.transport.abort()
+            return
+        self._waited_in = self.cycle if self._waits_for_client() else self
+        self.loop.call_later(CHECK_S, self._check)
+
+
+def _refusal() -> bytes:
+    detail = f"there are {MAX_CONNECTIONS} connections already; send this again later"
+    body = json.dumps({"detail": detail}).encode()
+    head = (
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 2\r\n"
+        f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
