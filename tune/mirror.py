@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from tune.search import Candidate
 from tune.study import COMPLETE, FAILED, PRUNED, Study, TrialRecord
+from wsss.errors import one_line
 from wsss.progress import say
 from wsss.tracking import names
-from wsss.tracking.connection import one_line
 from wsss.tracking.info import user
 from wsss.tracking.query import every
 from wsss.tracking.writes import RefusedError, Write, batch, send
