@@ -141,9 +141,8 @@ class Mirror:
     def _learn(self, record: TrialRecord) -> None:
         """Keep which trial computed a step."""
         for step in record.facts.get("steps", []):
-            if step["how"] == "computed":
-                for fingerprint in step["fingerprints"]:
-                    self._computed.setdefault(fingerprint, record.number)
+            for fingerprint in step["computed"]:
+                self._computed.setdefault(fingerprint, record.number)
 
     def _with_origin(self, step: dict[str, Any]) -> dict[str, Any]:
         """A step's facts with the run that computed it: a trial's, or that of the search, which has the shared ones."""

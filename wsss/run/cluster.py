@@ -15,6 +15,7 @@ import grpc
 import ray
 import torch
 
+from wsss.commands import READER_PATH
 from wsss.errors import UserError, one_line
 from wsss.process import CORES, own_cores
 
@@ -28,7 +29,9 @@ ADDRESS = "RAY_ADDRESS"
 _ANSWER_S = 8
 _OBJECT_STORE = 200 * 2**20
 _FORWARDED = ("WSSS_", "MLFLOW_", "AWS_", "TORCH_HOME")
-_OF_ONE_PROCESS = (CORES, "MLFLOW_RUN_ID")
+WORKER_FOLDER = "WSSS_WORKER_FOLDER"
+"""On a machine of a cluster: where its workers keep scratch, cache and datasets, instead of the driver's folder."""
+_OF_ONE_PROCESS = (CORES, "MLFLOW_RUN_ID", WORKER_FOLDER, READER_PATH)
 
 
 @dataclass(frozen=True)
