@@ -70,13 +70,17 @@ class Share:
     @classmethod
     def of(cls, slots: Slots, variables: dict[str, str] | None = None) -> Share:
         """That of a worker in a slot: this process's WSSS_*, MLFLOW_*, AWS_* and TORCH_HOME, and variables besides."""
-        known = {k: v for k, v in os.environ.items() if k.startswith(_FORWARDED) and k not in _OF_ONE_PROCESS}
-        return cls(max(1, int(slots.cores)), known | (variables or {}))
+        return cls(max(1, int(slots.cores)), forwarded() | (variables or {}))
 
     def take(self) -> None:
         """Make it this process's."""
         os.environ.update({**self.variables, CORES: str(self.cores)})
         torch.set_num_threads(own_cores())
+
+
+def forwarded() -> dict[str, str]:
+    """The variables of this process that work elsewhere needs, passwords among them."""
+    return {k: v for k, v in os.environ.items() if k.startswith(_FORWARDED) and k not in _OF_ONE_PROCESS}
 
 
 class _Worker:
