@@ -1,4 +1,4 @@
-"""A search on a cluster of two machines that see neither the driver's folder nor its variables, with a store on S3."""
+"""A search on a cluster of machines that see neither the driver's folder nor its variables, with a store on S3."""
 
 from __future__ import annotations
 
@@ -7,24 +7,33 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import sqlite3
+import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import boto3
 import pytest
+import torch
 from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
+from safetensors.torch import save_file
 
+from tune.machines import looked_at
 from tune.mirror import TRIAL
 from tune.parent import SEARCH as SEARCH_NAME
+from tune.search import plan_search
+from tune.trial import Surroundings
 from wsss.data.shapes import make_shapes
-from wsss.run.cluster import WORKER_FOLDER
+from wsss.errors import UserError
+from wsss.run.cluster import WORKER_FOLDER, Share, connected, machines, slots_of
 from wsss.tracking import names
 
 SEARCH = ("--method", "cam,affinity,wildcat", "--trials", "6")
@@ -35,7 +44,7 @@ ENDED = ("COMPLETE", "PRUNED", "FAIL")
 
 @dataclass
 class Machines:
-    """Two of them, each with one core and a folder of its own."""
+    """One or two, each with one core and a folder of its own."""
 
     cluster: Cluster
     folders: list[Path]
@@ -48,7 +57,7 @@ class Machines:
 
 
 @pytest.fixture(scope="module")
-def there(tmp_path_factory) -> Iterator[Machines]:
+def there(starting, tmp_path_factory) -> Iterator[Machines]:
     """A cluster that was started without the variables that runs need."""
     folders = [tmp_path_factory.mktemp(f"machine-{number}") for number in range(2)]
     with pytest.MonkeyPatch.context() as patch:
@@ -58,7 +67,6 @@ def there(tmp_path_factory) -> Iterator[Machines]:
             if name.startswith(("WSSS_", "MLFLOW_TRACKING", "MLFLOW_EXPERIMENT", "AWS_")):
                 patch.delenv(name)
         machines = Machines(Cluster(), folders)
-        machines.add()
         machines.add()
         yield machines
         machines.cluster.shutdown()
@@ -83,12 +91,95 @@ def workspace(there, s3, template, tmp_path_factory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture
-def bucket(s3, workspace, request, monkeypatch) -> str:
-    """A store of each test's own, which remembers all that was ever written."""
+@contextmanager
+def bucket(s3: str, name: str) -> Iterator[str]:
+    """A store of its own, which remembers all that was ever written."""
     boto3.client("s3").put_bucket_versioning(Bucket="bucket", VersioningConfiguration={"Status": "Enabled"})
-    monkeypatch.setenv("WSSS_STORE", f"{s3}/{request.node.name}")
-    return f"{s3}/{request.node.name}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WSSS_STORE", f"{s3}/{name}")
+        yield f"{s3}/{name}"
+
+
+class Server:
+    """A tracking server behind a door that can be shut."""
+
+    def __init__(self, folder: Path) -> None:
+        self.away = threading.Event()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        words = [
+            "--backend-store-uri",
+            f"sqlite:///{folder}/mlflow.db",
+            "--artifacts-destination",
+            f"{folder}/artifacts",
+        ]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *words, "--port", str(self._port), "--workers", "1"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._door.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._door.accept()
+                if self.away.is_set():
+                    client.close()
+                    continue
+                inside = socket.create_connection(("127.0.0.1", self._port))
+            except OSError:
+                return
+            for source, target in ((client, inside), (inside, client)):
+                threading.Thread(target=self._pass, args=(source, target), daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            source.settimeout(0.2)
+            while not self.away.is_set():
+                try:
+                    if not (data := source.recv(1 << 16)):
+                        break
+                    target.sendall(data)
+                except TimeoutError:
+                    continue
+        for each in (source, target):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def wait(self) -> None:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            with suppress(OSError):
+                socket.create_connection(("127.0.0.1", self._port)).close()
+                return
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        self._door.close()
+        self._process.terminate()
+        self._process.wait()
+
+
+@pytest.fixture(scope="module")
+def starting(template, tmp_path_factory) -> Iterator[Server]:
+    """It takes seconds to start, so it does while the cluster does."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(template, folder / "mlflow.db")
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        database.execute("UPDATE experiments SET artifact_location = 'mlflow-artifacts:/0'")
+    server = Server(folder)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(starting) -> Server:
+    starting.wait()
+    return starting
 
 
 @dataclass
@@ -191,39 +282,101 @@ def steps_of(study: str) -> list[list[dict]]:
         return [json.loads(json.loads(text))["steps"] for (text,) in database.execute(query, (study,))]
 
 
-def assert_whole(study: str, store: str) -> dict[str, str]:
+def assert_whole(study: str, trials: int = 6) -> dict[str, str]:
     """Every trial ended once, has one run, and no step was computed twice; the runs."""
-    assert len(states(study)) == 6 and set(states(study)) <= {"COMPLETE", "PRUNED"}
+    assert len(states(study)) == trials and set(states(study)) <= {"COMPLETE", "PRUNED"}
     runs = trial_runs(study)
-    assert sorted(runs) == [str(number) for number in range(6)]
+    assert sorted(runs) == [str(number) for number in range(trials)]
     assert {MlflowClient().get_run(run).info.status for run in runs.values()} <= {"FINISHED", "KILLED"}
     computed = Counter(each for steps in steps_of(study) for step in steps for each in step["computed"])
     assert computed and set(computed.values()) == {1}
     return runs
 
 
-def test_a_worker_machine_dies_in_the_middle_of_a_search_over_three_methods(there, workspace, bucket):
-    driver = Driver.start(*SEARCH, *TINY, "--name", "three", "--retries=2")
-    wait_for(lambda: ended("three") >= 1, driver)
-    there.cluster.remove_node(there.cluster.list_all_nodes()[-1], allow_graceful=False)
-    before = trial_runs("three")
-    driver.end()
-    there.add()
-    assert before.items() <= assert_whole("three", bucket).items()
-    again = {step for step, which in uploads(bucket).items() if len(which) > 1}
+@pytest.fixture(scope="module")
+def killed(there, workspace, s3) -> dict[str, str]:
+    """A search whose driver was killed three times; the runs that trials had when it was."""
+    resume = ("--resume", "killed", "--trials", "6")
+    with bucket(s3, "killed"):
+        Driver.start(*SEARCH, *TINY, "--name", "killed").kill_when(lambda: "RUNNING" in states("killed"))
+        Driver.start(*resume).kill_when(lambda: ended("killed") >= 1)
+        first = trial_runs("killed")
+        Driver.start(*resume).kill_when(lambda: ended("killed") >= 4)
+        runs = trial_runs("killed") | first
+        Driver.start(*resume).end()
+    return runs
+
+
+@pytest.fixture(scope="module")
+def bereft(there, workspace, s3) -> dict[str, str]:
+    """The same search, where a machine was killed; the runs that trials had when it was."""
+    with bucket(s3, "bereft"):
+        lost = there.add()
+        driver = Driver.start(*SEARCH, *TINY, "--name", "bereft", "--retries=2")
+        wait_for(lambda: ended("bereft") >= 1, driver)
+        there.cluster.remove_node(lost, allow_graceful=False)
+        runs = trial_runs("bereft")
+        driver.end()
+    return runs
+
+
+def test_a_driver_killed_at_three_moments_goes_on_under_the_same_runs(killed):
+    assert killed and killed.items() <= assert_whole("killed").items()
+
+
+def test_a_machine_that_dies_in_the_middle_loses_no_trial_and_no_step_is_computed_twice(bereft, there, workspace, s3):
+    assert bereft.items() <= assert_whole("bereft").items()
+    again = {step for step, which in uploads(f"{s3}/bereft").items() if len(which) > 1}
     assert len(again) <= 1, again  # what the machine was in the middle of publishing
     assert not (workspace / "work" / "scratch").exists()
     for folder in there.folders:
         assert len(list(folder.glob("*/data/little/SegmentationClass/*.png"))) == 2, "the masks of dev came along"
 
 
-def test_a_driver_killed_at_three_moments_goes_on_and_tries_the_same(there, workspace, bucket):
-    Driver.start(*SEARCH, *TINY, "--name", "killed").kill_when(lambda: "RUNNING" in states("killed"))
-    resume = ("--resume", "killed", "--trials", "6")
-    Driver.start(*resume).kill_when(lambda: ended("killed") >= 1)
-    before = trial_runs("killed")
-    Driver.start(*resume).kill_when(lambda: ended("killed") >= 4)
-    before |= {number: run for number, run in trial_runs("killed").items() if number not in before}
-    Driver.start(*resume).end()
-    assert before.items() <= assert_whole("killed", bucket).items()
-    assert configurations("killed") == configurations("three")
+def test_what_is_tried_does_not_depend_on_who_was_killed(killed, bereft):
+    assert configurations("killed") == configurations("bereft")
+
+
+def test_a_tracking_server_that_is_away_for_seconds_loses_nothing(there, workspace, s3, server, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    with bucket(s3, "away"):
+        driver = Driver.start("--method", "cam", "--trials", "3", *TINY, "--name", "away")
+        wait_for(lambda: "RUNNING" in states("away"), driver)
+        server.away.set()
+        wait_for(lambda: ended("away") >= 1 and "does not answer" in driver.log.read_text(), driver)
+        server.away.clear()
+        driver.end()
+    assert_whole("away", 3)
+    client = MlflowClient()
+    for run in trial_runs("away").values():
+        assert client.get_run(run).data.metrics.keys() >= {
+            "seconds",
+            "dev/labels_crf/miou",
+            "dev/labels_crf/miou/so_far",
+        }
+
+
+def test_what_would_fail_there_is_said_before_the_first_trial(there, workspace, s3, monkeypatch):
+    """Without a trial, in one sentence each, on machines that are what they say."""
+
+    def look(**fixed: str) -> Surroundings:
+        search = plan_search("cam", "demo", "little", fixed={"localize.train.crop": "33", **fixed})
+        around = Surroundings(search, os.getcwd(), Share.of(slots_of(machines())), ("", 0))
+        with looked_at(around, there.cluster.address, machines()) as same:
+            return same
+
+    with bucket(s3, "looked-at") as store, connected(there.cluster.address):
+        around = look()
+        assert around.device == "cpu" and list(around.travels) == ["little"]
+        assert around.share.variables["WSSS_STORE"] == store
+        save_file({"weight": torch.zeros(1)}, "mine.safetensors")
+        with pytest.raises(UserError, match=r"can't reach \(.*: localize.train.weights = mine.safetensors\); put it"):
+            look(**{"localize.train.weights": "mine.safetensors"})
+        look(**{"localize.train.weights": str(Path("mine.safetensors").absolute())})
+        monkeypatch.setenv("WSSS_STORE", "/proc/self/cwd/store")  # another place for each process
+        with pytest.raises(UserError, match="is not shared by all machines .*: what this process wrote is not there"):
+            look()
+        monkeypatch.setattr("tune.machines.code_digest", lambda: "0.0.9-other")
+        with pytest.raises(UserError, match=r"the code on .* is not that of this process \(0.0.9-other\)"):
+            look()
