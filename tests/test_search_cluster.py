@@ -36,7 +36,7 @@ from wsss.errors import UserError
 from wsss.run.cluster import WORKER_FOLDER, Share, connected, machines, slots_of
 from wsss.tracking import names
 
-SEARCH = ("--method", "cam,affinity,wildcat", "--trials", "6")
+SEARCH = ("--method", "cam,affinity,wildcat", "--trials", "6", "--device", "cpu")
 FIX = ["localize.train.epochs=1", "localize.train.crop=33", "refine.train.epochs=1", "refine.train.crop=41"]
 TINY = ["--preset", "demo", "--data", "little", "--sampler", "random", *(f"--fix={pair}" for pair in FIX)]
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
@@ -44,7 +44,7 @@ ENDED = ("COMPLETE", "PRUNED", "FAIL")
 
 @dataclass
 class Machines:
-    """One or two, each with one core and a folder of its own."""
+    """One or two, each with one core and a folder of its own; the first has a GPU, as far as Ray knows."""
 
     cluster: Cluster
     folders: list[Path]
@@ -52,7 +52,10 @@ class Machines:
     def add(self):
         number = len(self.cluster.list_all_nodes())
         return self.cluster.add_node(
-            num_cpus=1, object_store_memory=100 * 2**20, env_vars={WORKER_FOLDER: str(self.folders[number])}
+            num_cpus=1,
+            num_gpus=0 if number else 1,
+            object_store_memory=100 * 2**20,
+            env_vars={WORKER_FOLDER: str(self.folders[number])},
         )
 
 
@@ -341,12 +344,12 @@ def test_a_tracking_server_that_is_away_for_seconds_loses_nothing(there, workspa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     with bucket(s3, "away"):
-        driver = Driver.start("--method", "cam", "--trials", "3", *TINY, "--name", "away")
+        driver = Driver.start("--method", "cam", "--trials", "3", "--gpus", "0.5", *TINY, "--name", "away")
         wait_for(lambda: "RUNNING" in states("away"), driver)
         server.away.set()
         wait_for(lambda: ended("away") >= 1 and "does not answer" in driver.log.read_text(), driver)
         server.away.clear()
-        driver.end()
+        assert "torch can use none of the GPUs" in driver.end()
     assert_whole("away", 3)
     client = MlflowClient()
     for run in trial_runs("away").values():

@@ -149,6 +149,8 @@ def test_a_machine_that_does_not_see_the_folder_works_in_one_of_its_own(
     dataset = prepare(around)
     assert dataset.digest == tiny_shapes.digest and dataset.root.is_relative_to(tmp_path / "cache" / "wsss")
     assert Path.cwd() == own_folder(around)
+    with pytest.raises(UserError, match="does not see .*driver, and came after the others"):
+        prepare(replace(around, travels={}))
     marker.touch()
     assert sees_workspace(around) and prepare(around).root == tiny_shapes.root
     assert Path.cwd() == tmp_path / "driver"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +87,11 @@ def prepare(around: Surroundings) -> Dataset:
     if sees_workspace(around):
         os.chdir(around.workspace)
         return open_dataset(around.search.data)
+    if not around.travels:
+        raise UserError(
+            f"machine {socket.gethostname()} does not see {around.workspace}, and came after the others were sent the "
+            "data; start the search again"
+        )
     folder = own_folder(around)
     os.chdir(folder)
     store = storage.store_address()
