@@ -89,6 +89,8 @@ def test_where_a_job_begins_it_has_them_and_the_letter_is_gone(cluster: Client) 
     look = "import os, json; print(json.dumps([dict(os.environ), os.listdir('.')]))"
     jobs.submit(["python", "-c", look, "little"], jobs.ADDRESS)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("WSSS_", "AWS_", "MLFLOW_"))}
+    config = {"runtime_env": {"working_dir": "gcs://package.zip", "py_modules": ["gcs://code.zip"]}}
+    environment["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps(config)
     words = shlex.split(cluster.entrypoint)
     assert words[:3] == ["python", "-m", "wsss.run.jobs"]
     done = subprocess.run(
@@ -96,6 +98,8 @@ def test_where_a_job_begins_it_has_them_and_the_letter_is_gone(cluster: Client) 
     )
     variables, names = json.loads(done.stdout)
     assert SECRETS.items() <= variables.items() and "WSSS_CORES" not in variables and names == ["data"]
+    workers = json.loads(variables["RAY_JOB_CONFIG_JSON_ENV_VAR"])["runtime_env"]
+    assert workers == {"py_modules": ["gcs://code.zip"]}, "the letter is not copied to other machines"
     there = open_dataset(cluster.kept / "data" / "little")
     here = open_dataset("little")
     assert there.digest == here.digest

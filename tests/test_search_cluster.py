@@ -37,7 +37,7 @@ from wsss.run.cluster import WORKER_FOLDER, Share, connected, machines, slots_of
 from wsss.tracking import names
 
 SEARCH = ("--method", "cam,affinity,wildcat", "--trials", "6", "--device", "cpu")
-FIX = ["localize.train.epochs=1", "localize.train.crop=33", "refine.train.epochs=1", "refine.train.crop=41"]
+FIX = ("localize.train.epochs=1", "localize.train.crop=33", "refine.train.epochs=1", "refine.train.crop=41")
 TINY = ["--preset", "demo", "--data", "little", "--sampler", "random", *(f"--fix={pair}" for pair in FIX)]
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
 
@@ -344,7 +344,7 @@ def test_a_tracking_server_that_is_away_for_seconds_loses_nothing(there, workspa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     with bucket(s3, "away"):
-        driver = Driver.start("--method", "cam", "--trials", "3", "--gpus", "0.5", *TINY, "--name", "away")
+        driver = Driver.start("--method", "cam", "--trials", "3", "--gpus", "0.5", *TINY[:-2], "--name", "away")
         wait_for(lambda: "RUNNING" in states("away"), driver)
         server.away.set()
         wait_for(lambda: ended("away") >= 1 and "does not answer" in driver.log.read_text(), driver)

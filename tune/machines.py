@@ -191,9 +191,13 @@ def _ask(around: Surroundings, store: str, named: list[Named], there: list[Machi
         found = []
         for task in done:
             facts = _answer(task, nodes[tasks[task]]["NodeManagerHostname"])
+            if facts is None:
+                continue
             if not facts.store and not storage.exists(storage.join(probe, tasks[task])):
                 facts = replace(facts, store="what it writes is not seen here")
             found.append(facts)
+        if not found:
+            raise UserError("the cluster's machines went away while they were looked at; start it and try again")
         return found
     except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError):
         raise UserError(
@@ -204,9 +208,17 @@ def _ask(around: Surroundings, store: str, named: list[Named], there: list[Machi
         storage.remove(probe)
 
 
-def _answer(task: Any, host: str) -> Facts:
+def _answer(task: Any, host: str) -> Facts | None:
+    """What a machine says; None of one that is no more: Ray lists a dead one for a while.
+
+    Raises:
+        UserError: it can't run the question.
+    """
     try:
         facts: Facts = ray.get(task)
+    except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError):
+        say(f"machine {host} of the cluster is gone")
+        return None
     except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError):
         raise
     except ray.exceptions.RayTaskError as error:

@@ -8,6 +8,7 @@ which the job takes away when it begins. Datasets go through the store.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import shutil
@@ -31,6 +32,8 @@ from wsss.run.cluster import forwarded
 LETTER = "job.json"
 STORE, TRACKING, STUDIES = "WSSS_STORE", "MLFLOW_TRACKING_URI", "WSSS_STUDIES"
 ADDRESS = "http://127.0.0.1:8265"
+_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Where Ray tells a job's driver what its workers get."""
 _ANSWER_S = 8
 _MOST_BYTES = 100 * 2**20
 _SECRETS = ("KEY", "SECRET", "TOKEN", "PASSWORD", "CREDENTIAL")
@@ -89,6 +92,10 @@ def begin(words: Sequence[str]) -> None:
     letter = json.loads(Path(LETTER).read_text(encoding="utf-8"))
     Path(LETTER).unlink()
     os.environ.update(letter["variables"])
+    if _CONFIG in os.environ:  # the job's own machine is the only one that gets the letter
+        config = json.loads(os.environ[_CONFIG])
+        config.get("runtime_env", {}).pop("working_dir", None)
+        os.environ[_CONFIG] = json.dumps(config)
     for path, key in letter["datasets"].items():
         fetch_dataset(storage.store_address(), key, letter["splits"], storage.inside(".", path))
     program = sys.executable if words[0] == "python" else words[0]
@@ -115,6 +122,7 @@ def _client(address: str) -> Any:
         raise UserError(
             f"no Ray dashboard answers at {address} ({one_line(error)}); name what `ray start` printed by --address"
         ) from None
+    logging.getLogger("ray").setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address)
     except AuthenticationError:
