@@ -21,6 +21,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+import ray
 import torch
 from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
@@ -369,6 +370,9 @@ def test_what_would_fail_there_is_said_before_the_first_trial(there, workspace, 
         with looked_at(around, there.cluster.address, machines()) as same:
             return same
 
+    def refuse(_: object) -> None:
+        raise ray.exceptions.ObjectStoreFullError
+
     with bucket(s3, "looked-at") as store, connected(there.cluster.address):
         around = look()
         assert around.device == "cpu" and list(around.travels) == ["little"]
@@ -377,6 +381,10 @@ def test_what_would_fail_there_is_said_before_the_first_trial(there, workspace, 
         with pytest.raises(UserError, match=r"can't reach \(.*: localize.train.weights = mine.safetensors\); put it"):
             look(**{"localize.train.weights": "mine.safetensors"})
         look(**{"localize.train.weights": str(Path("mine.safetensors").absolute())})
+        with monkeypatch.context() as patch:
+            patch.setattr(ray, "put", refuse)
+            with pytest.raises(UserError, match="the cluster's object store is full; wait until other work"):
+                look()
         monkeypatch.setenv("WSSS_STORE", "/proc/self/cwd/store")  # another place for each process
         with pytest.raises(UserError, match="is not shared by all machines .*: what this process wrote is not there"):
             look()

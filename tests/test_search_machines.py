@@ -197,3 +197,20 @@ def test_a_step_that_was_run_in_pieces_says_which_it_computed() -> None:
     steps = [measure.StepFact("refine.crf", "x", name, how, 1.0) for name, how in (("a", "computed"), ("b", "reused"))]
     [fact] = facts_of(measure.Measured(0.0, None, 2, 2, steps))
     assert fact["how"] == "computed" and fact["fingerprints"] == ["a", "b"] and fact["computed"] == ["a"]
+
+
+def test_a_shared_step_without_a_network_runs_without_the_gpu_of_the_one_before(
+    tiny_shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BFLOAT16, "")
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.chdir(tmp_path)
+    ran = []
+    monkeypatch.setattr(measure.StepRunner, "run", lambda self, planned, report: ran.append((planned.key, self.device)))
+    monkeypatch.setattr(measure.StepStore, "manifest", lambda *_: {"seconds": 1.0})
+    monkeypatch.setattr(measure.StepRunner, "fingerprint", lambda *_: "")
+    around = surroundings(tiny_shapes, search=plan(tiny_shapes, "affinity"), device="cuda")
+    chain = next(s.chain for s in shared.shared_steps(around).values() if s.planned.key == "refine.labels")
+    with pytest.raises(AttributeError):  # nothing was really run
+        shared._compute._function(around, chain[-1:])
+    assert ran == [("refine.labels", torch.device("cpu"))]

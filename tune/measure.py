@@ -145,7 +145,7 @@ def measure(
     """
     head, tail = parts(plan, objective)
     runner = StepRunner(dataset, rng, place.device, place.work, place.store, wait=True)
-    facts = [_run(runner, planned, place, report) for planned in head]
+    facts = [run_step(runner, planned, place, report) for planned in head]
     if not tail:
         value = runner.results[objective.step].metrics[objective.metric]
         yield Measured(value, None, 1, 1, facts)
@@ -154,7 +154,7 @@ def measure(
     evaluations: list[Evaluation] = []
     for number, ids in enumerate(divided, 1):
         some = _on_some(runner, ids)
-        facts = [*facts, *(_run(some, planned, place, report) for planned in tail)]
+        facts = [*facts, *(run_step(some, planned, place, report) for planned in tail)]
         result = some.results[objective.step]
         seen = sum(map(len, divided[:number])), sum(map(len, divided))
         if objective.metric in result.metrics:
@@ -177,9 +177,9 @@ def begin(
     """Compute some of the steps that `measure` would: what they take as inputs has to be among them."""
     head, tail = parts(plan, objective)
     runner = StepRunner(dataset, rng, place.device, place.work, place.store, wait=True)
-    facts = [_run(runner, planned, place, report) for planned in head if planned.key in keys]
+    facts = [run_step(runner, planned, place, report) for planned in head if planned.key in keys]
     some = [_on_some(runner, ids) for ids in pieces(plan, objective, dataset)] if tail else []
-    return facts + [_run(each, planned, place, report) for each in some for planned in tail if planned.key in keys]
+    return facts + [run_step(each, planned, place, report) for each in some for planned in tail if planned.key in keys]
 
 
 def _on_some(runner: StepRunner, ids: Sequence[str]) -> StepRunner:
@@ -187,7 +187,7 @@ def _on_some(runner: StepRunner, ids: Sequence[str]) -> StepRunner:
     return replace(runner, dataset=runner.dataset.only(SPLIT, ids), results=dict(runner.results))
 
 
-def _run(runner: StepRunner, planned: PlannedStep, place: Place, report: Callable[[str], Reporter]) -> StepFact:
+def run_step(runner: StepRunner, planned: PlannedStep, place: Place, report: Callable[[str], Reporter]) -> StepFact:
     """Run a step.
 
     Raises:

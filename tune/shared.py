@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import ray
 
-from tune.measure import begin, parts
+from tune.measure import begin, parts, run_step
 from tune.progress import reason
 from tune.search import MethodSearch, SearchPlan
 from tune.trial import Surroundings, prepare
@@ -17,7 +17,6 @@ from wsss.errors import UserError
 from wsss.progress import ConsoleReporter, say
 from wsss.run.cluster import Machine
 from wsss.run.fingerprints import fingerprints
-from wsss.run.method import WORK
 from wsss.run.plan import PlannedStep
 from wsss.run.steps import StepRunner
 
@@ -157,7 +156,7 @@ def _begin(around: Surroundings, method: str) -> None:
 def _compute(around: Surroundings, chain: tuple[PlannedStep, ...]) -> tuple[bool, float]:
     """Run the last of the steps; whether it was there already, and its seconds."""
     dataset, search = prepare(around), around.search
-    runner = StepRunner(dataset, search.rng, around.place.device, WORK, wait=True)
-    for planned in chain:
-        result = runner.run(planned, ConsoleReporter(planned.key))
-    return result.reused, result.seconds
+    place = around.place
+    runner = StepRunner(dataset, search.rng, place.device, place.work, wait=True)
+    *_, last = (run_step(runner, planned, place, ConsoleReporter) for planned in chain)
+    return last.how != "computed", last.seconds
