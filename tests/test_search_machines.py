@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tune import machines, measure, runner, shared
-from tune.machines import Facts
+from tune.facts import Facts, code_digest
 from tune.measure import Place, facts_of
 from tune.runner import Budget
 from tune.search import SearchPlan, plan_search
@@ -23,7 +23,7 @@ from wsss.run.cluster import WORKER_FOLDER, Share
 from wsss.stages.localize import CamSettings
 from wsss.training import BFLOAT16, TrainingSettings
 
-OWN = Facts("here", machines.code_digest(), bfloat16=frozenset({"cuda"}), crf="native")
+OWN = Facts("here", code_digest(), bfloat16=frozenset({"cuda"}), crf="native")
 GPU = replace(OWN, host="fast", gpu=True)
 FIX = {"localize.train.epochs": "1", "localize.train.crop": "33"}
 

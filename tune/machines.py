@@ -6,16 +6,11 @@ settings name, and what it computes with. A machine that does not see the folder
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import socket
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,69 +19,27 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import tune
-import wsss
+from tune.facts import Facts, Named, code_digest, look
 from tune.objective import SPLIT
 from tune.progress import reason
 from tune.search import SearchPlan
-from tune.trial import Surroundings, own_folder, sees_workspace
+from tune.trial import Surroundings
 from wsss import storage
 from wsss.data import open_dataset
 from wsss.data.dataset import dataset_names
 from wsss.data.parallel import some
 from wsss.data.travel import send_dataset
 from wsss.errors import UserError
-from wsss.git import VERSION
-from wsss.ops.crf import choose_backend
 from wsss.process import this_process
 from wsss.progress import say
 from wsss.run.cluster import LOCAL, WORKER_FOLDER, Machine
 from wsss.run.fingerprints import content_settings
 from wsss.run.method import WORK
-from wsss.run.plan import PlannedStep
 from wsss.settings import settings_of
-from wsss.training import BFLOAT16, gains_by_bfloat16
+from wsss.training import BFLOAT16
 
 ANSWER_S = 120.0
 _PROBES = ".probes"
-_GPU = "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 1)"
-
-
-@dataclass(frozen=True)
-class Named:
-    """A setting that names a file, a folder or a dataset: its step, its key and what it is by content."""
-
-    planned: PlannedStep
-    key: str
-    content: Any
-
-    def __str__(self) -> str:
-        return f"{self.planned.key}.{self.key} = {getattr(self.planned.settings, self.key)}"
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a machine says of itself.
-
-    Attributes:
-        host: its name.
-        code: a hash of the sources of what it would run.
-        here: it sees the search's folder.
-        lacks: settings whose files it has not.
-        store: what is wrong with the store there; empty where nothing is.
-        gpu: it has a GPU that torch can use.
-        bfloat16: the kinds of device that gain by it there.
-        crf: the CRF backend.
-    """
-
-    host: str
-    code: str
-    here: bool = True
-    lacks: tuple[str, ...] = ()
-    store: str = ""
-    gpu: bool = False
-    bfloat16: frozenset[str] = field(default_factory=frozenset)
-    crf: str = ""
 
 
 @contextmanager
@@ -104,7 +57,7 @@ def looked_at(around: Surroundings, address: str, there: list[Machine]) -> Itera
     store = storage.store_address(WORK / "store")
     store = store if storage.is_remote(store) else str(Path(store).absolute())
     if address == LOCAL and not os.environ.get(WORKER_FOLDER):
-        yield _with(around, store, {}, _device(around, [_own_facts(torch.cuda.is_available())]))
+        yield _with(around, store, {}, _device(around, [Facts("", "", gpu=torch.cuda.is_available())]))
         return
     before = os.environ.get(BFLOAT16)
     marker = (WORK / "search" / f".{uuid.uuid4().hex}.{this_process()}.part").absolute()
@@ -130,16 +83,6 @@ def looked_at(around: Surroundings, address: str, there: list[Machine]) -> Itera
         os.environ.pop(BFLOAT16, None)
         if before is not None:
             os.environ[BFLOAT16] = before
-
-
-def code_digest() -> str:
-    """The version of this package, and a hash of the sources that are installed here."""
-    total = hashlib.sha256()
-    for package in (wsss, tune):
-        folder = Path(str(package.__file__)).parent
-        for path in sorted(path for suffix in ("py", "cpp", "h") for path in folder.rglob(f"*.{suffix}")):
-            total.update(f"{path.relative_to(folder.parent).as_posix()} ".encode() + path.read_bytes())
-    return f"{VERSION}-{total.hexdigest()[:12]}"
 
 
 def _with(around: Surroundings, store: str, variables: Mapping[str, str], device: str = "auto") -> Surroundings:
@@ -179,7 +122,7 @@ def _ask(around: Surroundings, store: str, named: list[Named], there: list[Machi
     try:
         room = ray.put(np.zeros(2**20, np.uint8))
         tasks = {
-            _look.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(id, soft=False)).remote(
+            look.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(id, soft=False)).remote(
                 around, probe, id, named, bool(node["Resources"].get("GPU")), room
             ): id
             for id, node in nodes.items()
@@ -229,52 +172,6 @@ def _answer(task: Any, host: str) -> Facts | None:
             f"machine {host} of the cluster can't run trials: {words[:300]}; install the same version there"
         ) from None
     return facts
-
-
-@ray.remote(max_retries=1)
-def _look(around: Surroundings, probe: str, node: str, named: list[Named], gpu: bool, room: np.ndarray) -> Facts:
-    around.share.take()
-    here = sees_workspace(around)
-    os.chdir(around.workspace if here else own_folder(around))
-    facts = _own_facts(
-        gpu and subprocess.run([sys.executable, "-c", _GPU], env=_all_gpus(), check=False).returncode == 0
-    )
-    return replace(
-        facts,
-        here=here,
-        lacks=tuple(str(each) for each in named if not _has(each)),
-        store=_store_problem(probe, node),
-    )
-
-
-def _own_facts(gpu: bool) -> Facts:
-    kinds = ["cpu", "cuda"] if gpu else ["cpu"]
-    gains = {kind for kind in kinds if gains_by_bfloat16(torch.device(kind))} | ({"cuda"} if not gpu else set())
-    return Facts(socket.gethostname(), code_digest(), gpu=gpu, bfloat16=frozenset(gains), crf=choose_backend("auto"))
-
-
-def _all_gpus() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-
-
-def _store_problem(probe: str, node: str) -> str:
-    try:
-        storage.read_bytes(storage.join(probe, "driver"))
-        storage.write_bytes(storage.join(probe, node), b"")
-    except FileNotFoundError:
-        return "what this process wrote is not there"
-    except (UserError, OSError) as error:
-        return str(error)
-    return ""
-
-
-def _has(named: Named) -> bool:
-    """Whether what a setting names is here, and is the same."""
-    try:
-        here = content_settings(named.planned)[named.key]
-    except (UserError, OSError):
-        return False
-    return bool(json.dumps(here, sort_keys=True) == json.dumps(named.content, sort_keys=True))
 
 
 def _refuse(facts: list[Facts], store: str) -> None:
