@@ -9,8 +9,8 @@ computed with equal inputs is reused, and of several processes one computes a st
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ import torch
 
 from tune.objective import SPLIT, Objective
 from wsss.data import Dataset
+from wsss.errors import UserError
 from wsss.interface import Reporter
 from wsss.run.plan import Plan, PlannedStep
 from wsss.run.steps import StepRunner
+from wsss.run.store import StepStore
 from wsss.scores import Evaluation, Masks
 from wsss.scores.evaluation import joined
 from wsss.stages.evaluate import read_evaluations
@@ -78,11 +80,24 @@ class Measured:
 
 @dataclass(frozen=True)
 class Place:
-    """Where steps are run: on which device, with which local folder, and their store."""
+    """Where steps are run.
+
+    Attributes:
+        device: of steps that run a network, on whichever machine: fingerprints follow it.
+        work: the local folder.
+        store: of their outputs.
+        gpu: this machine has the GPU that `device` may ask for; one that has not runs the other steps.
+    """
 
     device: torch.device
     work: Path = Path("work")
     store: str = ""
+    gpu: bool = True
+
+    @property
+    def here(self) -> str:
+        """The device of this process: that one, or "cpu" without the GPU."""
+        return self.device.type if self.gpu else "cpu"
 
 
 def parts(plan: Plan, objective: Objective) -> tuple[list[PlannedStep], list[PlannedStep]]:
@@ -130,7 +145,7 @@ def measure(
     """
     head, tail = parts(plan, objective)
     runner = StepRunner(dataset, rng, place.device, place.work, place.store, wait=True)
-    facts = [_run(runner, planned, report) for planned in head]
+    facts = [run_step(runner, planned, place, report) for planned in head]
     if not tail:
         value = runner.results[objective.step].metrics[objective.metric]
         yield Measured(value, None, 1, 1, facts)
@@ -138,16 +153,8 @@ def measure(
     divided = pieces(plan, objective, dataset)
     evaluations: list[Evaluation] = []
     for number, ids in enumerate(divided, 1):
-        some = StepRunner(
-            dataset.only(SPLIT, ids),
-            rng,
-            place.device,
-            place.work,
-            place.store,
-            wait=True,
-            results=dict(runner.results),
-        )
-        facts = [*facts, *(_run(some, planned, report) for planned in tail)]
+        some = _on_some(runner, ids)
+        facts = [*facts, *(run_step(some, planned, place, report) for planned in tail)]
         result = some.results[objective.step]
         seen = sum(map(len, divided[:number])), sum(map(len, divided))
         if objective.metric in result.metrics:
@@ -158,23 +165,58 @@ def measure(
             yield Measured(so_far.scores.miou, so_far, *seen, facts)
 
 
-def _run(runner: StepRunner, planned: PlannedStep, report: Callable[[str], Reporter]) -> StepFact:
+def begin(
+    plan: Plan,
+    objective: Objective,
+    dataset: Dataset,
+    rng: int,
+    place: Place,
+    report: Callable[[str], Reporter],
+    keys: Collection[str],
+) -> list[StepFact]:
+    """Compute some of the steps that `measure` would: what they take as inputs has to be among them."""
+    head, tail = parts(plan, objective)
+    runner = StepRunner(dataset, rng, place.device, place.work, place.store, wait=True)
+    facts = [run_step(runner, planned, place, report) for planned in head if planned.key in keys]
+    some = [_on_some(runner, ids) for ids in pieces(plan, objective, dataset)] if tail else []
+    return facts + [run_step(each, planned, place, report) for each in some for planned in tail if planned.key in keys]
+
+
+def _on_some(runner: StepRunner, ids: Sequence[str]) -> StepRunner:
+    """Like a runner that has run the head, for the tail on some images of dev."""
+    return replace(runner, dataset=runner.dataset.only(SPLIT, ids), results=dict(runner.results))
+
+
+def run_step(runner: StepRunner, planned: PlannedStep, place: Place, report: Callable[[str], Reporter]) -> StepFact:
+    """Run a step.
+
+    Raises:
+        UserError: it runs a network, nobody computed it, and this machine lacks the GPU for it.
+    """
     started = time.monotonic()
+    if place.device.type == "cuda" and not place.gpu:
+        if "network" not in planned.step.uses:
+            runner = replace(runner, device=torch.device("cpu"))
+        elif StepStore(runner.store, runner.work / "cache").manifest(planned.name, runner.fingerprint(planned)) is None:
+            raise UserError(f"step {planned.key} runs a network on a GPU, and this process was given none")
     result = runner.run(planned, report(planned.key))
     how = "computed" if not result.reused else "waited" if time.monotonic() - started > WAITED_S else "reused"
     return StepFact(planned.key, planned.name, result.fingerprint, how, result.seconds)
 
 
 def facts_of(measured: Measured) -> list[dict[str, Any]]:
-    """The steps of a trial as JSON has them; of a step that was run in pieces, one fact."""
+    """The steps of a trial as JSON has them; of a step that was run in pieces, one fact, with what it computed."""
     found: dict[str, dict[str, Any]] = {}
     order = {"reused": 0, "waited": 1, "computed": 2}
     for step in measured.steps:
-        fact: Mapping[str, Any] = found.get(step.key, {"how": "reused", "seconds": 0.0, "fingerprints": []})
+        fact: Mapping[str, Any] = found.get(
+            step.key, {"how": "reused", "seconds": 0.0, "fingerprints": [], "computed": []}
+        )
         found[step.key] = {
             "key": step.key,
             "how": max(fact["how"], step.how, key=order.__getitem__),
             "seconds": fact["seconds"] + step.seconds,
             "fingerprints": [*fact["fingerprints"], step.fingerprint],
+            "computed": [*fact["computed"], *([step.fingerprint] if step.how == "computed" else [])],
         }
     return list(found.values())

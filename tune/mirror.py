@@ -38,7 +38,7 @@ class Mirror:
     def __init__(self, client: MlflowClient, study: Study, parent: str, experiment: str) -> None:
         self._client, self._study, self._parent, self._experiment = client, study, parent, experiment
         self._writes: queue.Queue[Callable[[], object] | None] = queue.Queue()
-        self._runs = self._runs_that_are_there()
+        self._runs, self._whole = self._runs_that_are_there()
         self._computed: dict[str, int] = {}
         for record in study.records:
             self._learn(record)
@@ -63,9 +63,9 @@ class Mirror:
         self._writes.put(lambda: self._end(record))
 
     def whole(self) -> None:
-        """Write what of ended trials is not there yet."""
+        """Write what of ended trials is not there yet: a driver may have been killed between its study and here."""
         for record in self._study.records:
-            if record.state in _STATUS and record.number not in self._runs:
+            if record.state in _STATUS and record.number not in self._whole:
                 self.begin(record.number, record.candidate)
                 self.end(record)
 
@@ -81,10 +81,15 @@ class Mirror:
         """The ids of the trials' runs that are there, by number."""
         return dict(self._runs)
 
-    def _runs_that_are_there(self) -> dict[int, str]:
+    def _runs_that_are_there(self) -> tuple[dict[int, str], set[int]]:
+        """The ids of the trials' runs by number, and the numbers of those whose end is written."""
         condition = f"tags.`{names.MLFLOW_PARENT}` = '{self._parent}' and tags.`{names.KIND}` = '{names.TRIAL_RUN}'"
-        found = every(lambda page: self._client.search_runs([self._experiment], condition, page_token=page))
-        return {int(run.data.tags[TRIAL]): run.info.run_id for run in found}
+        found = {
+            int(run.data.tags[TRIAL]): run
+            for run in every(lambda page: self._client.search_runs([self._experiment], condition, page_token=page))
+        }
+        whole = {n for n, run in found.items() if run.info.status == _STATUS.get(run.data.tags.get(STATUS, ""))}
+        return {number: run.info.run_id for number, run in found.items()}, whole
 
     def _work(self) -> None:
         while (write := self._writes.get()) is not None:
@@ -141,9 +146,8 @@ class Mirror:
     def _learn(self, record: TrialRecord) -> None:
         """Keep which trial computed a step."""
         for step in record.facts.get("steps", []):
-            if step["how"] == "computed":
-                for fingerprint in step["fingerprints"]:
-                    self._computed.setdefault(fingerprint, record.number)
+            for fingerprint in step["computed"]:
+                self._computed.setdefault(fingerprint, record.number)
 
     def _with_origin(self, step: dict[str, Any]) -> dict[str, Any]:
         """A step's facts with the run that computed it: a trial's, or that of the search, which has the shared ones."""

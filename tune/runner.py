@@ -11,6 +11,8 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,12 +22,13 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from tune.ending import Ending, NotKept
+from tune.machines import looked_at
 from tune.mirror import Mirror
 from tune.parent import search_run
 from tune.progress import Progress, reason
 from tune.race import EarlyEnd, trained_step
 from tune.search import Candidate, SearchPlan
-from tune.shared import compute_shared
+from tune.shared import compute_shared, needs_network
 from tune.study import COMPLETE, FAILED, PRUNED, Study, TrialRecord, best_of, draw
 from tune.trial import CANDIDATE, EPOCH, FINAL, LOSS, NUMBER, PER_IMAGE, VALUE, Surroundings, run_trial
 from tune.verdict import Verdict, decide
@@ -110,16 +113,18 @@ def run_search(
     if warm and not study.kept(WARM):
         study.enqueue(best_of(warm, search, WORK, WARM_TRIALS))
         study.keep(WARM, warm)
-    with search_run(search, study) as parent, Ending(deadline) as ending, connected(_address(ray_address)):
-        there = machines()
-        share = _share(there, budget)
-        around = Surroundings(search, os.getcwd(), share, trained_step(search))
+    address = _address(ray_address)
+    with (
+        search_run(search, study) as parent,
+        Ending(deadline) as ending,
+        connected(address),
+        _around(search, budget, address, there := machines()) as around,
+    ):
         mirror = Mirror(mlflow_client(), study, parent.id, parent.experiment)
         try:
             mirror.whole()
             if study.ended < budget.trials and time.monotonic() < deadline:
-                most = max(machine.get("CPU", 1.0) for machine in there)
-                spent = compute_shared(around, most, _gpus(there, search, budget))
+                spent = compute_shared(around, there)
                 study.keep(SHARED, {**study.kept(SHARED, {}), **spent})
                 _fill(study, budget.trials)
                 _trials(study, around, budget, ending, mirror, there, quiet)
@@ -219,21 +224,21 @@ def _trials(
 ) -> None:
     """Let Ray run what is left of the trials."""
     left = budget.trials - study.ended
-    gpus = _gpus(there, around.search, budget)
     cores = float(around.share.cores) if budget.cpus is None else budget.cpus
+    gpus = {each.method: around.gpus if needs_network(around.search, each) else 0.0 for each in around.search.methods}
     trainable = tune.with_parameters(run_trial, around=around)
     folder = tempfile.mkdtemp(prefix="wsss-search-")
     with Progress(study, budget.trials, ending.deadline, quiet=quiet) as progress, ending.in_order():
         tuner = tune.Tuner(
-            tune.with_resources(trainable, {"cpu": cores, "gpu": gpus}),
+            tune.with_resources(trainable, lambda config: _resources(cores, gpus[config[CANDIDATE]["method"]])),
             tune_config=tune.TuneConfig(
                 search_alg=_Asking(study, left, ending),
                 scheduler=EarlyEnd(study, around.trained[1]),
                 metric=VALUE,
                 mode=around.search.mode,
                 num_samples=left,
-                max_concurrent_trials=max(1, _at_once(there, cores, gpus)),
-                reuse_actors=not gpus,
+                max_concurrent_trials=max(1, _at_once(there, cores, min(gpus.values()))),
+                reuse_actors=not any(gpus.values()),
             ),
             run_config=tune.RunConfig(
                 name=around.search.name,
@@ -268,18 +273,16 @@ def draw_random(search: SearchPlan, number: int) -> Candidate:
     return Candidate(method, {key: draw(trial, key, how) for key, how in search.of(method).space.items()})
 
 
-def _share(there: list[Machine], budget: Budget) -> Share:
+def _share(there: list[Machine], cpus: float | None, gpus: float) -> Share:
     """What a trial is given.
 
     Raises:
         UserError: no machine has it.
     """
-    cores = _CORES_A_TRIAL if budget.cpus is None else budget.cpus
+    cores = _CORES_A_TRIAL if cpus is None else cpus
     shown = "; ".join(f"{machine.get('CPU', 0):g} cores, {machine.get('GPU', 0):g} GPUs" for machine in there)
-    if not any(machine.get("CPU", 0) >= cores and machine.get("GPU", 0) >= (budget.gpus or 0) for machine in there):
-        raise UserError(
-            f"a trial asks for {cores:g} cores and {budget.gpus or 0:g} GPUs, which no machine has: there is {shown}"
-        )
+    if not any(machine.get("CPU", 0) >= cores and machine.get("GPU", 0) >= gpus for machine in there):
+        raise UserError(f"a trial asks for {cores:g} cores and {gpus:g} GPUs, which no machine has: there is {shown}")
     return Share.of(Slots(cores, 0, 1, shown))
 
 
@@ -288,6 +291,21 @@ def _gpus(there: list[Machine], search: SearchPlan, budget: Budget) -> float:
     if search.device == "cpu" or not any(machine.get("GPU", 0) for machine in there):
         return 0.0
     return 1.0 if budget.gpus is None else budget.gpus
+
+
+@contextmanager
+def _around(search: SearchPlan, budget: Budget, address: str, there: list[Machine]) -> Iterator[Surroundings]:
+    """What trials are given, on machines that were looked at."""
+    gpus = _gpus(there, search, budget)
+    of_trials = gpus if any(needs_network(search, each) for each in search.methods) else 0.0
+    share = _share(there, budget.cpus, of_trials if budget.gpus is None else budget.gpus)
+    around = Surroundings(search, os.getcwd(), share, trained_step(search), gpus=gpus)
+    with looked_at(around, address, there) as same:
+        yield same
+
+
+def _resources(cores: float, gpus: float) -> tune.PlacementGroupFactory:
+    return tune.PlacementGroupFactory([{"CPU": cores, **({"GPU": gpus} if gpus else {})}])
 
 
 def _at_once(there: list[Machine], cores: float, gpus: float) -> int:

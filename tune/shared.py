@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import ray
 
-from tune.measure import parts
+from tune.measure import begin, parts, run_step
 from tune.progress import reason
+from tune.search import MethodSearch, SearchPlan
 from tune.trial import Surroundings, prepare
 from wsss.data import open_dataset
 from wsss.errors import UserError
 from wsss.progress import ConsoleReporter, say
-from wsss.run.cluster import Share
+from wsss.run.cluster import Machine
 from wsss.run.fingerprints import fingerprints
-from wsss.run.method import WORK
 from wsss.run.plan import PlannedStep
-from wsss.run.steps import StepRunner, choose_device
+from wsss.run.steps import StepRunner
+
+LOST = "the processes that computed it were lost again and again; look at the machines' memory"
 
 
 @dataclass(frozen=True)
@@ -32,20 +35,38 @@ class SharedStep:
         return self.chain[-1]
 
 
+def beginnings(search: SearchPlan, each: MethodSearch) -> set[str]:
+    """The steps of a method that no searched setting reaches: all its trials have them alike."""
+    head, tail = parts(search.plan(each.default), each.objective)
+    found: set[str] = set()
+    for planned in (*head, *tail):
+        searched = any(key.startswith(f"{planned.key}.") for key in each.space)
+        if not searched and found.issuperset(planned.inputs.values()):
+            found.add(planned.key)
+    return found
+
+
+def needs_network(search: SearchPlan, each: MethodSearch) -> bool:
+    """Whether a trial of a method runs a network itself, beside what all trials share."""
+    head, tail = parts(search.plan(each.default), each.objective)
+    shared = beginnings(search, each)
+    return any("network" in planned.step.uses for planned in (*head, *tail) if planned.key not in shared)
+
+
 def shared_steps(around: Surroundings) -> dict[str, SharedStep]:
     """By fingerprint: the steps that are run whole and that no searched setting reaches, in an order that works."""
     search = around.search
-    dataset, device = open_dataset(search.data), choose_device(search.device)
+    dataset, device = open_dataset(search.data), around.place.device
     found: dict[str, SharedStep] = {}
     for each in search.methods:
         plan = search.plan(each.default)
         head, _ = parts(plan, each.objective)
         known = fingerprints(plan, dataset, search.rng, device)
         chains: dict[str, tuple[PlannedStep, ...]] = {}
+        shared = beginnings(search, each)
         for planned in head:
             before = planned.inputs.values()
-            searched = any(key.startswith(f"{planned.key}.") for key in each.space)
-            if not searched and all(key in chains for key in before):
+            if planned.key in shared:
                 needed = {step.key: step for key in before for step in chains[key]}
                 chains[planned.key] = (*needed.values(), planned)
                 inputs = frozenset(known[key] for key in before)
@@ -53,13 +74,12 @@ def shared_steps(around: Surroundings) -> dict[str, SharedStep]:
     return found
 
 
-def compute_shared(around: Surroundings, cores: float, gpus: float) -> dict[str, float]:
+def compute_shared(around: Surroundings, there: Sequence[Machine]) -> dict[str, float]:
     """Compute them on the connected cluster, those at once that do not need each other.
 
     Args:
         around: the search.
-        cores: of the largest machine; steps that run at once divide them.
-        gpus: of a step that runs a network.
+        there: the cluster's machines; steps that run at once divide the cores of the largest.
 
     Returns:
         The seconds of those that were computed, by name.
@@ -74,31 +94,69 @@ def compute_shared(around: Surroundings, cores: float, gpus: float) -> dict[str,
     while len(done) < len(steps):
         begun = done.union(running.values())
         ready = [each for each, step in steps.items() if each not in begun and step.inputs <= done]
-        share = max(1, math.floor(cores / max(1, len(ready) + len(running))))
         for fingerprint in ready:
             step = steps[fingerprint]
-            own = replace(around, share=Share(share, around.share.variables))
-            wanted = gpus if "network" in step.planned.step.uses else 0
-            task = _compute.options(num_cpus=min(share, cores), num_gpus=wanted).remote(own, step.chain)
-            running[task] = fingerprint
+            gpus = around.gpus if "network" in step.planned.step.uses else 0.0
+            own, cpus = _part(around, there, gpus, len(ready) + len(running))
+            running[_compute.options(num_cpus=cpus, num_gpus=gpus).remote(own, step.chain)] = fingerprint
         [ended], _ = ray.wait(list(running))
         planned = steps[running[ended]].planned
         try:
             reused, seconds = ray.get(ended)
         except ray.exceptions.RayTaskError as error:
             raise UserError(f"step {planned.name}: {reason(str(error))}") from None
+        except ray.exceptions.RayError as error:
+            raise UserError(f"step {planned.name}: {LOST} ({type(error).__name__})") from None
         done.add(running.pop(ended))
         if not reused:
             computed[planned.name] = seconds
             say(f"{planned.name}, which the trials share: {seconds:.0f} s")
+    if around.gpus:
+        _compute_networks(around, there)
     return computed
+
+
+def _compute_networks(around: Surroundings, there: Sequence[Machine]) -> None:
+    """Where networks ask for GPUs: run them on dev for trials that then need none.
+
+    Raises:
+        UserError: whatever a step refuses.
+    """
+    methods = [each for each in around.search.methods if not needs_network(around.search, each)]
+    own, cpus = _part(around, there, around.gpus, len(methods))
+    tasks = {
+        _begin.options(num_cpus=cpus, num_gpus=around.gpus).remote(own, each.method): each.method for each in methods
+    }
+    for task, method in tasks.items():
+        try:
+            ray.get(task)
+        except ray.exceptions.RayTaskError as error:
+            raise UserError(f"what the trials of {method} share: {reason(str(error))}") from None
+        except ray.exceptions.RayError as error:
+            raise UserError(f"what the trials of {method} share: {LOST} ({type(error).__name__})") from None
+
+
+def _part(around: Surroundings, there: Sequence[Machine], gpus: float, count: int) -> tuple[Surroundings, float]:
+    """Of the largest machine with so many GPUs, the cores of one of so many tasks: as a share, and as Ray is asked."""
+    cores = max((machine.get("CPU", 0.0) for machine in there if machine.get("GPU", 0.0) >= gpus), default=1.0)
+    share = max(1, math.floor(cores / max(1, count)))
+    return replace(around, share=replace(around.share, cores=share)), min(share, cores)
+
+
+@ray.remote(max_retries=2)
+def _begin(around: Surroundings, method: str) -> None:
+    """Run the steps of a method that all its trials share."""
+    dataset, search = prepare(around), around.search
+    each = search.of(method)
+    plan, keys = search.plan(each.default), beginnings(search, each)
+    begin(plan, each.objective, dataset, search.rng, around.place, ConsoleReporter, keys)
 
 
 @ray.remote(max_retries=2)
 def _compute(around: Surroundings, chain: tuple[PlannedStep, ...]) -> tuple[bool, float]:
     """Run the last of the steps; whether it was there already, and its seconds."""
     dataset, search = prepare(around), around.search
-    runner = StepRunner(dataset, search.rng, choose_device(search.device), WORK, wait=True)
-    for planned in chain:
-        result = runner.run(planned, ConsoleReporter(planned.key))
-    return result.reused, result.seconds
+    place = around.place
+    runner = StepRunner(dataset, search.rng, place.device, place.work, wait=True)
+    *_, last = (run_step(runner, planned, place, ConsoleReporter) for planned in chain)
+    return last.how != "computed", last.seconds

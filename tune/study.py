@@ -93,11 +93,13 @@ class Study:
     def take(self) -> tuple[int, Candidate]:
         """The next trial: one that a process left unfinished, one that waits, or a new one that is drawn."""
         with self._lock:
-            for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                if frozen.number not in self._live:
-                    self._live[frozen.number] = Trial(self._study, frozen._trial_id)
-                    return frozen.number, self._candidate(frozen)
-            trial = self._study.ask()
+            left = [
+                frozen
+                for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+                if frozen.number not in self._live
+            ]
+            # What was drawn for an unfinished trial, or meant for it, it draws again.
+            trial = Trial(self._study, left[0]._trial_id) if left else self._study.ask()
             self._live[trial.number] = trial
             method = self.search.methods[0].method
             if len(self.search.methods) > 1:

@@ -6,17 +6,23 @@ import math
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import ray
+import torch
 from ray import tune
 
 from tune.measure import Measured, Place, facts_of, measure
-from tune.search import Candidate, SearchPlan
+from tune.objective import SPLIT
+from tune.search import Candidate, SearchPlan, digest
+from wsss import storage
 from wsss.data import Dataset, open_dataset
+from wsss.data.travel import fetch_dataset
 from wsss.errors import UserError
 from wsss.progress import ConsoleReporter
-from wsss.run.cluster import Share
+from wsss.run.cluster import WORKER_FOLDER, Share
 from wsss.run.method import WORK
 from wsss.run.steps import choose_device
 from wsss.scores import metric_names
@@ -34,12 +40,26 @@ class Surroundings:
         workspace: the folder of the search.
         share: cores and variables.
         trained: the step whose loss is reported, "" for none, and its epochs.
+        device: "cpu" or "cuda", where all machines' networks run; "auto" where that is not decided.
+        gpus: what of a GPU a step that runs a network asks for.
+        marker: a file of the workspace: a machine that does not see it works in a folder of its own; "" for none.
+        travels: to such a machine, from the store: datasets, by what the search calls them, and their keys.
     """
 
     search: SearchPlan
     workspace: str
     share: Share
     trained: tuple[str, int]
+    device: str = "auto"
+    gpus: float = 0.0
+    marker: str = ""
+    travels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def place(self) -> Place:
+        """Where this process runs steps; a machine without the GPU runs those that need none."""
+        device = self.device if self.device != "auto" else choose_device(self.search.device).type
+        return Place(torch.device(device), WORK, gpu=device != "cuda" or _has_gpu())
 
 
 def run_trial(config: Mapping[str, Any], around: Surroundings) -> None:
@@ -53,24 +73,53 @@ def run_trial(config: Mapping[str, Any], around: Surroundings) -> None:
     dataset = prepare(around)
     plan = search.plan(candidate)
     objective = search.of(candidate.method).objective
-    place = Place(choose_device(search.device), WORK)
-    for measured in measure(plan, objective, dataset, search.rng, place, _Losses(*around.trained).of):
+    for measured in measure(plan, objective, dataset, search.rng, around.place, _Losses(*around.trained).of):
         tune.report(report_of(measured, objective.metric))
 
 
 def prepare(around: Surroundings) -> Dataset:
-    """Make the share this process's, go to the workspace, and open the dataset.
+    """Make the share this process's, go where this machine works, and open the dataset.
 
     Raises:
-        UserError: this machine has not the workspace, or another dataset of that name.
+        UserError: the dataset is not here and can't be fetched.
     """
     around.share.take()
-    if not os.path.isdir(around.workspace):
+    if sees_workspace(around):
+        os.chdir(around.workspace)
+        return open_dataset(around.search.data)
+    if not around.travels:
         raise UserError(
-            f"the machine {socket.gethostname()} has no folder {around.workspace}; share it with all machines"
+            f"machine {socket.gethostname()} does not see {around.workspace}, and came after the others were sent the "
+            "data; start the search again"
         )
-    os.chdir(around.workspace)
-    return open_dataset(around.search.data)
+    folder = own_folder(around)
+    os.chdir(folder)
+    store = storage.store_address()
+    for named, key in around.travels.items():
+        fetch_dataset(store, key, (SPLIT,), folder / "data" / Path(named).name)
+    return open_dataset(folder / "data" / Path(around.search.data).name)
+
+
+def sees_workspace(around: Surroundings) -> bool:
+    """Whether this machine works in the search's own folder, by what that holds; it may be told not to."""
+    return not os.environ.get(WORKER_FOLDER) and (not around.marker or os.path.isfile(around.marker))
+
+
+def own_folder(around: Surroundings) -> Path:
+    """Where a machine works that does not see the search's folder: one folder for each set of datasets."""
+    base = Path(os.environ.get(WORKER_FOLDER) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "wsss"))
+    folder = base.expanduser().absolute() / digest(dict(around.travels))[:16]
+    with storage.disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _has_gpu() -> bool:
+    """Whether this process may use a GPU: a worker has what Ray gave it, other processes what there is."""
+    if not torch.cuda.is_available() or not ray.is_initialized():
+        return torch.cuda.is_available()
+    context = ray.get_runtime_context()
+    return context.worker.mode != ray.WORKER_MODE or bool(context.get_accelerator_ids().get("GPU"))
 
 
 def report_of(measured: Measured, metric: str) -> dict[str, Any]:

@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 import ray
 
-from tune.measure import Measured, Place, measure
+from tune.measure import Measured, measure
 from tune.progress import reason
 from tune.search import Candidate
 from tune.study import COMPLETE, Study, TrialRecord
 from tune.trial import Surroundings, prepare
-from wsss.data import open_dataset
+from wsss.data import Dataset, open_dataset
 from wsss.errors import UserError
 from wsss.progress import ConsoleReporter, say
-from wsss.run.method import WORK, run_method
-from wsss.run.steps import choose_device
+from wsss.run.method import run_method
 from wsss.scores import Masks, metric_names
 from wsss.scores.bootstrap import paired_bootstrap
 
@@ -138,7 +137,9 @@ def _with_seeds(records: list[TrialRecord], around: Surroundings, seeds: int) ->
     rngs = [around.search.rng + 1 + number for number in range(seeds)]
     numbers = {record.number: record for record in records}
     tasks = {
-        (number, rng): _again.options(num_cpus=around.share.cores).remote(around, record.candidate, rng)
+        (number, rng): _again.options(num_cpus=around.share.cores, num_gpus=around.gpus).remote(
+            around, record.candidate, rng
+        )
         for number, record in numbers.items()
         for rng in rngs
     }
@@ -151,21 +152,20 @@ def _with_seeds(records: list[TrialRecord], around: Surroundings, seeds: int) ->
 
 @ray.remote(max_retries=2)
 def _again(around: Surroundings, candidate: Candidate, rng: int) -> float:
-    prepare(around)
-    return _measured(around, candidate, rng).value
+    return _measured(around, candidate, rng, prepare(around)).value
 
 
-def _measured(around: Surroundings, candidate: Candidate, rng: int) -> Measured:
+def _measured(around: Surroundings, candidate: Candidate, rng: int, dataset: Dataset) -> Measured:
     """A candidate on the whole of dev; of what trials computed nothing is computed again."""
     search = around.search
-    place = Place(choose_device(search.device), WORK)
-    objective, dataset = search.of(candidate.method).objective, open_dataset(search.data)
-    *_, last = measure(search.plan(candidate), objective, dataset, rng, place, ConsoleReporter)
+    objective = search.of(candidate.method).objective
+    *_, last = measure(search.plan(candidate), objective, dataset, rng, around.place, ConsoleReporter)
     return last
 
 
 def _interval(best: Candidate, default: Candidate, around: Surroundings) -> tuple[float, float] | None:
-    of_best, of_default = (_measured(around, each, around.search.rng).evaluation for each in (best, default))
+    dataset = open_dataset(around.search.data)
+    of_best, of_default = (_measured(around, each, around.search.rng, dataset).evaluation for each in (best, default))
     if of_best is None or of_default is None:
         return None
     order = np.argsort(of_best.ids), np.argsort(of_default.ids)
@@ -186,7 +186,7 @@ def _finally(record: TrialRecord, values: tuple[float, ...], around: Surrounding
         search.data,
         rng=search.rng,
         overrides=overrides,
-        device=search.device,
+        device=around.place.here,
         keep_version=False,
         tags={"tune.search": search.name},
         wait=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -31,6 +32,7 @@ from wsss.stream import ordered_map
 
 CHECKPOINT = "checkpoint.pt"
 """In a step's folder while it trains: what a continued run goes on from."""
+BFLOAT16 = "WSSS_BFLOAT16"
 Sample = dict[str, Any]
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -62,8 +64,18 @@ class TrainingSettings:
 
     def number_format(self, device: torch.device) -> torch.dtype:
         """What `precision` comes down to on a device."""
-        gains = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        gains = device.type == "cuda" and gains_by_bfloat16(device)
         return torch.bfloat16 if self.precision == "bfloat16" or (self.precision == "auto" and gains) else torch.float32
+
+
+def gains_by_bfloat16(device: torch.device) -> bool:
+    """Whether a device is faster in bfloat16; WSSS_BFLOAT16 says it for machines that must agree, as "cpu,cuda"."""
+    told = os.environ.get(BFLOAT16)
+    if told is not None:
+        return device.type in told.split(",")
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 class _Samples(Dataset[Sample]):

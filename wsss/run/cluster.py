@@ -15,6 +15,7 @@ import grpc
 import ray
 import torch
 
+from wsss.commands import READER_PATH
 from wsss.errors import UserError, one_line
 from wsss.process import CORES, own_cores
 
@@ -28,7 +29,9 @@ ADDRESS = "RAY_ADDRESS"
 _ANSWER_S = 8
 _OBJECT_STORE = 200 * 2**20
 _FORWARDED = ("WSSS_", "MLFLOW_", "AWS_", "TORCH_HOME")
-_OF_ONE_PROCESS = (CORES, "MLFLOW_RUN_ID")
+WORKER_FOLDER = "WSSS_WORKER_FOLDER"
+"""On a machine of a cluster: where its workers keep scratch, cache and datasets, instead of the driver's folder."""
+_OF_ONE_PROCESS = (CORES, "MLFLOW_RUN_ID", WORKER_FOLDER, READER_PATH)
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,17 @@ class Share:
     @classmethod
     def of(cls, slots: Slots, variables: dict[str, str] | None = None) -> Share:
         """That of a worker in a slot: this process's WSSS_*, MLFLOW_*, AWS_* and TORCH_HOME, and variables besides."""
-        known = {k: v for k, v in os.environ.items() if k.startswith(_FORWARDED) and k not in _OF_ONE_PROCESS}
-        return cls(max(1, int(slots.cores)), known | (variables or {}))
+        return cls(max(1, int(slots.cores)), forwarded() | (variables or {}))
 
     def take(self) -> None:
         """Make it this process's."""
         os.environ.update({**self.variables, CORES: str(self.cores)})
         torch.set_num_threads(own_cores())
+
+
+def forwarded() -> dict[str, str]:
+    """The variables of this process that work elsewhere needs, passwords among them."""
+    return {k: v for k, v in os.environ.items() if k.startswith(_FORWARDED) and k not in _OF_ONE_PROCESS}
 
 
 class _Worker:

@@ -22,7 +22,15 @@ from wsss.scores import mean_average_precision, metric_names
 from wsss.settings import factor, setting
 from wsss.stages.inference import multi_scale, node_grid, stream_images
 from wsss.stages.outputs import backbone_weights, load_model, save_model, write_metrics
-from wsss.training import TrainingSettings, check_start, fit, parameter_groups, to_device, weights_setting
+from wsss.training import (
+    TrainingSettings,
+    check_start,
+    fit,
+    gains_by_bfloat16,
+    parameter_groups,
+    to_device,
+    weights_setting,
+)
 
 
 @dataclass(frozen=True)
@@ -59,11 +67,7 @@ class CamSettings:
 
     def number_format(self, device: torch.device) -> torch.dtype:
         """What `precision` comes down to on a device."""
-        gains = (
-            torch.cuda.is_bf16_supported()
-            if device.type == "cuda"
-            else torch.cpu.get_capabilities().get("avx512_bf16", False)
-        )
+        gains = gains_by_bfloat16(device)
         return torch.bfloat16 if self.precision == "bfloat16" or (self.precision == "auto" and gains) else torch.float32
 
 
