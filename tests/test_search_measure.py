@@ -17,6 +17,7 @@ from tune.search import Candidate, plan_search
 from tune.space import Narrowing
 from tune.study import COMPLETE, FAILED, PRUNED, Study, best_of, resumed
 from wsss.data import Dataset, open_dataset
+from wsss.data.checking import accept
 from wsss.data.shapes import make_shapes
 from wsss.errors import UserError
 from wsss.progress import ConsoleReporter
@@ -38,6 +39,7 @@ def little(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     for mask in root.glob("SegmentationClass*/*.png"):
         if mask.stem not in dataset.splits["dev"]:
             mask.unlink()
+    accept(open_dataset(root))
     return open_dataset(root)
 
 
