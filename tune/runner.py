@@ -25,6 +25,7 @@ from tune.parent import search_run
 from tune.progress import Progress, reason
 from tune.race import EPOCH, LOSS, PER_IMAGE, EarlyEnd, trained_step
 from tune.search import Candidate, SearchPlan
+from tune.search_page import write_search_page
 from tune.shared import compute_shared
 from tune.study import COMPLETE, FAILED, PRUNED, Study, TrialRecord, best_of, draw
 from tune.trial import CANDIDATE, FINAL, NUMBER, VALUE, Surroundings, run_trial
@@ -108,7 +109,7 @@ def run_search(
     if warm and not study.kept(WARM):
         study.enqueue(best_of(warm, search, WORK, WARM_TRIALS))
         study.keep(WARM, warm)
-    with search_run(search, study) as parent, Ending(deadline) as ending, connected(_address(ray_address)):
+    with search_run(search, study) as parent, Ending(deadline) as ending, connected(address_of(ray_address)):
         there = machines()
         share = _share(there, budget)
         around = Surroundings(search, os.getcwd(), share, trained_step(search))
@@ -117,7 +118,7 @@ def run_search(
             mirror.whole()
             if study.ended < budget.trials and time.monotonic() < deadline:
                 most = max(machine.get("CPU", 1.0) for machine in there)
-                spent = compute_shared(around, most, _gpus(there, search, budget))
+                spent = compute_shared(around, most, gpus_wanted(there, search, budget))
                 study.keep(SHARED, {**study.kept(SHARED, {}), **spent})
                 _fill(study, budget.trials)
                 _trials(study, around, budget, ending, mirror, there, quiet)
@@ -131,6 +132,7 @@ def run_search(
         finally:
             mirror.close()
         parent.end(study, verdict)
+        write_search_page(study, verdict, WORK / "search", parent.client, parent.id)
         return SearchResult(search, parent.id, tuple(study.records), verdict, left)
 
 
@@ -216,7 +218,7 @@ def _trials(
 ) -> None:
     """Let Ray run what is left of the trials."""
     left = budget.trials - study.ended
-    gpus = _gpus(there, around.search, budget)
+    gpus = gpus_wanted(there, around.search, budget)
     cores = float(around.share.cores) if budget.cpus is None else budget.cpus
     trainable = tune.with_parameters(run_trial, around=around)
     folder = tempfile.mkdtemp(prefix="wsss-search-")
@@ -280,7 +282,7 @@ def _share(there: list[Machine], budget: Budget) -> Share:
     return Share.of(Slots(cores, 0, 1, shown))
 
 
-def _gpus(there: list[Machine], search: SearchPlan, budget: Budget) -> float:
+def gpus_wanted(there: list[Machine], search: SearchPlan, budget: Budget) -> float:
     """The GPUs of a trial or step that runs a network."""
     if search.device == "cpu" or not any(machine.get("GPU", 0) for machine in there):
         return 0.0
@@ -304,7 +306,8 @@ def _error_of(trial: Any) -> str:
     return Path(trial.error_file).read_text(encoding="utf-8") if with_text else "its process is gone"
 
 
-def _address(ray_address: str | None) -> str:
+def address_of(ray_address: str | None) -> str:
+    """The cluster's address: as given, of RAY_ADDRESS, or "local"."""
     return ray_address or os.environ.get("RAY_ADDRESS") or LOCAL
 
 

@@ -1,8 +1,9 @@
-"""The beginnings that all trials of a method share, computed once before the first trial, with all cores there are."""
+"""Steps that several trials, or several runs, have in common, each computed once on the cluster: shared ones first."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import ray
@@ -22,14 +23,34 @@ from wsss.run.steps import StepRunner, choose_device
 
 @dataclass(frozen=True)
 class SharedStep:
-    """A step, once for all methods that have it: the fingerprints of its inputs, and the steps before it and itself."""
+    """A step, once for all methods and runs that have it.
+
+    Attributes:
+        inputs: the fingerprints of its inputs.
+        chain: the steps before it and itself, in an order that works.
+        rng: the seed of its run.
+        wanted: how many want it; what more want comes first.
+    """
 
     inputs: frozenset[str]
     chain: tuple[PlannedStep, ...]
+    rng: int
+    wanted: int = 1
 
     @property
     def planned(self) -> PlannedStep:
         return self.chain[-1]
+
+
+@dataclass(frozen=True)
+class ComputedStep:
+    """What came of a step: whether it was there already, its seconds, and why it failed ("" where it did not)."""
+
+    fingerprint: str
+    planned: PlannedStep
+    reused: bool = False
+    seconds: float = 0.0
+    error: str = ""
 
 
 def shared_steps(around: Surroundings) -> dict[str, SharedStep]:
@@ -49,12 +70,12 @@ def shared_steps(around: Surroundings) -> dict[str, SharedStep]:
                 needed = {step.key: step for key in before for step in chains[key]}
                 chains[planned.key] = (*needed.values(), planned)
                 inputs = frozenset(known[key] for key in before)
-                found.setdefault(known[planned.key], SharedStep(inputs, chains[planned.key]))
+                found.setdefault(known[planned.key], SharedStep(inputs, chains[planned.key], search.rng))
     return found
 
 
 def compute_shared(around: Surroundings, cores: float, gpus: float) -> dict[str, float]:
-    """Compute them on the connected cluster, those at once that do not need each other.
+    """Compute what no searched setting reaches, before the first trial.
 
     Args:
         around: the search.
@@ -67,38 +88,64 @@ def compute_shared(around: Surroundings, cores: float, gpus: float) -> dict[str,
     Raises:
         UserError: whatever a step refuses.
     """
-    steps = shared_steps(around)
-    done: set[str] = set()
-    running: dict[ray.ObjectRef, str] = {}
     computed: dict[str, float] = {}
-    while len(done) < len(steps):
-        begun = done.union(running.values())
+    for done in compute_steps(around, shared_steps(around), cores, gpus):
+        if done.error:
+            raise UserError(f"step {done.planned.name}: {done.error}")
+        if not done.reused:
+            computed[done.planned.name] = done.seconds
+            say(f"{done.planned.name}, which the trials share: {done.seconds:.0f} s")
+    return computed
+
+
+def compute_steps(
+    around: Surroundings, steps: Mapping[str, SharedStep], cores: float, gpus: float
+) -> Iterator[ComputedStep]:
+    """Compute steps on the connected cluster, at once those that do not need each other; none after one that failed.
+
+    Args:
+        around: whose dataset, device and variables they have.
+        steps: by fingerprint.
+        cores: of the largest machine; steps that run at once divide them.
+        gpus: of a step that runs a network.
+
+    Returns:
+        What came of each, as soon as it is known.
+    """
+    most = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    done: set[str] = set()
+    begun: set[str] = set()
+    running: dict[ray.ObjectRef, str] = {}
+    while True:
         ready = [each for each, step in steps.items() if each not in begun and step.inputs <= done]
+        ready = sorted(ready, key=lambda each: -steps[each].wanted)[: most - len(running)]
         share = max(1, math.floor(cores / max(1, len(ready) + len(running))))
         for fingerprint in ready:
             step = steps[fingerprint]
             own = replace(around, share=Share(share, around.share.variables))
             wanted = gpus if "network" in step.planned.step.uses else 0
-            task = _compute.options(num_cpus=min(share, cores), num_gpus=wanted).remote(own, step.chain)
+            task = _compute.options(num_cpus=min(share, cores), num_gpus=wanted).remote(own, step.chain, step.rng)
             running[task] = fingerprint
+            begun.add(fingerprint)
+        if not running:
+            return
         [ended], _ = ray.wait(list(running))
-        planned = steps[running[ended]].planned
+        fingerprint = running.pop(ended)
+        planned = steps[fingerprint].planned
         try:
             reused, seconds = ray.get(ended)
-        except ray.exceptions.RayTaskError as error:
-            raise UserError(f"step {planned.name}: {reason(str(error))}") from None
-        done.add(running.pop(ended))
-        if not reused:
-            computed[planned.name] = seconds
-            say(f"{planned.name}, which the trials share: {seconds:.0f} s")
-    return computed
+        except ray.exceptions.RayError as error:
+            yield ComputedStep(fingerprint, planned, error=reason(str(error)))
+        else:
+            done.add(fingerprint)
+            yield ComputedStep(fingerprint, planned, reused, seconds)
 
 
 @ray.remote(max_retries=2)
-def _compute(around: Surroundings, chain: tuple[PlannedStep, ...]) -> tuple[bool, float]:
+def _compute(around: Surroundings, chain: tuple[PlannedStep, ...], rng: int) -> tuple[bool, float]:
     """Run the last of the steps; whether it was there already, and its seconds."""
     dataset, search = prepare(around), around.search
-    runner = StepRunner(dataset, search.rng, choose_device(search.device), WORK, wait=True)
+    runner = StepRunner(dataset, rng, choose_device(search.device), WORK, wait=True)
     for planned in chain:
         result = runner.run(planned, ConsoleReporter(planned.key))
     return result.reused, result.seconds
