@@ -16,7 +16,6 @@ from tune.study import COMPLETE, FAILED, METHOD, PRUNED, RUNNING, Study, TrialRe
 from tune.verdict import Verdict
 from wsss.progress import say
 from wsss.storage import inside, write_bytes
-from wsss.tracking.connection import one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,7 +44,8 @@ def write_search_page(study: Study, verdict: Verdict | None, folder: Path, clien
     try:
         client.log_text(run, content, SEARCH_PAGE)
     except Exception as error:  # whatever a server that is away raises
-        say(f"the page {path} could not be logged to the search's run ({one_line(error)})")
+        why = str(error).partition("\n")[0]
+        say(f"the page {path} could not be logged to the search's run ({why})")
     return path
 
 
