@@ -13,8 +13,10 @@ import shutil
 import sqlite3
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import mean, stdev
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -29,6 +31,7 @@ from tune.grid_rows import Row, rows_of
 from tune.grid_run import GRID, GridRun, run_grid
 from tune.runner import Budget
 from tune.search import Candidate, SearchPlan
+from tune.shared import ComputedStep
 from wsss import methods
 from wsss.data.shapes import make_shapes
 from wsss.errors import UserError
@@ -312,3 +315,59 @@ def test_combinations_without_a_run_are_left_blank() -> None:
 def test_equal_grids_give_equal_figures() -> None:
     grid, rows = drawn({"refine.walk.beta": [2.0, 4.0]})
     assert as_figure(grid, rows) == as_figure(grid, rows)
+
+
+@pytest.fixture
+def without_ray(data: Path, store, monkeypatch: pytest.MonkeyPatch):
+    """Steps that are done at once, but for those whose key is in the set; the runs that were written."""
+    shutil.copytree(data, "data/little")
+    failing, written = set(), []
+
+    def compute(around, steps, cores, gpus):
+        done = set()
+        while True:
+            ready = [each for each, step in steps.items() if each not in done and step.inputs <= done]
+            for each in ready:
+                key = steps[each].planned.key
+                if key in failing:
+                    yield ComputedStep(each, steps[each].planned, error="CUDA out of memory")
+                    del steps[each]
+                else:
+                    done.add(each)
+                    yield ComputedStep(each, steps[each].planned)
+            if not ready:
+                return
+
+    def write(method, preset, data, **options):
+        written.append((method, options["rng"]))
+        return SimpleNamespace(run_id=f"run{len(written)}", steps={}, metrics={DEV: 0.5, "dev/pred_crf/miou": 0.5})
+
+    monkeypatch.setattr(tune.grid_run, "connected", lambda address: nullcontext())
+    monkeypatch.setattr(tune.grid_run, "machines", lambda: [{"CPU": 1.0}])
+    monkeypatch.setattr(tune.grid_run, "compute_steps", compute)
+    monkeypatch.setattr(tune.grid_run, "run_method", write)
+    return failing, written
+
+
+def test_a_run_whose_step_fails_is_counted_and_the_others_go_on(without_ray, monkeypatch, capsys) -> None:
+    failing, written = without_ray
+    failing.add("refine.walk")
+    monkeypatch.setattr(
+        sys, "argv", ["tune", "--grid=method=cam,affinity", "--grid=rng=0,1", "--data=little", "--name=mine"]
+    )
+    assert main() == 2
+    said = capsys.readouterr()
+    assert sorted(written) == [("cam", 0), ("cam", 1)]
+    assert "2 of 4 runs of the grid failed" in said.err and "refine.affinity.walk: CUDA out of memory" in said.err
+    content = json.loads(Path("work/search/mine.json").read_text())
+    assert [(each["method"], each["rng"]) for each in content["failed"]] == [("affinity", 0), ("affinity", 1)]
+    assert "wsss results --data little --preset demo" in said.out.replace("\n", " ")
+
+
+def test_a_grid_of_failures_alone_writes_nothing(without_ray, monkeypatch, capsys) -> None:
+    failing, written = without_ray
+    failing.add("localize.train")
+    monkeypatch.setattr(sys, "argv", ["tune", "--grid=method=cam,affinity", "--data=little"])
+    assert main() == 2
+    assert "none of the 2 runs of the grid ended well" in capsys.readouterr().err
+    assert not written and not Path("work/search").exists()
