@@ -24,7 +24,8 @@ from mlflow import MlflowClient
 
 import tune.grid_run
 from tune.__main__ import main
-from tune.grid import Cell, Grid, parse_axes, plan_grid
+from tune.grid import Cell, Grid, plan_grid
+from tune.grid_axes import parse_axes
 from tune.grid_figure import as_figure
 from tune.grid_page import csv_of, html_of, json_of
 from tune.grid_rows import Row, rows_of
@@ -129,6 +130,11 @@ def test_lists_stand_in_brackets() -> None:
         ({"refine.walk.beta": ["2", "4"]}, {"objective": "dev/cam/miou"}, "refine.walk.beta can't move dev/cam/miou"),
         ({"refine.walk.beta": ["2", "4"]}, {"objective": "val/pred/miou"}, "looks at val"),
         (
+            {"refine.train.lr": ["2", "4"]},
+            {"objective": "train/loss"},
+            "not train/loss; with --objective it can be .*dev/l",
+        ),
+        (
             {"refine.labels.alpha_low": ["200"]},
             {},
             "no combination of the grid is one that the steps take: .*alpha_high",
@@ -187,9 +193,7 @@ def ran(data: Path, template, tmp_path_factory):
         options = [f"--fix={key}={value}" for key, value in FAST.items()]
         sets = [f"--grid={key}={','.join(values)}" for key, values in axes.items()]
         patch.setattr(sys, "argv", ["tune", "--method=cam", "--data=little", *options, *sets])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert not ended.value.code
+        assert main_status() == 0
         yield grid, [outcome.run_id for outcome in written], steps_before
 
 
@@ -317,6 +321,14 @@ def test_equal_grids_give_equal_figures() -> None:
     assert as_figure(grid, rows) == as_figure(grid, rows)
 
 
+def main_status() -> int:
+    """What the command ends with."""
+    try:
+        return main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+
+
 @pytest.fixture
 def without_ray(data: Path, store, monkeypatch: pytest.MonkeyPatch):
     """Steps that are done at once, but for those whose key is in the set; the runs that were written."""
@@ -362,6 +374,17 @@ def test_a_run_whose_step_fails_is_counted_and_the_others_go_on(without_ray, mon
     content = json.loads(Path("work/search/mine.json").read_text())
     assert [(each["method"], each["rng"]) for each in content["failed"]] == [("affinity", 0), ("affinity", 1)]
     assert "wsss results --data little --preset demo" in said.out.replace("\n", " ")
+
+
+def test_a_driver_without_a_gpu_does_not_leave_steps_to_those_that_have_one(without_ray, monkeypatch, capsys) -> None:
+    _, written = without_ray
+    monkeypatch.setattr(tune.grid_run, "machines", lambda: [{"CPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["tune", "--grid=rng=0,1", "--method=cam", "--data=little"])
+    assert main() == 2 and not written
+    assert "start the command on a machine with one, or give --device cpu" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--device=cpu"])
+    assert not main_status() and len(written) == 2
 
 
 def test_a_grid_of_failures_alone_writes_nothing(without_ray, monkeypatch, capsys) -> None:

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import wsss.methods as methods
+from tune.grid_axes import METHOD, RNG, WEIGHTS, combinations, methods_of, names_a_stage, rngs_of
 from tune.measure import parts
 from tune.objective import SPLIT, Objective, choose_objective, objectives
 from tune.search import ALL, Candidate, MethodSearch, SearchPlan, data_digest, digest
 from wsss.data import Dataset, open_dataset
 from wsss.errors import UserError
 from wsss.interface import STAGES
-from wsss.run.plan import Plan, make_plan, stands_alone
+from wsss.run.plan import Plan
 from wsss.scores import Masks, metric_names
 from wsss.scores.scored import SCORED
-
-METHOD, RNG, WEIGHTS = "method", "rng", "weights"
-_NAMED = 3
-"""So many of several faults are spelt out."""
 
 
 @dataclass(frozen=True)
@@ -86,24 +81,6 @@ class Grid:
         return {key: _in_order(found) for key, found in values.items() if len(found) > 1}
 
 
-def parse_axes(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Texts "key=value,value" as the values of each key; a value that is a list itself stands in brackets.
-
-    Raises:
-        UserError: a text that is no such thing, or a key that is given twice.
-    """
-    axes: dict[str, tuple[str, ...]] = {}
-    for text in texts:
-        key, _, given = (part.strip() for part in text.partition("="))
-        values = [value.strip() for value in re.findall(r"\[[^\]]*\]|[^,\[\]]+", given)]
-        if not key or not all(values) or not values:
-            raise UserError(f"--grid {text!r} is not KEY=VALUE,VALUE, such as refine.walk.beta=2,4,8 or rng=0,1,2")
-        if key in axes:
-            raise UserError(f"--grid names {key} twice; give all its values at once, such as {key}={values[0]},...")
-        axes[key] = tuple(dict.fromkeys(values))
-    return axes
-
-
 def plan_grid(
     axes: Mapping[str, Sequence[str]],
     *,
@@ -138,9 +115,9 @@ def plan_grid(
     settings = {key: list(values) for key, values in axes.items() if key not in (METHOD, RNG)}
     if both := sorted(settings.keys() & fixed.keys()):
         raise UserError(f"{', '.join(both)} can't be in --grid and fixed at once; take one of both away")
-    chosen = _methods(axes.get(METHOD, [method]))
-    rngs = _rngs(axes.get(RNG, [str(rng)]))
-    plans, left_out = _combinations(chosen, preset, settings, fixed)
+    chosen = methods_of(axes.get(METHOD, [method]))
+    rngs = rngs_of(axes.get(RNG, [str(rng)]))
+    plans, left_out = combinations(chosen, preset, settings, fixed)
     whole = not settings or (objective is None and any(key.startswith("segment.") for key in settings))
     wanted = objective or (metric_names.metric(SPLIT, "pred_crf", metric_names.MIOU) if whole else None)
     goals = [_objective(plan, dataset, wanted, asked=objective is not None) for _, plan in plans]
@@ -149,17 +126,18 @@ def plan_grid(
             f"the methods are known by different metrics, {', '.join(sorted({goal.metric for goal in goals}))}; name "
             "one that all have with --objective"
         )
+    _check_scored(goals[0].metric, plans[0][1], dataset)
     whole = whole or goals[0].until == "segment"
     _check_moves(settings, [plan for _, plan in plans], goals)
     stages = [key.partition(".")[0] for key in settings if not key.startswith("evaluate.")]
     last = max([goals[0].until, *(stage for stage in stages if stage in STAGES)], key=STAGES.index)
     until = None if whole else last
     cells: dict[Any, Cell] = {}
-    for (values, plan), _ in zip(plans, goals, strict=True):
+    for (values, plan), goal in zip(plans, goals, strict=True):
         own = {key: plan.settings.get(key, text) for key, text in values.items() if key != METHOD and text is not None}
         candidate = Candidate(plan.method.name, own)
-        known = {metric for metric, goal in objectives(plan, dataset).items() if _within(goal.until, until)}
-        expected = frozenset(metric for metric in known if metric.endswith(f"/{metric_names.MIOU}"))
+        known = {metric for metric, known in objectives(plan, dataset).items() if _within(known.until, until)}
+        expected = frozenset(metric for metric in known if metric.endswith(f"/{metric_names.MIOU}")) | {goal.metric}
         shown = {key: "none" if key in own and own[key] is None else own.get(key) for key in axes if key != RNG}
         shown |= {METHOD: plan.method.name} if METHOD in axes else {}
         cells.setdefault((candidate.method, digest(own)), Cell(candidate, shown, expected))
@@ -182,74 +160,21 @@ def plan_grid(
     )
 
 
-def _methods(given: Sequence[str]) -> list[str]:
-    if list(given) == [ALL]:
-        return [name for name in methods.names() if stands_alone(name)]
-    for name in given:
-        methods.load(name)
-    return list(given)
-
-
-def _rngs(texts: Sequence[str]) -> tuple[int, ...]:
-    wrong = [text for text in texts if not text.isascii() or not text.isdecimal()]
-    if wrong:
-        raise UserError(f"rng = {', '.join(wrong[:_NAMED])} is no seed; allowed: whole numbers from 0")
-    return tuple(dict.fromkeys(int(text) for text in texts))
-
-
-def _combinations(
-    chosen: Sequence[str], preset: str, settings: Mapping[str, Sequence[str]], fixed: Mapping[str, str]
-) -> tuple[list[tuple[dict[str, str | None], Plan]], list[str]]:
-    """The plan of every combination with its values as text, and why others were left out.
-
-    Raises:
-        UserError: a setting that no method has, values that are not allowed, or nothing that the steps take.
-    """
-    plans: list[tuple[dict[str, str | None], Plan]] = []
-    faults: list[str] = []
-    left_out: list[str] = []
-    lacking: dict[str, set[bool]] = {key: set() for key in (*settings, *fixed)}
-    for method, *values in itertools.product(chosen, *settings.values()):
-        given = {**fixed, **dict(zip(settings, values, strict=True))}
-        stages = {key: text for key, text in given.items() if _names_a_stage(key)}
-        try:
-            known = make_plan(method, preset, stages).settings.keys() | {WEIGHTS}
-            own = {key: text for key, text in given.items() if key in known}
-            if len(chosen) == 1 and not any(_names_a_stage(key) for key in settings):
-                own = given
-            plan = make_plan(method, preset, own)
-        except UserError as error:
-            faults.append(str(error))
-            continue
-        for key in lacking:
-            lacking[key].add(key not in own)
-        try:
-            for planned in plan.steps:
-                planned.check()
-        except UserError as error:
-            left_out.append(str(error))
-            continue
-        plans.append(({METHOD: method, **{key: own.get(key) for key in settings}}, plan))
-    faults = list(dict.fromkeys(faults))
-    for key, lacks in lacking.items():
-        if lacks == {True}:
-            faults.append(f"none of the methods {', '.join(chosen)} has a setting {key}")
-    if faults:
-        raise UserError(_joined(faults))
-    if not plans:
-        raise UserError(f"no combination of the grid is one that the steps take: {_joined(left_out)}")
-    return plans, list(dict.fromkeys(left_out))
-
-
-def _names_a_stage(key: str) -> bool:
-    return key in {f"{stage}.name" for stage in STAGES}
-
-
 def _objective(plan: Plan, dataset: Dataset, metric: str | None, *, asked: bool) -> Objective:
     known = objectives(plan, dataset)
     if metric in known:
         return known[metric]
     return choose_objective(plan, dataset, metric if asked else None)
+
+
+def _check_scored(metric: str, plan: Plan, dataset: Dataset) -> None:
+    """Refuse a metric that only a stage's run has, such as a loss: what is compared has to stand with the whole run."""
+    scores = (f"/{metric_names.MIOU}", metric_names.TAGS_MAP)
+    if not metric.endswith(scores):
+        allowed = [known for known in objectives(plan, dataset) if known.endswith(scores)]
+        raise UserError(
+            f"a grid compares what runs are scored by, not {metric}; with --objective it can be {', '.join(allowed)}"
+        )
 
 
 def _check_moves(settings: Mapping[str, Sequence[str]], plans: Sequence[Plan], goals: Sequence[Objective]) -> None:
@@ -258,7 +183,7 @@ def _check_moves(settings: Mapping[str, Sequence[str]], plans: Sequence[Plan], g
         planned.key for plan, goal in zip(plans, goals, strict=True) for planned in itertools.chain(*parts(plan, goal))
     }
     idle = [
-        key for key in settings if key != WEIGHTS and not _names_a_stage(key) and key.rpartition(".")[0] not in needed
+        key for key in settings if key != WEIGHTS and not names_a_stage(key) and key.rpartition(".")[0] not in needed
     ]
     if idle:
         raise UserError(
@@ -293,10 +218,3 @@ def _in_order(values: list[Any]) -> list[Any]:
 
 def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _joined(faults: Sequence[str]) -> str:
-    """A few faults as one sentence, and how many more there are."""
-    several = list(dict.fromkeys(faults))
-    more = f"; and {len(several) - _NAMED} more" if len(several) > _NAMED else ""
-    return "; ".join(several[:_NAMED]) + more

@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from tune.grid import METHOD, Grid
+from tune.grid import Grid
+from tune.grid_axes import METHOD
 from tune.grid_figure import as_figure
 from tune.grid_rows import Row, is_miou, label, rows_of, shown
 from tune.grid_run import GridRun
@@ -117,6 +118,7 @@ def html_of(grid: Grid, rows: Sequence[Row], svg: str) -> str:
         paragraph(f"Dataset {search.data}, preset {search.preset}{fixed}, rngs {', '.join(map(str, grid.rngs))}."),
         paragraph(_note(grid), note=True),
         picture(svg) if svg else "",
+        paragraph("More than two keys vary: the table has it all.", note=True) if len(grid.varied) > 2 else "",
         table([*heads, "runs"], [[*line, " ".join(row.runs)] for line, row in zip(cells, rows, strict=True)]),
         *(paragraph(f"Left out: {why}.", note=True) for why in grid.left_out),
     ]
@@ -126,6 +128,9 @@ def html_of(grid: Grid, rows: Sequence[Row], svg: str) -> str:
 def text_of(grid: Grid, rows: Sequence[Row]) -> str:
     """The table for a terminal."""
     heads, cells = _table(grid, rows)
+    short = {key: key.rpartition(".")[2] for key in grid.axes}
+    if len(set(short.values())) == len(short):
+        heads = [short.get(head, head) for head in heads]
     columns = tuple(Column(head, right=head in map(label, grid.metrics)) for head in heads)
     return as_text([Table("", columns, cells)], _note(grid))
 

@@ -67,12 +67,18 @@ def run_grid(grid: Grid, budget: Budget, *, ray_address: str | None = None, quie
     total, ended = len(all_runs), len(all_runs) - len(todo)
     with connected(address_of(ray_address)):
         there = machines()
-        share = Share.of(Slots(1, 0, 1, ""))
-        around = Surroundings(grid.search, os.getcwd(), share, ("", 0))
+        device = choose_device(grid.search.device).type
+        if device == "cpu" and grid.search.device == "auto" and any(machine.get("GPU") for machine in there):
+            raise UserError(
+                "the cluster has GPUs and this machine has none, so it would not find what is computed there; "
+                "start the command on a machine with one, or give --device cpu"
+            )
+        search = replace(grid.search, device=device)
+        around = Surroundings(search, os.getcwd(), Share.of(Slots(1, 0, 1, "")), ("", 0))
         steps, needs = _steps(grid, todo)
         most = min(budget.cpus or math.inf, max(machine.get("CPU", 1.0) for machine in there))
         waiting = {number: set(own) for number, own in enumerate(needs)}
-        for done in compute_steps(around, steps, most, gpus_wanted(there, grid.search, budget)):
+        for done in compute_steps(around, steps, most, gpus_wanted(there, search, budget)):
             for number in [number for number, own in waiting.items() if done.fingerprint in own]:
                 waiting[number].discard(done.fingerprint)
                 if done.error:
