@@ -95,6 +95,7 @@ def test_names_and_errors_are_text_never_markup_or_formulas(study) -> None:
     assert "<b>" not in page and "<i>" not in page and "<script" not in page
     assert "a&lt;b&gt;_$x^$" in page and "&lt;script&gt;out of memory" in page
     assert not re.search(r'(?:src|href)="(?!#|data:)', page), "nothing is fetched"
+    assert not any("$" in text for text in figures(page)), "an axis's numbers are no formulas either"
 
 
 @pytest.mark.parametrize("methods", [("affinity",), ("affinity", "cam", "fcn_mil")])

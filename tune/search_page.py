@@ -131,15 +131,15 @@ def _figures(study: Study) -> Iterator[str]:
     import optuna.visualization.matplotlib as pictures
 
     several = study.search.seconds
-    target: dict[str, Any] = {"target": _first, "target_name": study.search.metric}
+    # Without a target, Optuna shows what is better in a darker colour.
+    aim: dict[str, Any] = {"target_name": study.search.metric} | ({"target": _first} if several else {})
     whole = study.optuna
     complete = [trial for trial in whole.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
     if not complete:
         yield paragraph("No trial is complete, so there is nothing to draw.", note=True)
         return
     yield heading("Optimisation history")
-    history: dict[str, Any] = target if several else {"target_name": study.search.metric}
-    yield _drawn(partial(pictures.plot_optimization_history, whole, **history))
+    yield _drawn(partial(pictures.plot_optimization_history, whole, **aim))
     if several:
         yield heading("Quality against seconds")
         names_of = [study.search.metric, "seconds"]
@@ -152,9 +152,9 @@ def _figures(study: Study) -> Iterator[str]:
             yield paragraph(f"Too few complete trials{of} for a picture of its settings.", note=True)
             continue
         yield heading(f"Importance of the settings{of}")
-        yield _drawn(partial(pictures.plot_param_importances, own, **target))
+        yield _drawn(partial(pictures.plot_param_importances, own, **aim))
         yield heading(f"Settings and values{of}")
-        yield _drawn(partial(pictures.plot_parallel_coordinate, own, names, **target), len(names))
+        yield _drawn(partial(pictures.plot_parallel_coordinate, own, names, **aim), len(names))
 
 
 def _first(trial: optuna.trial.FrozenTrial) -> float:
@@ -189,6 +189,11 @@ def _drawn(draw: Callable[[], Any], columns: int = 0) -> str:
             axes = draw()
             figure = axes.get_figure()
             figure.set_size_inches(max(7.0, 1.6 * columns), 4.0)
+            for axis in [
+                axis for each in figure.axes for axis in (each.xaxis, each.yaxis) if axis.get_scale() == "log"
+            ]:
+                axis.set_major_formatter(_plainly)
+                axis.set_minor_formatter(_plainly)
             for artist in [artist for each in figure.axes for artist in each.collections]:
                 if len(artist.get_paths()) > _MANY or len(artist.get_offsets()) > _MANY:
                     artist.set_rasterized(True)
@@ -197,6 +202,11 @@ def _drawn(draw: Callable[[], Any], columns: int = 0) -> str:
             return paragraph(f"No picture: {error}", note=True)
         finally:
             pyplot.close("all")
+
+
+def _plainly(value: float, _: int | None = None) -> str:
+    """A number on a logarithmic axis, which would be a formula else."""
+    return f"{value:g}"
 
 
 def _settings(method: str, settings: Any) -> str:
