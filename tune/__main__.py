@@ -1,4 +1,4 @@
-"""`python -m tune`: search the settings of one method, of several, or of all."""
+"""`python -m tune`: search the settings of one method, of several, or of all; or run a grid."""
 
 from __future__ import annotations
 
@@ -23,6 +23,13 @@ def search(
     objective: Annotated[
         str, typer.Option(help="A metric, by default dev/labels_crf/miou; ',seconds' makes a front of both.")
     ] = "",
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE,VALUE",
+            help="Every combination of values instead of a search: method=all, rng=0,1,2, settings; repeatable.",
+        ),
+    ] = None,
     keys: Annotated[
         str, typer.Option(help="Settings, steps or stages, separated by commas; by default the objective's stage.")
     ] = "",
@@ -56,6 +63,35 @@ def search(
     from wsss.cli.runs import parse_settings, words
     from wsss.run.method import WORK
 
+    fixed = parse_settings([pair for text in settings or [] for pair in words(text)])
+    budget = Budget(trials, hours, cpus, gpus, retries, seeds, top)
+    if texts := [text for given in grid or [] for text in words(given)]:
+        from tune.grid_command import grid_command
+
+        idle = {
+            "--keys": keys,
+            "--space": space,
+            "--resume": resume,
+            "--warm": warm,
+            "--hours": hours,
+            "--seeds": seeds,
+        }
+        grid_command(
+            texts,
+            method=method,
+            preset=preset,
+            data=data,
+            rng=rng,
+            objective=objective,
+            fixed=fixed,
+            device=device,
+            name=name,
+            budget=budget,
+            ray_address=ray_address,
+            quiet=quiet,
+            idle=idle,
+        )
+        return
     if name and not resume:
         check_new(name, WORK)
     plan = (
@@ -68,14 +104,13 @@ def search(
             rng=rng,
             objective=objective,
             keys=tuple(key.strip() for key in keys.split(",") if key.strip()),
-            fixed=parse_settings([pair for text in settings or [] for pair in words(text)]),
+            fixed=fixed,
             device=device,
             narrowing=Narrowing.read(space) if space else None,
             sampler=sampler,
             name=name,
         )
     )
-    budget = Budget(trials, hours, cpus, gpus, retries, seeds, top)
     if not quiet:
         spaces = "; ".join(f"{each.method}: {', '.join(each.space) or 'nothing'}" for each in plan.methods)
         print(f"search {plan.name}: {plan.metric} over {spaces}", flush=True)

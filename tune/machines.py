@@ -20,7 +20,6 @@ import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tune.facts import Facts, Named, code_digest, look
-from tune.objective import SPLIT
 from tune.progress import reason
 from tune.search import SearchPlan
 from tune.trial import Surroundings
@@ -76,7 +75,7 @@ def looked_at(around: Surroundings, address: str, there: list[Machine]) -> Itera
         if not all(each.here for each in facts):
             extra = [str(getattr(each.planned.settings, each.key)) for each in named if _travels(each)]
             for name in dict.fromkeys([around.search.data, *extra]):
-                travels[name] = send_dataset(open_dataset(name), store, (SPLIT,))
+                travels[name] = send_dataset(open_dataset(name), store, around.masked)
         yield replace(_with(around, store, variables, device), travels=travels)
     finally:
         marker.unlink(missing_ok=True)

@@ -28,6 +28,7 @@ from tune.parent import search_run
 from tune.progress import Progress, reason
 from tune.race import EarlyEnd, trained_step
 from tune.search import Candidate, SearchPlan
+from tune.search_page import write_search_page
 from tune.shared import compute_shared, needs_network
 from tune.study import COMPLETE, FAILED, PRUNED, Study, TrialRecord, best_of, draw
 from tune.trial import CANDIDATE, EPOCH, FINAL, LOSS, NUMBER, PER_IMAGE, VALUE, Surroundings, run_trial
@@ -113,7 +114,7 @@ def run_search(
     if warm and not study.kept(WARM):
         study.enqueue(best_of(warm, search, WORK, WARM_TRIALS))
         study.keep(WARM, warm)
-    address = _address(ray_address)
+    address = address_of(ray_address)
     with (
         search_run(search, study) as parent,
         Ending(deadline) as ending,
@@ -138,6 +139,7 @@ def run_search(
         finally:
             mirror.close()
         parent.end(study, verdict)
+        write_search_page(study, verdict, WORK / "search", parent.client, parent.id)
         front = tuple(study.front) if search.seconds else ()
         return SearchResult(search, parent.id, tuple(study.records), verdict, left, front)
 
@@ -286,7 +288,7 @@ def _share(there: list[Machine], cpus: float | None, gpus: float) -> Share:
     return Share.of(Slots(cores, 0, 1, shown))
 
 
-def _gpus(there: list[Machine], search: SearchPlan, budget: Budget) -> float:
+def gpus_wanted(there: list[Machine], search: SearchPlan, budget: Budget) -> float:
     """The GPUs of a trial or step that runs a network."""
     if search.device == "cpu" or not any(machine.get("GPU", 0) for machine in there):
         return 0.0
@@ -296,7 +298,7 @@ def _gpus(there: list[Machine], search: SearchPlan, budget: Budget) -> float:
 @contextmanager
 def _around(search: SearchPlan, budget: Budget, address: str, there: list[Machine]) -> Iterator[Surroundings]:
     """What trials are given, on machines that were looked at."""
-    gpus = _gpus(there, search, budget)
+    gpus = gpus_wanted(there, search, budget)
     of_trials = gpus if any(needs_network(search, each) for each in search.methods) else 0.0
     share = _share(there, budget.cpus, of_trials if budget.gpus is None else budget.gpus)
     around = Surroundings(search, os.getcwd(), share, trained_step(search), gpus=gpus)
@@ -325,7 +327,8 @@ def _error_of(trial: Any) -> str:
     return Path(trial.error_file).read_text(encoding="utf-8") if with_text else "its process is gone"
 
 
-def _address(ray_address: str | None) -> str:
+def address_of(ray_address: str | None) -> str:
+    """The cluster's address: as given, of RAY_ADDRESS, or "local"."""
     return ray_address or os.environ.get(ADDRESS) or LOCAL
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import ray
@@ -25,14 +25,34 @@ LOST = "the processes that computed it were lost again and again; look at the ma
 
 @dataclass(frozen=True)
 class SharedStep:
-    """A step, once for all methods that have it: the fingerprints of its inputs, and the steps before it and itself."""
+    """A step, once for all that have it.
+
+    Attributes:
+        inputs: the fingerprints of its inputs.
+        chain: the steps before it, and itself.
+        rng: the seed.
+        wanted: by how many runs; the step that most want comes first.
+    """
 
     inputs: frozenset[str]
     chain: tuple[PlannedStep, ...]
+    rng: int
+    wanted: int = 1
 
     @property
     def planned(self) -> PlannedStep:
         return self.chain[-1]
+
+
+@dataclass(frozen=True)
+class ComputedStep:
+    """What came of a step: whether it was there already, its seconds, and why it failed ("" where it did not)."""
+
+    fingerprint: str
+    planned: PlannedStep
+    reused: bool = False
+    seconds: float = 0.0
+    error: str = ""
 
 
 def beginnings(search: SearchPlan, each: MethodSearch) -> set[str]:
@@ -70,16 +90,16 @@ def shared_steps(around: Surroundings) -> dict[str, SharedStep]:
                 needed = {step.key: step for key in before for step in chains[key]}
                 chains[planned.key] = (*needed.values(), planned)
                 inputs = frozenset(known[key] for key in before)
-                found.setdefault(known[planned.key], SharedStep(inputs, chains[planned.key]))
+                found.setdefault(known[planned.key], SharedStep(inputs, chains[planned.key], search.rng))
     return found
 
 
 def compute_shared(around: Surroundings, there: Sequence[Machine]) -> dict[str, float]:
-    """Compute them on the connected cluster, those at once that do not need each other.
+    """Compute what no searched setting reaches, before the first trial.
 
     Args:
         around: the search.
-        there: the cluster's machines; steps that run at once divide the cores of the largest.
+        there: the cluster's machines.
 
     Returns:
         The seconds of those that were computed, by name.
@@ -87,33 +107,59 @@ def compute_shared(around: Surroundings, there: Sequence[Machine]) -> dict[str, 
     Raises:
         UserError: whatever a step refuses.
     """
-    steps = shared_steps(around)
-    done: set[str] = set()
-    running: dict[ray.ObjectRef, str] = {}
     computed: dict[str, float] = {}
-    while len(done) < len(steps):
-        begun = done.union(running.values())
-        ready = [each for each, step in steps.items() if each not in begun and step.inputs <= done]
-        for fingerprint in ready:
-            step = steps[fingerprint]
-            gpus = around.gpus if "network" in step.planned.step.uses else 0.0
-            own, cpus = _part(around, there, gpus, len(ready) + len(running))
-            running[_compute.options(num_cpus=cpus, num_gpus=gpus).remote(own, step.chain)] = fingerprint
-        [ended], _ = ray.wait(list(running))
-        planned = steps[running[ended]].planned
-        try:
-            reused, seconds = ray.get(ended)
-        except ray.exceptions.RayTaskError as error:
-            raise UserError(f"step {planned.name}: {reason(str(error))}") from None
-        except ray.exceptions.RayError as error:
-            raise UserError(f"step {planned.name}: {LOST} ({type(error).__name__})") from None
-        done.add(running.pop(ended))
-        if not reused:
-            computed[planned.name] = seconds
-            say(f"{planned.name}, which the trials share: {seconds:.0f} s")
+    for done in compute_steps(around, shared_steps(around), there):
+        if done.error:
+            raise UserError(f"step {done.planned.name}: {done.error}")
+        if not done.reused:
+            computed[done.planned.name] = done.seconds
+            say(f"{done.planned.name}, which the trials share: {done.seconds:.0f} s")
     if around.gpus:
         _compute_networks(around, there)
     return computed
+
+
+def compute_steps(
+    around: Surroundings, steps: Mapping[str, SharedStep], there: Sequence[Machine], most: float = math.inf
+) -> Iterator[ComputedStep]:
+    """Compute steps on the connected cluster, at once those that do not need each other; none after one that failed.
+
+    Args:
+        around: whose dataset, device and variables they have.
+        steps: by fingerprint.
+        there: the cluster's machines; steps that run at once divide the cores of the largest.
+        most: cores of a step.
+
+    Returns:
+        What came of each, as soon as it is known.
+    """
+    at_once = max(1, int(sum(machine.get("CPU", 0.0) for machine in there)))
+    done: set[str] = set()
+    begun: set[str] = set()
+    running: dict[ray.ObjectRef, str] = {}
+    while True:
+        ready = [each for each, step in steps.items() if each not in begun and step.inputs <= done]
+        ready = sorted(ready, key=lambda each: -steps[each].wanted)[: at_once - len(running)]
+        for fingerprint in ready:
+            step = steps[fingerprint]
+            gpus = around.gpus if "network" in step.planned.step.uses else 0.0
+            own, cpus = _part(around, there, gpus, len(ready) + len(running), most)
+            running[_compute.options(num_cpus=cpus, num_gpus=gpus).remote(own, step.chain, step.rng)] = fingerprint
+            begun.add(fingerprint)
+        if not running:
+            return
+        [ended], _ = ray.wait(list(running))
+        fingerprint = running.pop(ended)
+        planned = steps[fingerprint].planned
+        try:
+            reused, seconds = ray.get(ended)
+        except ray.exceptions.RayTaskError as error:
+            yield ComputedStep(fingerprint, planned, error=reason(str(error)))
+        except ray.exceptions.RayError as error:
+            yield ComputedStep(fingerprint, planned, error=f"{LOST} ({type(error).__name__})")
+        else:
+            done.add(fingerprint)
+            yield ComputedStep(fingerprint, planned, reused, seconds)
 
 
 def _compute_networks(around: Surroundings, there: Sequence[Machine]) -> None:
@@ -136,9 +182,12 @@ def _compute_networks(around: Surroundings, there: Sequence[Machine]) -> None:
             raise UserError(f"what the trials of {method} share: {LOST} ({type(error).__name__})") from None
 
 
-def _part(around: Surroundings, there: Sequence[Machine], gpus: float, count: int) -> tuple[Surroundings, float]:
+def _part(
+    around: Surroundings, there: Sequence[Machine], gpus: float, count: int, most: float = math.inf
+) -> tuple[Surroundings, float]:
     """Of the largest machine with so many GPUs, the cores of one of so many tasks: as a share, and as Ray is asked."""
     cores = max((machine.get("CPU", 0.0) for machine in there if machine.get("GPU", 0.0) >= gpus), default=1.0)
+    cores = min(cores, most)
     share = max(1, math.floor(cores / max(1, count)))
     return replace(around, share=replace(around.share, cores=share)), min(share, cores)
 
@@ -153,10 +202,9 @@ def _begin(around: Surroundings, method: str) -> None:
 
 
 @ray.remote(max_retries=2)
-def _compute(around: Surroundings, chain: tuple[PlannedStep, ...]) -> tuple[bool, float]:
+def _compute(around: Surroundings, chain: tuple[PlannedStep, ...], rng: int) -> tuple[bool, float]:
     """Run the last of the steps; whether it was there already, and its seconds."""
-    dataset, search = prepare(around), around.search
-    place = around.place
-    runner = StepRunner(dataset, search.rng, place.device, place.work, wait=True)
+    dataset, place = prepare(around), around.place
+    runner = StepRunner(dataset, rng, place.device, place.work, wait=True)
     *_, last = (run_step(runner, planned, place, ConsoleReporter) for planned in chain)
     return last.how != "computed", last.seconds

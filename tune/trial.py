@@ -44,6 +44,7 @@ class Surroundings:
         gpus: what of a GPU a step that runs a network asks for.
         marker: a file of the workspace: a machine that does not see it works in a folder of its own; "" for none.
         travels: to such a machine, from the store: datasets, by what the search calls them, and their keys.
+        masked: the splits whose masks travel with them.
     """
 
     search: SearchPlan
@@ -54,6 +55,7 @@ class Surroundings:
     gpus: float = 0.0
     marker: str = ""
     travels: Mapping[str, str] = field(default_factory=dict)
+    masked: tuple[str, ...] = (SPLIT,)
 
     @property
     def place(self) -> Place:
@@ -96,7 +98,7 @@ def prepare(around: Surroundings) -> Dataset:
     os.chdir(folder)
     store = storage.store_address()
     for named, key in around.travels.items():
-        fetch_dataset(store, key, (SPLIT,), folder / "data" / Path(named).name)
+        fetch_dataset(store, key, around.masked, folder / "data" / Path(named).name)
     return open_dataset(folder / "data" / Path(around.search.data).name)
 
 
