@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from tune.search import Candidate
 from tune.study import COMPLETE, FAILED, PRUNED, Study, TrialRecord
+from wsss import git
 from wsss.progress import say
 from wsss.tracking import names
 from wsss.tracking.connection import one_line
@@ -39,6 +40,7 @@ class Mirror:
         self._client, self._study, self._parent, self._experiment = client, study, parent, experiment
         self._writes: queue.Queue[Callable[[], object] | None] = queue.Queue()
         self._runs = self._runs_that_are_there()
+        self._code = git.state()
         self._away = threading.Event()
         self._closing = float("inf")
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
@@ -111,6 +113,9 @@ class Mirror:
                 names.PRESET: search.preset,
                 names.RNG: str(search.rng),
                 names.MLFLOW_USER: user(),
+                names.GIT_COMMIT: self._code.commit or "",
+                names.GIT_DIRTY: str(self._code.dirty).lower(),
+                names.VERSION: git.VERSION,
                 TRIAL: str(number),
             }
             run = self._client.create_run(self._experiment, tags=tags, run_name=f"trial {number}").info.run_id

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import typer
 
 from wsss import commands
-from wsss.cli import data, exports, models, offline, runs, store
+from wsss.cli import data, exports, models, offline, reproduce, runs, store
 from wsss.errors import UserError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.add_typer(runs.labels_app, name="labels", help="Label maps: of runs, and fro
 app.add_typer(exports.app, name="export", help="Predictions in other people's formats.")
 _COMMANDS: tuple[Callable[..., None], ...] = (
     runs.run,
+    reproduce.reproduce,
     runs.methods,
     models.evaluate,
     models.compare,
