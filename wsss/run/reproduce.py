@@ -22,10 +22,12 @@ from pathlib import Path
 from wsss import git, storage, versions
 from wsss.commands import command
 from wsss.data import Dataset, open_dataset
+from wsss.data.manifest import read_manifest
 from wsss.errors import UserError
 from wsss.interface import STAGES
 from wsss.process import own_cores
 from wsss.progress import say
+from wsss.run.fingerprints import file_digest
 from wsss.run.method import WORK
 from wsss.run.plan import make_plan
 from wsss.run.recorded import Machine, Recorded
@@ -103,6 +105,7 @@ def reproduce(run: Recorded, *, points: float = POINTS, device: str = "auto") ->
             "commit first, then run, and it can be reproduced"
         )
     dataset = _data(run, folder)
+    dataset.check(thorough=True)
     _check_masks(run, dataset)
     code = _code(run, folder)
     here = Machine(socket.gethostname(), str(own_cores()), version("torch"))
@@ -178,15 +181,15 @@ def _check_masks(run: Recorded, dataset: Dataset) -> None:
     Raises:
         UserError: names the splits.
     """
-    masks = Masks(dataset)
-    changed = sorted(
-        {
-            known.split
-            for known in run.evaluations.values()
-            if known.masks
-            and (any(masks.path(i) is None for i in known.ids) or masks.digest_of(known.ids) != known.masks)
-        }
-    )
+    masks, entries = Masks(dataset), read_manifest(dataset.root)
+
+    def as_listed(path: Path | None) -> bool:
+        return path is not None and file_digest(path) == entries[path.relative_to(dataset.root).as_posix()].sha256
+
+    def same(known: Evaluation) -> bool:
+        return all(as_listed(masks.path(i)) for i in known.ids) and masks.digest_of(known.ids) == known.masks
+
+    changed = sorted({known.split for known in run.evaluations.values() if known.masks and not same(known)})
     if changed:
         raise UserError(
             f"the masks of {', '.join(changed)} in {dataset.root} are not those that {run.title} was scored with; its "
