@@ -105,8 +105,8 @@ def reproduce(run: Recorded, *, points: float = POINTS, device: str = "auto") ->
             "commit first, then run, and it can be reproduced"
         )
     dataset = _data(run, folder)
-    dataset.check(thorough=True)
     _check_masks(run, dataset)
+    dataset.check(thorough=True)
     code = _code(run, folder)
     here = Machine(socket.gethostname(), str(own_cores()), version("torch"))
     if run.torch and run.torch != here.torch:
@@ -184,7 +184,8 @@ def _check_masks(run: Recorded, dataset: Dataset) -> None:
     masks, entries = Masks(dataset), read_manifest(dataset.root)
 
     def as_listed(path: Path | None) -> bool:
-        return path is not None and file_digest(path) == entries[path.relative_to(dataset.root).as_posix()].sha256
+        entry = entries.get(path.relative_to(dataset.root).as_posix()) if path else None
+        return path is not None and entry is not None and file_digest(path) == entry.sha256
 
     def same(known: Evaluation) -> bool:
         return all(as_listed(masks.path(i)) for i in known.ids) and masks.digest_of(known.ids) == known.masks
