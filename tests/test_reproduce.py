@@ -122,7 +122,7 @@ def test_a_run_comes_out_again_with_every_step_computed(done: Done, says: Says) 
     assert "localize.train" in text and "refine.crf" in text
     assert f"{METRIC} " in text and "differs" not in text and "+0.0000" in text
     assert "label maps and predictions: 6 of 6 are the same, pixel for pixel" in text
-    assert f"run {done.run_id} came out again (the same machine with as many cores, so the same numbers" in text
+    assert f"run {done.run_id} came out again (on the same machine, with as many cores, so the same" in text
     assert len(wsss.runs()) == before and not Path("work/reproduce", done.run_id).exists()
 
 
@@ -137,7 +137,7 @@ def test_on_the_same_machine_the_same_numbers_are_asked_for_elsewhere_a_toleranc
     assert "did not come out" in text and f"is kept in {record}" in text and record.is_dir()
     client.set_tag(done.run_id, names.CORES, "77")
     text = says(done.run_id)
-    assert "differs" not in text and "came out again (within 2 points, since it is not known" in text
+    assert "differs" not in text and "came out again (within 2 points, since not every step is known" in text
     assert "differs" in says(done.run_id, "--tolerance", "0.5", status=1)
     run = replace(recorded(done.run_id), metrics={"dev/pred/miou": 0.5})  # it does not come out at all
     (line,) = reproduce.reproduce(run, points=90.0).lines

@@ -36,9 +36,9 @@ def reproduce(
     if result.labels:
         typer.echo(f"label maps and predictions: {equal} of {len(result.labels)} are the same, pixel for pixel")
     asked = (
-        "the same machine with as many cores, so the same numbers are asked for"
+        "on the same machine, with as many cores, so the same numbers were asked for"
         if result.exact
-        else f"within {points:g} points, since it is not known that every step had the same machine and cores"
+        else f"within {points:g} points, since not every step is known to be of this machine's processor and cores"
     )
     typer.echo(f"{known.title} {'came out again' if result.reproduced else 'did not come out'} ({asked})")
     if not result.reproduced:

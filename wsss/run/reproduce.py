@@ -31,6 +31,7 @@ from wsss.run.fingerprints import file_digest
 from wsss.run.method import WORK
 from wsss.run.plan import make_plan
 from wsss.run.recorded import Machine, Recorded
+from wsss.run.steps import choose_device
 from wsss.scores import Evaluation, Masks, metric_names
 from wsss.scores.evaluation import load
 from wsss.settings import settings_of
@@ -60,7 +61,8 @@ class Reproduction:
     Attributes:
         lines: metric by metric.
         labels: "<split>/<what>" to whether the label maps that were scored are the recorded ones, pixel for pixel.
-        exact: the machine is known to be the same, so that the same numbers were asked for.
+        exact: every step is known to be of this machine's processor, with as many cores and the same torch, so that
+            the same numbers were asked for; the sums of a GPU may end in other digits each time.
         points: else the tolerance, in points of a hundred.
         record: the folder of the record.
     """
@@ -117,7 +119,8 @@ def reproduce(run: Recorded, *, points: float = POINTS, device: str = "auto") ->
     _run(run, code, dataset, record, device)
     again = _read(record)
     exact = (
-        run.machine == here
+        choose_device(device).type == "cpu"
+        and run.machine == here
         and run.steps.items() <= {key: again.tags.get(names.step_fingerprint(key)) for key in run.steps}.items()
     )
     lines = tuple(
