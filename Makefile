@@ -59,7 +59,7 @@ docs: $(READY) ## the documentation site in site/, links checked; nothing is fet
 	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
 
 .PHONY: performance
-performance: $(READY) ## every benchmark, and docs/performance.md from their figures; ten minutes of a quiet machine
+performance: $(READY) ## every benchmark, and docs/performance.md from their figures; half an hour of a quiet machine
 	mkdir -p work/performance
 	for name in $$(wsss bench); do wsss bench $$name --json > work/performance/$$name.json; done
 	python -m pipelines.performance work/performance/*.json benchmarks/measured/*.json > work/performance/page.md

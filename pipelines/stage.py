@@ -40,10 +40,15 @@ def run_stage(stage: str, method: str) -> None:
     from wsss.labels.exchange import label_path
     from wsss.registry.models import publish
     from wsss.run.method import label_folder, run_method
+    from wsss.run.plan import PRESETS
     from wsss.scores import metric_names
 
     params = yaml.safe_load(Path(PARAMS).read_text(encoding="utf-8"))
     data, preset, rng, overrides = params["dataset"], params["preset"], int(params["rng"]), params["set"][method]
+    if preset not in PRESETS:  # the folders that dvc.yaml names have it in their names
+        raise UserError(
+            f"{PARAMS}: preset is {preset!r}; here it is one of {', '.join(PRESETS)}, and `set` holds what differs"
+        )
     evaluate = stage == "evaluate"
     outcome = run_method(
         method, preset, data, rng=rng, overrides=overrides, until=stage, track=evaluate, publish=publish

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tune.search import Candidate
 from tune.study import COMPLETE, FAILED, PRUNED, Study, TrialRecord
+from wsss import git
 from wsss.errors import one_line
 from wsss.progress import say
 from wsss.tracking import names
@@ -42,6 +43,7 @@ class Mirror:
         self._computed: dict[str, int] = {}
         for record in study.records:
             self._learn(record)
+        self._code = git.state()
         self._away = threading.Event()
         self._closing = float("inf")
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
@@ -120,6 +122,9 @@ class Mirror:
                 names.PRESET: search.preset,
                 names.RNG: str(search.rng),
                 names.MLFLOW_USER: user(),
+                names.GIT_COMMIT: self._code.commit or "",
+                names.GIT_DIRTY: str(self._code.dirty).lower(),
+                names.VERSION: git.VERSION,
                 TRIAL: str(number),
             }
             run = self._client.create_run(self._experiment, tags=tags, run_name=f"trial {number}").info.run_id

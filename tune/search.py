@@ -16,8 +16,8 @@ from wsss.commands import command
 from wsss.data import Dataset, open_dataset
 from wsss.errors import UserError
 from wsss.run.fingerprints import mask_digests
-from wsss.run.plan import Plan, make_plan, stands_alone
-from wsss.settings import Search
+from wsss.run.plan import Plan, make_plan, read_preset, stands_alone
+from wsss.settings import Search, as_text
 
 ALL = "all"
 
@@ -60,7 +60,7 @@ class SearchPlan:
 
     Attributes:
         methods: one or several, in one study.
-        preset, data: their names.
+        preset, data: their names; a preset file is its preset, and settings that every trial has or begins with.
         digest: of the dataset and of the masks of dev.
         rng: the seed of the runs and of the search.
         fixed: settings that every trial has.
@@ -136,7 +136,8 @@ def plan_search(
 
     Args:
         method: a name, several, or "all".
-        preset, data: their names.
+        preset: its name, or a preset file.
+        data: its name.
         rng: the seed of the runs and of the search.
         objective: a metric, and perhaps ",seconds".
         keys: settings, steps or stages that are searched; by default the objective's stage.
@@ -161,9 +162,12 @@ def plan_search(
         _of_method(name, preset, dataset, metric or None, keys, fixed, narrowing, alone=len(names) == 1)
         for name in names
     )
+    begin = read_preset(preset)
+    searched = {key for part in parts for key in part.space}
+    fixed = {key: as_text(value) for key, value in begin.settings.items() if key not in searched} | fixed
     return SearchPlan(
         methods=parts,
-        preset=preset,
+        preset=begin.name,
         data=data,
         digest=data_digest(data),
         rng=rng,

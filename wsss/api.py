@@ -48,7 +48,7 @@ class RunResult:
 
     Attributes:
         run_id: of the MLflow run.
-        method, preset, data, rng: what was run, on which dataset.
+        method, preset, data, rng: what was run, on which dataset; of a preset file, the preset that it stands on.
         metrics: every metric by its name, such as "val/pred_crf/miou", in [0, 1]; where there are no masks, none of
             those that need them.
         model: the address of the registered model, "models:/NAME/VERSION"; empty where no segmenter was trained.
@@ -161,7 +161,7 @@ def methods() -> Table[dict[str, Any]]:
 def run(
     method: str = "affinity",
     *,
-    preset: str = "demo",
+    preset: str | Path = "demo",
     data: str | Path | Dataset = "shapes",
     rng: int = 0,
     settings: Mapping[str, Any] | None = None,
@@ -174,7 +174,7 @@ def run(
 
     Args:
         method: its name; `wsss.methods()` lists them.
-        preset: "demo", "small" or "paper".
+        preset: "demo", "small", "paper", or the path of a preset file.
         data: a dataset, its name, or its folder.
         rng: the seed, at least 0.
         settings: those that differ from the preset, such as {"refine.walk.beta": 4}.
@@ -186,12 +186,14 @@ def run(
     """
     from wsss.registry.models import publish
     from wsss.run.method import run_method
+    from wsss.run.plan import read_preset
 
     outcome = run_method(
-        method, preset, _address(data), rng=rng, overrides=settings, device=device, until=until, publish=publish
+        method, str(preset), _address(data), rng=rng, overrides=settings, device=device, until=until, publish=publish
     )
     name = str(getattr(data, "name", data))
-    return RunResult(outcome.run_id, method, preset, name, rng, outcome.metrics, outcome.model, outcome.steps)
+    begin = read_preset(str(preset)).name
+    return RunResult(outcome.run_id, method, begin, name, rng, outcome.metrics, outcome.model, outcome.steps)
 
 
 def runs(data: str | None = None, method: str | None = None, *, finished: bool = True) -> Table[RunRecord]:
@@ -244,7 +246,7 @@ def load(address: str | Path) -> Segmenter:
 def localizer(
     method: str = "cam",
     *,
-    preset: str = "demo",
+    preset: str | Path = "demo",
     data: str | Path | Dataset = "shapes",
     rng: int = 0,
     settings: Mapping[str, Any] | None = None,
@@ -267,10 +269,10 @@ def localizer(
     from wsss.run.plan import make_plan
     from wsss.run.steps import choose_device
 
-    plan = make_plan(method, preset, settings)
+    plan = make_plan(method, str(preset), settings)
     score_map_step(plan)
     outcome = run_method(
-        method, preset, _address(data), rng=rng, overrides=settings, device=device, until="localize", track=False
+        method, str(preset), _address(data), rng=rng, overrides=settings, device=device, until="localize", track=False
     )
     return localizer_of(plan, open_dataset(_address(data)), outcome.steps, rng, choose_device(device))
 

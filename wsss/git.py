@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
+from wsss.errors import UserError
+
 VERSION = "0.1.0"
 """Of this package: what is known where there is no git to ask."""
 
@@ -24,11 +26,34 @@ def state() -> GitState:
     Untracked files that git does not ignore make it dirty. An environment that happens to lie in a repository does not
     make this program a part of it.
     """
+    return state_of(repository() or ".")
+
+
+def repository() -> Path | None:
+    """The root of the repository that `state` is that of; None outside of any."""
     source = Path(__file__)
-    here = state_of(".")
-    if here.commit or top() or not _git(source.parent, "ls-files", source.name):
-        return here
-    return state_of(source.parent)
+    if here := top():
+        return Path(here)
+    if not _git(source.parent, "ls-files", source.name):
+        return None
+    return Path(_git(source.parent, "rev-parse", "--show-toplevel"))
+
+
+def has(repository: Path, name: str) -> bool:
+    """Whether a repository has a commit, or a file of one as "COMMIT:PATH"."""
+    return bool(_git(repository, "cat-file", "-t", name))
+
+
+def archive(repository: Path, commit: str) -> bytes:
+    """The files of a commit, and nothing else, as a tar archive.
+
+    Raises:
+        UserError: git can't read the commit.
+    """
+    made = subprocess.run(["git", "-C", os.fspath(repository), "archive", commit], capture_output=True, check=False)
+    if made.returncode:
+        raise UserError(f"git can't read commit {commit}: {made.stderr.decode(errors='replace').strip()}")
+    return made.stdout
 
 
 def state_of(folder: str | Path) -> GitState:

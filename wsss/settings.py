@@ -7,6 +7,7 @@ A step's settings are a frozen dataclass whose fields are made with `setting`. F
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import types
 import typing
@@ -187,6 +188,11 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
         prefix + field.name: list(value) if isinstance(value := getattr(settings, field.name), tuple) else value
         for field in dataclasses.fields(settings)
     }
+
+
+def as_text(value: Any) -> str:
+    """A JSON-ready value as text that `parse` reads: text as it is, everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def check_files(settings: Any, prefix: str = "") -> None:

@@ -91,6 +91,23 @@ def version_of(folder: str | Path) -> DataVersion | None:
         return _version(tree.oid, meta)
 
 
+def content_of(folder: str | Path) -> DataVersion:
+    """The version that a folder would have, tracked or not; nothing is kept of it.
+
+    Raises:
+        UserError: the folder is missing.
+    """
+    from dvc.fs import localfs
+    from dvc_data.hashfile.build import build
+
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder} is no folder")
+    with _workspace(create=True) as repo:
+        path = os.fspath(Path(folder).absolute())
+        _, meta, tree = build(repo.cache.local, path, localfs, "md5", dry_run=True)
+        return _version(tree.oid, meta)
+
+
 def store(folder: str | Path) -> DataVersion:
     """Keep a copy of any folder in DVC's cache; its version equals what `dvc add` of the same content would give.
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from wsss import commands
-from wsss.cli import cluster, data, exports, models, offline, runs, store
+from wsss.cli import cluster, data, exports, models, offline, reproduce, runs, store
 from wsss.errors import UserError
 from wsss.failures import DEBUG, ended
 
@@ -28,6 +28,7 @@ app.add_typer(cluster.app, name="cluster", help="Work on a Ray cluster.")
 app.add_typer(exports.app, name="export", help="Predictions in other people's formats.")
 _COMMANDS: tuple[Callable[..., None], ...] = (
     runs.run,
+    reproduce.reproduce,
     runs.methods,
     models.evaluate,
     models.compare,

@@ -117,7 +117,7 @@ def compare(
 
 def results(
     data: Annotated[str, typer.Option(help="The dataset whose runs are shown.")],
-    preset: Annotated[str, typer.Option(help="The preset of the runs.")] = "small",
+    preset: Annotated[str, typer.Option(help="The preset of the runs, or a preset file.")] = "small",
     classes: Annotated[str, typer.Option(help="Class names, separated by commas, for a second mean.")] = "",
     run: Annotated[str, typer.Option(help="First run what is missing of these methods, or of `all`.")] = "",
     also: Annotated[

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import wsss.methods as methods
@@ -13,6 +15,27 @@ from wsss.settings import Setting, check_files, flatten, parse, settings_of
 from wsss.stages.evaluate import EVALUATIONS
 
 PRESETS = ("demo", "small", "paper")
+_FILE = '{"method": NAME, "preset": NAME, "settings": {KEY: VALUE, ...}}'
+_NAMED = 3
+"""So many of a file's bad settings are named."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Where the settings of a plan begin.
+
+    Attributes:
+        name: one of `PRESETS`, by which runs are grouped.
+        file: the preset file that was named; empty without one.
+        method: whose file it is.
+        settings: what the file says, on top of the preset: "<stage>.name", "<stage>.<step>.<setting>" or "weights" to
+            a value or its text.
+    """
+
+    name: str
+    file: str = ""
+    method: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,24 +111,108 @@ class Plan:
 
 
 def make_plan(method: str, preset: str, overrides: Mapping[str, Any] | None = None) -> Plan:
-    """Decide every setting: default, then preset, then override.
+    """Decide every setting: default, then preset, then preset file, then override.
 
     Args:
         method: a method's name.
-        preset: one of `PRESETS`.
+        preset: one of `PRESETS`, or the path of a preset file.
         overrides: "<stage>.name" or "<stage>.<step>.<setting>" to a value or its text; "weights" stands for the
             weights of every step that would begin with "imagenet".
 
     Raises:
         UserError: an unknown method, preset, stage, implementation, step or setting (names the known ones), a value
-            out of its range, or "weights" that no step would take.
+            out of its range, "weights" that no step would take, or a preset file that is not one of this method.
     """
-    chosen = methods.load(method)
-    if preset not in PRESETS:
-        raise unknown("preset", preset, PRESETS)
-    overrides = dict(overrides or {})
-    stages = _implementations(chosen, overrides)
-    values = _values(chosen, stages, preset, overrides)
+    chosen, begin, own = methods.load(method), read_preset(preset), dict(overrides or {})
+    if not begin.file:
+        return _plan(chosen, preset, {}, own)
+    if begin.method != method:
+        raise UserError(
+            f"preset file {preset} is of method {begin.method}, not of {method}; name --method {begin.method}, or "
+            "another file"
+        )
+    _check_file(chosen, begin)
+    try:
+        return _plan(chosen, begin.name, begin.settings, own)
+    except UserError as error:
+        _plan(chosen, begin.name, {}, own)
+        raise UserError(f"preset file {preset} does not fit the other settings: {error}") from None
+
+
+def read_preset(preset: str) -> Preset:
+    """A preset by its name, or by the path of a preset file, such as a search writes.
+
+    Raises:
+        UserError: there is no such preset or file, or the file is not one; its settings are checked by `make_plan`.
+    """
+    if preset in PRESETS:
+        return Preset(preset)
+    path = Path(preset)
+    if not path.is_file():
+        if path.suffix or len(path.parts) > 1:
+            raise UserError(f"there is no preset file {preset}; presets by name are {', '.join(PRESETS)}")
+        raise UserError(f"{unknown('preset', preset, PRESETS)}, or name a preset file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"preset file {preset} can't be read as JSON: {error}") from None
+    if wrong := _no_preset_file(content):
+        raise UserError(f"{preset} is no preset file{wrong}; it is {_FILE}")
+    if content["preset"] not in PRESETS:
+        raise UserError(f"preset file {preset}: {unknown('preset', content['preset'], PRESETS)}")
+    if content["method"] not in methods.names():
+        raise UserError(f"preset file {preset}: {unknown('method', content['method'], methods.names())}")
+    return Preset(content["preset"], preset, content["method"], content["settings"])
+
+
+def _no_preset_file(content: Any) -> str:
+    """What is wrong with the content of a file, in brackets; empty where it is a preset file's."""
+    parts = {"method", "preset", "settings"}
+    if not isinstance(content, dict):
+        return " (no object)"
+    if missing := sorted(parts - content.keys()):
+        return f" ({', '.join(missing)} is missing)"
+    if more := sorted(content.keys() - parts):
+        return f" ({', '.join(more)} is unknown)"
+    return "" if isinstance(content["settings"], dict) else " (settings is no object)"
+
+
+def _check_file(method: Method, preset: Preset) -> None:
+    """Refuse a preset file's settings; where some are wrong, each is tried by itself, so that all of them are known.
+
+    Raises:
+        UserError: some are unknown or out of their range; names the first of them and how many more there are.
+    """
+    values = preset.settings
+    wrong = [
+        f"{key} is {json.dumps(value)}; a value is text, a number, true, false, null or a list of these"
+        for key, value in values.items()
+        if any(isinstance(element, dict | list) for element in (value if isinstance(value, list) else [value]))
+    ]
+    names = {key: value for key, value in values.items() if key in {f"{kind}.name" for kind in STAGES}}
+    tried = [] if wrong else [values, names, *({key: value} for key, value in values.items() if key not in names)]
+    for some in tried:
+        try:
+            _plan(method, preset.name, {**names, **some}, {})
+        except UserError as error:
+            wrong.append(str(error))
+            if some is names:
+                break
+        else:
+            if some is values:
+                return
+    wrong = list(dict.fromkeys(wrong))
+    more = f"; and {len(wrong) - _NAMED} more like these" if len(wrong) > _NAMED else ""
+    raise UserError(f"preset file {preset.file}: {'; '.join(wrong[:_NAMED])}{more}")
+
+
+def _plan(chosen: Method, preset: str, own: Mapping[str, Any], overrides: Mapping[str, Any]) -> Plan:
+    """The plan of a preset's name, a preset file's own settings, and overrides."""
+    layers = [dict(own), dict(overrides)]
+    if "weights" in layers[1]:
+        layers[0].pop("weights", None)
+    stages = _implementations(chosen, layers)
+    values = _values(chosen, stages, preset, layers)
 
     steps: list[PlannedStep] = []
     for kind, stage in stages.items():
@@ -141,43 +248,44 @@ def stands_alone(method: str) -> bool:
     return True
 
 
-def _implementations(method: Method, overrides: dict[str, Any]) -> dict[str, Stage]:
-    """The stages in order, implementations replaced by "<stage>.name" overrides (which are taken out)."""
+def _implementations(method: Method, layers: Sequence[dict[str, Any]]) -> dict[str, Stage]:
+    """The stages in order, implementations replaced by "<stage>.name" in the layers (which are taken out)."""
     stages = {kind: method.stages[kind] for kind in STAGES if kind in method.stages}
     for kind in STAGES:
-        name = overrides.pop(f"{kind}.name", None)
-        if name is not None:
-            if kind not in stages:
-                raise UserError(f"method {method.name} has no stage {kind}; its stages are {', '.join(stages)}")
-            stages[kind] = methods.implementation(kind, str(name))
+        for name in [layer.pop(f"{kind}.name", None) for layer in layers]:
+            if name is not None:
+                if kind not in stages:
+                    raise UserError(f"method {method.name} has no stage {kind}; its stages are {', '.join(stages)}")
+                stages[kind] = methods.implementation(kind, str(name))
     return stages
 
 
 def _values(
-    method: Method, stages: Mapping[str, Stage], preset: str, overrides: Mapping[str, Any]
+    method: Method, stages: Mapping[str, Stage], preset: str, layers: Sequence[Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Step key to {setting: value}: the stages' presets, then the method's, then the overrides."""
-    layers: dict[str, Any] = {}
+    """Step key to {setting: value}: the stages' presets, then the method's, then the layers."""
+    chosen: dict[str, Any] = {}
     for kind, stage in stages.items():
-        layers |= {f"{kind}.{key}": value for key, value in stage.presets.get(preset, {}).items()}
-    layers |= method.presets.get(preset, {})
+        chosen |= {f"{kind}.{key}": value for key, value in stage.presets.get(preset, {}).items()}
+    chosen |= method.presets.get(preset, {})
     steps = [(kind, step) for kind, stage in stages.items() for step in stage.steps]
-    if "weights" in overrides:
-        begins = {f"{kind}.{step.name}.weights": getattr(step.settings, "weights", None) for kind, step in steps}
-        chosen = {key: overrides["weights"] for key, own in begins.items() if layers.get(key, own) == "imagenet"}
-        if not chosen:
-            raise UserError(
-                f"weights = {overrides['weights']} stands for the weights of the steps that would begin with imagenet, "
-                f"of which method {method.name} has none with preset {preset}; set those of a step: "
-                f"{', '.join(key for key, own in begins.items() if own is not None)}"
-            )
-        layers |= chosen
-    layers |= {key: value for key, value in overrides.items() if key != "weights"}
+    for layer in layers:
+        if "weights" in layer:
+            begins = {f"{kind}.{step.name}.weights": getattr(step.settings, "weights", None) for kind, step in steps}
+            meant = {key: layer["weights"] for key, own in begins.items() if chosen.get(key, own) == "imagenet"}
+            if not meant:
+                raise UserError(
+                    f"weights = {layer['weights']} stands for the weights of the steps that would begin with imagenet, "
+                    f"of which method {method.name} has none with preset {preset}; set those of a step: "
+                    f"{', '.join(key for key, own in begins.items() if own is not None)}"
+                )
+            chosen |= meant
+        chosen |= {key: value for key, value in layer.items() if key != "weights"}
     known = {f"{kind}.{step.name}" for kind, step in steps} | {
         f"evaluate.{what}" for _, s in steps for what in s.outputs
     }
     values: dict[str, dict[str, Any]] = {}
-    for key, value in layers.items():
+    for key, value in chosen.items():
         step, _, name = key.rpartition(".")
         if step not in known:
             raise unknown(f"step in setting {key!r}:", step or key, known)

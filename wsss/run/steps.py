@@ -32,6 +32,7 @@ from wsss.data import Dataset
 from wsss.data.image_memory import memory_for_images
 from wsss.errors import OutOfTimeError, UserError
 from wsss.interface import Reporter, StepContext, StepResult
+from wsss.process import own_cores
 from wsss.progress import say
 from wsss.run.deadline import UntilDeadline
 from wsss.run.fingerprints import machine, mask_digests, step_fingerprint
@@ -195,6 +196,7 @@ class StepRunner:
             "data": {"name": self.dataset.name, "digest": self.dataset.digest},
             "machine": machine(planned, self.device),
             "device": self.device.type,
+            "cores": own_cores(),
             "seconds": seconds,
             "peak_memory_mb": _peak_memory_mb(self.device),
         }

@@ -9,6 +9,7 @@ from rich.table import Table
 from wsss.commands import command
 from wsss.console import show
 from wsss.run.method import Outcome
+from wsss.run.plan import read_preset
 from wsss.scores import metric_names
 from wsss.scores.scored import SCORED, reported
 from wsss.tables.catalogue import roles
@@ -31,7 +32,7 @@ def print_outcome(
             value = outcome.metrics.get(metric_names.metric(split, scored.what, metric_names.MIOU))
             if value is not None:
                 table.add_row(scored.what, split, f"{value:.1%}", scored.meaning)
-    bound = _bound(preset, data, rng) if offline is None else None
+    bound = _bound(read_preset(preset).name, data, rng) if offline is None else None
     if bound is not None and roles().get(method) != "bound":
         table.add_row("bound", "val", f"{bound:.1%}", "the same segmenter trained on masks")
     if table.row_count:

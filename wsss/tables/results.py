@@ -16,7 +16,7 @@ from wsss.data import Dataset
 from wsss.errors import UserError
 from wsss.registry.models import publish
 from wsss.run.method import group_of, run_method
-from wsss.run.plan import make_plan
+from wsss.run.plan import make_plan, read_preset
 from wsss.scores import Scores, bootstrap, metric_names
 from wsss.scores.scored import reported
 from wsss.tables.groups import same_but_for_rng
@@ -104,7 +104,7 @@ def results_of(dataset: Dataset, preset: str, chosen: Sequence[str]) -> Results:
 
     Args:
         dataset: whose runs are shown.
-        preset: that of the runs.
+        preset: that of the runs; of a preset file, the preset that it stands on.
         chosen: class names, "background" among them if wanted, for a second mean.
 
     Raises:
@@ -112,6 +112,7 @@ def results_of(dataset: Dataset, preset: str, chosen: Sequence[str]) -> Results:
     """
     classes = Classes(dataset.classes.names)
     indices = [classes.with_background.index(n) if n in classes.with_background else classes.index(n) for n in chosen]
+    preset = read_preset(preset).name
     groups = same_but_for_rng(run for run in runs(dataset.name) if run.preset == preset)
     if not groups:
         raise UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from wsss.git import VERSION
+from wsss.settings import as_text
 from wsss.tracking import names
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class RunInfo:
     @property
     def params(self) -> dict[str, str]:
         """The settings as text that `--set` reads: text as it is, everything else as JSON."""
-        return {key: v if isinstance(v, str) else json.dumps(v) for key, v in self.settings.items()}
+        return {key: as_text(value) for key, value in self.settings.items()}
 
     @property
     def all_tags(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from wsss.process import is_gone, is_here, this_process
+from wsss.process import is_gone, is_here, own_cores, this_process
 from wsss.tracking import names
 from wsss.tracking.forks import fork_lock
 from wsss.tracking.query import search, stage_runs
@@ -30,6 +30,7 @@ def process_tags() -> dict[str, str]:
     """The tags that say which process writes a run, and that it is alive now."""
     return {
         names.HOST: socket.gethostname(),
+        names.CORES: str(own_cores()),
         names.PID: str(os.getpid()),
         names.PROCESS: this_process(),
         names.HEARTBEAT: f"{time.time():.0f}",
