@@ -11,7 +11,7 @@ from scipy.stats import wilcoxon
 from tune.ending import NotKept
 from tune.search import SearchPlan
 from tune.study import COMPLETE, Study
-from tune.trial import EPOCH, LOSS, PER_IMAGE
+from tune.trial import CANDIDATE, EPOCH, LOSS, PER_IMAGE
 from wsss.training import TrainingSettings
 
 LEVEL = 0.05
@@ -24,12 +24,18 @@ class EarlyEnd(NotKept, AsyncHyperBandScheduler):
     While a network is trained, all that is known is its loss: of trainings that are alike but for their learning
     rates, asynchronous successive halving (Li et al. 2020) ends those whose loss is behind after as many epochs. Where
     dev is scored piece by piece, a trial ends once its images are worse than those of the best trial: a one-sided
-    signed-rank test of Wilcoxon, as Optuna's WilcoxonPruner, on the images that both have.
+    signed-rank test of Wilcoxon, as Optuna's WilcoxonPruner, on the images that both have. The presets' own trials are
+    what the best is compared with in the end, and never end early.
     """
 
     def __init__(self, study: Study, epochs: int) -> None:
         super().__init__(
-            time_attr=EPOCH, metric=LOSS, mode="min", max_t=max(2, epochs), grace_period=max(1, epochs // 4)
+            time_attr=EPOCH,
+            metric=LOSS,
+            mode="min",
+            max_t=max(2, epochs),
+            grace_period=max(1, epochs // 4),
+            stop_last_trials=False,  # the last epoch is where dev begins
         )
         self._study = study
 
@@ -40,13 +46,17 @@ class EarlyEnd(NotKept, AsyncHyperBandScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if LOSS in result:
             decision: str = super().on_trial_result(tune_controller, trial, result)
-            return decision
+            return TrialScheduler.CONTINUE if self._is_default(trial) else decision
         own = result.get(PER_IMAGE)
         best = self._study.best
         theirs = best.facts.get(PER_IMAGE) if best and best.state == COMPLETE else None
-        if result.get("final") or not own or not theirs or self._study.search.seconds:
+        if result.get("final") or not own or not theirs or self._study.search.seconds or self._is_default(trial):
             return TrialScheduler.CONTINUE
         return TrialScheduler.STOP if is_worse(own, theirs, self._study.search.mode) else TrialScheduler.CONTINUE
+
+    def _is_default(self, trial: Any) -> bool:
+        given = trial.config[CANDIDATE]
+        return dict(given["settings"]) == dict(self._study.search.of(given["method"]).first)
 
 
 def is_worse(own: list[float], best: list[float], mode: str = "max") -> bool:
@@ -68,8 +78,8 @@ def is_worse(own: list[float], best: list[float], mode: str = "max") -> bool:
 def trained_step(search: SearchPlan) -> tuple[str, int]:
     """The step whose trainings can be compared by their loss, and its epochs; "" where there is none.
 
-    Of one method alone, where learning rates are all that is searched of what trains: another weight, another crop or
-    another network has another loss.
+    Of one method alone, where learning rates are all that is searched of what trains, and nothing is searched of the
+    steps before: another weight, another crop or another network has another loss, and so have other labels to learn.
     """
     if len(search.methods) > 1:
         return "", 0
@@ -86,4 +96,9 @@ def trained_step(search: SearchPlan) -> tuple[str, int]:
     if len(searched) != 1:
         return "", 0
     step, names = searched.popitem()
-    return (step, trained[step].epochs) if all(name.endswith("lr") for name in names) else ("", 0)
+    before, inputs = {step}, {planned.key: planned.inputs.values() for planned in plan.steps}
+    while more := {key for each in before for key in inputs[each]} - before:
+        before |= more
+    others = {key.rpartition(".")[0] for key in only.space} - {step}
+    alike = all(name.endswith("lr") for name in names) and not others & before
+    return (step, trained[step].epochs) if alike else ("", 0)
