@@ -104,10 +104,9 @@ class Study:
             method = self.search.methods[0].method
             if len(self.search.methods) > 1:
                 method = trial.suggest_categorical(METHOD, [each.method for each in self.search.methods])
-            space = self.search.of(method).space
-            return trial.number, Candidate(
-                method, {key: draw(trial, self._parameter(method, key), how) for key, how in space.items()}
-            )
+            space, first = self.search.of(method).space, self.search.of(method).first
+            drawn = {key: draw(trial, self._parameter(method, key), how, first[key]) for key, how in space.items()}
+            return trial.number, Candidate(method, drawn)
 
     def note(self, number: int, **facts: Any) -> None:
         """Keep facts of a trial."""
@@ -301,10 +300,10 @@ def _open(name: str, work: Path) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=storage(work), sampler=optuna.samplers.RandomSampler())
 
 
-def draw(trial: Trial, name: str, how: Search) -> Any:
-    """Let a trial of Optuna's draw a value."""
+def draw(trial: Trial, name: str, how: Search, first: Any = None) -> Any:
+    """Let a trial of Optuna's draw a value; `first` is the preset's, which a file's choice may lack."""
     if how.kind == "choice":
-        return trial.suggest_categorical(name, list(how.values))
+        return trial.suggest_categorical(name, [*dict.fromkeys([*how.values, *([] if first is None else [first])])])
     if how.kind == "int":
         return trial.suggest_int(name, int(how.low), int(how.high))
     return trial.suggest_float(name, how.low, how.high, log=how.kind == "loguniform")
