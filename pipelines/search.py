@@ -6,16 +6,16 @@ import sys
 
 from tune.__main__ import main as search
 from wsss.errors import UserError
+from wsss.failures import ended
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Search; exit status 2 is the user's to mend."""
-    try:
+
+    def begin() -> None:
         sys.argv = ["tune", *words(sys.argv[1:] if arguments is None else arguments)]
-    except UserError as error:
-        print(f"tune: {error}", file=sys.stderr)
-        return 2
-    return search()
+
+    return ended("tune", begin) or search()
 
 
 def words(arguments: list[str]) -> list[str]:

@@ -18,6 +18,7 @@ import yaml
 
 from pipelines.generate import PARAMS
 from wsss import storage
+from wsss.errors import UserError
 from wsss.failures import ended
 from wsss.interface import STAGES
 

@@ -336,7 +336,9 @@ def _why(study: Study, budget: Budget) -> str:
     errors = [record.facts.get("error") for record in study.records if record.state == FAILED]
     if errors:
         return str(errors[-1])
-    return f"{budget.hours or 0:g} hours were not enough; more --hours go on"
+    if budget.hours is None:
+        return "all were given up before their end"
+    return f"{budget.hours:g} hours were not enough; more --hours go on"
 
 
 def _quiet() -> None:

@@ -18,10 +18,10 @@ def reproduce(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Run it again from its commit, data, settings and rng, computing every step; exit status 1 if it differs."""
-    from rich.console import Console
     from rich.table import Table
 
     from tune.recorded import find_recorded
+    from wsss.console import show
     from wsss.run.reproduce import reproduce
 
     known = find_recorded(run)
@@ -31,7 +31,7 @@ def reproduce(
         again = "-" if line.again is None else f"{line.again:.4f}"
         difference = "" if line.again is None else f"{line.again - line.recorded:+.4f}"
         table.add_row(line.metric, f"{line.recorded:.4f}", again, difference, "" if line.close else "differs")
-    Console().print(table)
+    show(table)
     equal = sum(result.labels.values())
     if result.labels:
         typer.echo(f"label maps and predictions: {equal} of {len(result.labels)} are the same, pixel for pixel")
