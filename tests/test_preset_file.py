@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import SMALL
 
 import wsss
 from pipelines.stage import run_stage
-from tests.conftest import SMALL
 from tune.report import preset_file
 from tune.search import Candidate, plan_search
 from wsss import methods

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import SMALL
 from PIL import Image
 
 import wsss
-from tests.conftest import SMALL
 from tune.measure import Place, facts_of, measure
 from tune.mirror import Mirror
 from tune.parent import BEST_RUN, search_run

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import SMALL
 
 from benchmarks import common, search
-from tests.conftest import SMALL
 from tune.search import plan_search
 from wsss.data.shapes import make_shapes
 from wsss.process import own_cores
