@@ -152,7 +152,7 @@ def _work(context: StepContext) -> None:
     matrix = np.random.default_rng(0).standard_normal((128, 128))
     for _ in range(context.settings.rounds):
         np.tanh(matrix @ matrix)
-    (context.out / "done").write_text("")
+    (context.out / "done").write_text("", encoding="utf-8")
 
 
 def _step(number: int, rounds: int) -> PlannedStep:

@@ -55,6 +55,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left_out)
 
 
+@pytest.fixture(autouse=True)
+def surroundings() -> Iterator[None]:
+    """What a test does to the process, as a worker of a search does on purpose, ends with the test."""
+    variables, folder, threads = dict(os.environ), os.getcwd(), torch.get_num_threads()
+    yield
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
+    os.environ.update(variables)
+    os.chdir(folder)
+    torch.set_num_threads(threads)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """With REQUIRE_ALL=1 a skipped test is a failed one: there, every part has to be present."""

@@ -13,7 +13,8 @@ import shutil
 import sqlite3
 import sys
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from types import SimpleNamespace
@@ -378,7 +379,12 @@ def test_a_run_whose_step_fails_is_counted_and_the_others_go_on(without_ray, mon
 
 def test_a_driver_without_a_gpu_does_not_leave_steps_to_those_that_have_one(without_ray, monkeypatch, capsys) -> None:
     _, written = without_ray
-    monkeypatch.setattr(tune.grid_run, "machines", lambda: [{"CPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}])
+
+    @contextmanager
+    def looked_at(around, address, there):
+        yield replace(around, device="cpu" if around.search.device == "cpu" else "cuda")
+
+    monkeypatch.setattr(tune.grid_run, "looked_at", looked_at)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["tune", "--grid=rng=0,1", "--method=cam", "--data=little"])
     assert main() == 2 and not written

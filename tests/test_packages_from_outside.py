@@ -113,7 +113,7 @@ def test_a_tampered_package_runs_nothing_and_answers_the_same(honest, hostile):
 
 def test_serve_and_export_of_a_tampered_package_run_nothing(hostile, tmp_path, monkeypatch):
     served = []
-    monkeypatch.setattr(server, "serve", lambda model, host, port: served.append(model(PICTURE)))
+    monkeypatch.setattr(server, "serve", lambda model, *_: served.append(model(PICTURE)))
     assert CliRunner().invoke(app, ["serve", str(hostile)]).exit_code == 0 and len(served) == 1
     (tmp_path / "photos").mkdir()
     from PIL import Image

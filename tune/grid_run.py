@@ -85,7 +85,7 @@ def run_grid(grid: Grid, budget: Budget, *, ray_address: str | None = None, quie
                     "the cluster has GPUs and this machine has none, so it would not find what is computed there; "
                     "start the command on a machine with one, or give --device cpu"
                 )
-            search = replace(grid.search, device=around.device)
+            search = replace(grid.search, device=around.device, given=grid.name)
             _run(replace(grid, search=search), todo, replace(around, search=search), there, budget, total, quiet)
     return all_runs
 

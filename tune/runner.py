@@ -204,6 +204,8 @@ class _Watching(NotKept, tune.Callback):
         self._ended(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if self._ending.stop_all():
+            return  # it goes on when the search does
         number = trial.config[NUMBER]
         self._study.note(number, error=reason(_error_of(trial)))
         self._study.end(number, FAILED)

@@ -77,9 +77,10 @@ class TorchMeanField:
         for part in marginals:  # where it lay point by point, it lies label by label in the end
             by_label = part.view(images, -1, part.shape[1]).transpose(1, 2).contiguous()
             part.copy_(by_label.view_as(part))
-        # Pages that torch keeps: fresh ones would take longer than all that was computed on a GPU.
-        out = torch.empty(probabilities.shape, pin_memory=self._place.type == "cuda")
-        return out.copy_(result.view(probabilities.shape)).numpy()
+        made = result.view(probabilities.shape)
+        if made.is_cuda:  # into pages that torch keeps: fresh ones would take longer than all that was computed
+            made = torch.empty(made.shape, pin_memory=True).copy_(made)
+        return made.numpy()
 
     def _pass_messages(self, marginals: torch.Tensor, blocks: list[slice]) -> None:
         """Replace the marginals q (N x K) by sum_m w_m (K_m q), K_m the normalised kernel with its diagonal."""
