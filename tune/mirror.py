@@ -98,7 +98,7 @@ class Mirror:
             while True:
                 try:
                     write()
-                except RefusedError as error:
+                except (RefusedError, LookupError, TypeError, ValueError) as error:
                     say(f"the tracking store refused something of the search: {error}")
                 except Exception as error:  # whatever a server that is away raises
                     if not self._away.is_set():
@@ -135,6 +135,8 @@ class Mirror:
             self._client.update_run(run, "RUNNING")
 
     def _end(self, record: TrialRecord) -> None:
+        if record.number not in self._runs:
+            self._begin(record.number, record.candidate)
         run, facts = self._runs[record.number], record.facts
         now = int(time.time() * 1000)
         metrics = {"seconds": facts.get("seconds"), "seconds_saved": facts.get("saved")}

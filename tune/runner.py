@@ -39,6 +39,8 @@ from wsss.run.method import WORK
 from wsss.tracking.connection import mlflow_client
 
 _CORES_A_TRIAL = 1.0
+_NEVER_RAN = "cancelled before it started running"
+"""What Ray says of a process that it began for a trial and gave up, since another was free by then."""
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -147,15 +149,15 @@ def run_search(
 class _Asking(NotKept, Searcher):
     """Hands trials of the study to Ray, and their ends to the study."""
 
-    def __init__(self, study: Study, most: int, ending: Ending) -> None:
+    def __init__(self, study: Study, trials: int, ending: Ending) -> None:
         super().__init__(metric=VALUE, mode=study.search.mode)
-        self._study, self._most, self._ending = study, most, ending
-        self._taken = 0
+        self._study, self._trials, self._ending = study, trials, ending
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        if self._taken >= self._most or self._ending.stop_all():
+        if self._study.ended >= self._trials or self._ending.stop_all():
             return cast(None, Searcher.FINISHED)
-        self._taken += 1
+        if self._study.ended + self._study.taken >= self._trials:
+            return None  # one of those that run may have to be begun again
         number, candidate = self._study.take()
         return {NUMBER: number, CANDIDATE: {"method": candidate.method, "settings": dict(candidate.settings)}}
 
@@ -206,8 +208,11 @@ class _Watching(NotKept, tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if self._ending.stop_all():
             return  # it goes on when the search does
-        number = trial.config[NUMBER]
-        self._study.note(number, error=reason(_error_of(trial)))
+        number, error = trial.config[NUMBER], reason(_error_of(trial))
+        if _NEVER_RAN in error:
+            self._study.release(number)
+            return
+        self._study.note(number, error=error)
         self._study.end(number, FAILED)
         self._ended(trial)
 
@@ -227,7 +232,6 @@ def _trials(
     quiet: bool,
 ) -> None:
     """Let Ray run what is left of the trials."""
-    left = budget.trials - study.ended
     cores = float(around.share.cores) if budget.cpus is None else budget.cpus
     gpus = {each.method: around.gpus if needs_network(around.search, each) else 0.0 for each in around.search.methods}
     trainable = tune.with_parameters(run_trial, around=around)
@@ -236,11 +240,11 @@ def _trials(
         tuner = tune.Tuner(
             tune.with_resources(trainable, lambda config: _resources(cores, gpus[config[CANDIDATE]["method"]])),
             tune_config=tune.TuneConfig(
-                search_alg=_Asking(study, left, ending),
+                search_alg=_Asking(study, budget.trials, ending),
                 scheduler=EarlyEnd(study, around.trained[1]),
                 metric=VALUE,
                 mode=around.search.mode,
-                num_samples=left,
+                num_samples=-1,
                 max_concurrent_trials=max(1, _at_once(there, cores, min(gpus.values()))),
                 reuse_actors=not any(gpus.values()),
             ),
