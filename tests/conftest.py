@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left_out)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def surroundings() -> Iterator[None]:
     """What a test does to the process, as a worker of a search does on purpose, ends with the test."""
     variables, folder, threads = dict(os.environ), os.getcwd(), torch.get_num_threads()

@@ -41,6 +41,8 @@ from wsss.run.plan import stands_alone
 from wsss.tables.groups import same_but_for_rng
 from wsss.tracking.query import runs
 
+pytestmark = pytest.mark.usefixtures("surroundings")
+
 FAST = {"localize.train.epochs": "1", "localize.train.crop": "33", "refine.crf.iterations": "0"}
 WALK = {"refine.walk.beta": ["2", "4", "8", "16"], "refine.walk.steps": ["16", "64", "256"]}
 DEV, TRAIN = "dev/labels_crf/miou", "train/labels_crf/miou"

@@ -36,6 +36,8 @@ from wsss.scores import Masks
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
 
+pytestmark = pytest.mark.usefixtures("surroundings")
+
 SETTINGS = {key: value for key, value in SMALL.items() if not key.startswith("refine.train")}
 SETTINGS |= {"localize.train.epochs": "1", "segment.train.epochs": "1", "localize.train.crop": "33"}
 METRIC = "dev/labels_crf/miou"

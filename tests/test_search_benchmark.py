@@ -13,6 +13,8 @@ from tune.search import plan_search
 from wsss.data.shapes import make_shapes
 from wsss.process import own_cores
 
+pytestmark = pytest.mark.usefixtures("surroundings")
+
 SETTINGS = {key: value for key, value in SMALL.items() if not key.startswith("refine.train")}
 
 

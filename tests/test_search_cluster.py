@@ -37,6 +37,8 @@ from wsss.errors import UserError
 from wsss.run.cluster import WORKER_FOLDER, Share, connected, machines, slots_of
 from wsss.tracking import names
 
+pytestmark = pytest.mark.usefixtures("surroundings")
+
 SEARCH = ("--method", "cam,affinity,wildcat", "--trials", "6", "--device", "cpu")
 FIX = ("localize.train.epochs=1", "localize.train.crop=33", "refine.train.epochs=1", "refine.train.crop=41")
 TINY = ["--preset", "demo", "--data", "little", "--sampler", "random", *(f"--fix={pair}" for pair in FIX)]

@@ -23,6 +23,8 @@ from wsss.run.cluster import WORKER_FOLDER, Share
 from wsss.stages.localize import CamSettings
 from wsss.training import BFLOAT16, TrainingSettings
 
+pytestmark = pytest.mark.usefixtures("surroundings")
+
 OWN = Facts("here", code_digest(), bfloat16=frozenset({"cuda"}), crf="native")
 GPU = replace(OWN, host="fast", gpu=True)
 FIX = {"localize.train.epochs": "1", "localize.train.crop": "33"}

@@ -25,6 +25,8 @@ from wsss.run.method import run_method
 from wsss.run.plan import make_plan
 from wsss.scores.bootstrap import bootstrap, paired_bootstrap
 
+pytestmark = pytest.mark.usefixtures("surroundings")
+
 FAST = {"localize.train.epochs": "1", "localize.train.crop": "33"}
 PLACE = Place(torch.device("cpu"))
 KEYS = ("refine.background", "refine.crf")
