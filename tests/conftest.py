@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,9 +56,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left_out)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def surroundings_of_a_module() -> Iterator[None]:
+    """What the tests of a module do to the process ends with them: Ray, MLflow and workers set variables."""
+    with same_surroundings():
+        yield
+
+
 @pytest.fixture
 def surroundings() -> Iterator[None]:
     """What a test does to the process, as a worker of a search does on purpose, ends with the test."""
+    with same_surroundings():
+        yield
+
+
+@contextmanager
+def same_surroundings() -> Iterator[None]:
+    """The process's variables, folder and threads are in the end what they were."""
     variables, folder, threads = dict(os.environ), os.getcwd(), torch.get_num_threads()
     yield
     for name in os.environ.keys() - variables.keys():
