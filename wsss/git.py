@@ -45,12 +45,13 @@ def has(repository: Path, name: str) -> bool:
 
 
 def archive(repository: Path, commit: str) -> bytes:
-    """The files of a commit, and nothing else, as a tar archive.
+    """The files of a commit, and nothing else, as a zip archive: Python unpacks these inside a folder alone.
 
     Raises:
         UserError: git can't read the commit.
     """
-    made = subprocess.run(["git", "-C", os.fspath(repository), "archive", commit], capture_output=True, check=False)
+    words = ["git", "-C", os.fspath(repository), "archive", "--format=zip", commit]
+    made = subprocess.run(words, capture_output=True, check=False)
     if made.returncode:
         raise UserError(f"git can't read commit {commit}: {made.stderr.decode(errors='replace').strip()}")
     return made.stdout

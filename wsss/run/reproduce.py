@@ -13,7 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
-import tarfile
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -231,13 +231,13 @@ def _code(run: Recorded, folder: Path) -> Path:
 
 
 def _lay_out(archive: bytes, folder: Path) -> None:
-    """The files of a tar archive as a new folder, which appears complete or not at all."""
+    """The files of a zip archive as a new folder, which appears complete or not at all."""
     with storage.disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = storage.unfinished(folder)
         try:
-            with tarfile.open(fileobj=io.BytesIO(archive)) as files:
-                files.extractall(part, filter="data")
+            with zipfile.ZipFile(io.BytesIO(archive)) as files:
+                files.extractall(part)
             os.replace(part, folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
