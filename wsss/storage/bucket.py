@@ -78,7 +78,10 @@ def remove(url: str) -> None:
         s3.delete_object(Bucket=bucket, Key=key)
         for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{key}/"):
             if keys := [{"Key": item["Key"]} for item in page.get("Contents", ())]:
-                s3.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+                answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+                if refused := answer.get("Errors"):
+                    first = refused[0]
+                    raise UserError(f"{SCHEME}{bucket}/{first.get('Key')} can't be removed: {first.get('Message')}")
 
 
 def list_names(url: str) -> tuple[list[str], list[str]]:
