@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from wsss.run.method import WORK
 from wsss.tracking.connection import mlflow_client
 
 _CORES_A_TRIAL = 1.0
+_BEGUN_AT_MOST = 3
 _NEVER_RAN = "cancelled before it started running"
 """What Ray says of a process that it began for a trial and gave up, since another was free by then."""
 _ENVIRONMENT = {
@@ -176,6 +178,7 @@ class _Watching(NotKept, tune.Callback):
 
     def __init__(self, study: Study, mirror: Mirror, progress: Progress, ending: Ending) -> None:
         self._study, self._mirror, self._progress, self._ending = study, mirror, progress, ending
+        self._begun: Counter[int] = Counter()
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         running = sum(trial.status == "RUNNING" for trial in trials)
@@ -209,7 +212,8 @@ class _Watching(NotKept, tune.Callback):
         if self._ending.stop_all():
             return  # it goes on when the search does
         number, error = trial.config[NUMBER], reason(_error_of(trial))
-        if _NEVER_RAN in error:
+        if _NEVER_RAN in error and self._begun[number] < _BEGUN_AT_MOST:
+            self._begun[number] += 1
             self._study.release(number)
             return
         self._study.note(number, error=error)
