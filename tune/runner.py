@@ -11,7 +11,6 @@ import os
 import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,9 +39,6 @@ from wsss.run.method import WORK
 from wsss.tracking.connection import mlflow_client
 
 _CORES_A_TRIAL = 1.0
-_BEGUN_AT_MOST = 3
-_NEVER_RAN = "cancelled before it started running"
-"""What Ray says of a process that it began for a trial and gave up, since another was free by then."""
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -151,15 +147,14 @@ def run_search(
 class _Asking(NotKept, Searcher):
     """Hands trials of the study to Ray, and their ends to the study."""
 
-    def __init__(self, study: Study, trials: int, ending: Ending) -> None:
+    def __init__(self, study: Study, most: int, ending: Ending) -> None:
         super().__init__(metric=VALUE, mode=study.search.mode)
-        self._study, self._trials, self._ending = study, trials, ending
+        self._study, self._left, self._ending = study, most, ending
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        if self._study.ended >= self._trials or self._ending.stop_all():
+        if self._left <= 0 or self._ending.stop_all():
             return cast(None, Searcher.FINISHED)
-        if self._study.ended + self._study.taken >= self._trials:
-            return None  # one of those that run may have to be begun again
+        self._left -= 1
         number, candidate = self._study.take()
         return {NUMBER: number, CANDIDATE: {"method": candidate.method, "settings": dict(candidate.settings)}}
 
@@ -178,7 +173,6 @@ class _Watching(NotKept, tune.Callback):
 
     def __init__(self, study: Study, mirror: Mirror, progress: Progress, ending: Ending) -> None:
         self._study, self._mirror, self._progress, self._ending = study, mirror, progress, ending
-        self._begun: Counter[int] = Counter()
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         running = sum(trial.status == "RUNNING" for trial in trials)
@@ -211,12 +205,8 @@ class _Watching(NotKept, tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if self._ending.stop_all():
             return  # it goes on when the search does
-        number, error = trial.config[NUMBER], reason(_error_of(trial))
-        if _NEVER_RAN in error and self._begun[number] < _BEGUN_AT_MOST:
-            self._begun[number] += 1
-            self._study.release(number)
-            return
-        self._study.note(number, error=error)
+        number = trial.config[NUMBER]
+        self._study.note(number, error=reason(_error_of(trial)))
         self._study.end(number, FAILED)
         self._ended(trial)
 
@@ -236,6 +226,7 @@ def _trials(
     quiet: bool,
 ) -> None:
     """Let Ray run what is left of the trials."""
+    left = budget.trials - study.ended
     cores = float(around.share.cores) if budget.cpus is None else budget.cpus
     gpus = {each.method: around.gpus if needs_network(around.search, each) else 0.0 for each in around.search.methods}
     trainable = tune.with_parameters(run_trial, around=around)
@@ -244,11 +235,11 @@ def _trials(
         tuner = tune.Tuner(
             tune.with_resources(trainable, lambda config: _resources(cores, gpus[config[CANDIDATE]["method"]])),
             tune_config=tune.TuneConfig(
-                search_alg=_Asking(study, budget.trials, ending),
+                search_alg=_Asking(study, left, ending),
                 scheduler=EarlyEnd(study, around.trained[1]),
                 metric=VALUE,
                 mode=around.search.mode,
-                num_samples=-1,
+                num_samples=left,
                 max_concurrent_trials=max(1, _at_once(there, cores, min(gpus.values()))),
                 reuse_actors=not any(gpus.values()),
             ),

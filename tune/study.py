@@ -127,16 +127,6 @@ class Study:
             else:
                 self._study.tell(trial, state=TrialState.PRUNED if state == PRUNED else TrialState.FAIL)
 
-    def release(self, number: int) -> None:
-        """Let a trial that was taken be taken again."""
-        with self._lock:
-            self._live.pop(number, None)
-
-    @property
-    def taken(self) -> int:
-        """How many trials are being worked on."""
-        return len(self._live)
-
     def enqueue(self, candidates: Sequence[Candidate]) -> None:
         """Let these be the next trials."""
         with self._lock:
