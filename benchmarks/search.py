@@ -23,8 +23,9 @@ import torch
 from ray import tune
 
 from benchmarks.common import Row
+from tune.budget import Budget
 from tune.measure import Measured, Place, StepFact, measure
-from tune.runner import Budget, SearchResult, run_search
+from tune.runner import SearchResult, run_search
 from tune.search import Candidate, SearchPlan, plan_search
 from tune.study import PRUNED, TrialRecord
 from tune.trial import CANDIDATE, NUMBER, Surroundings, prepare, report_of

@@ -173,12 +173,25 @@ def template(tmp_path_factory):
     return folder / "mlflow.db"
 
 
+def empty_store(template: Path, database: Path) -> None:
+    """A tracking store without runs, whose artifacts lie in `mlruns` beside the database."""
+    shutil.copy(template, database)
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE experiments SET artifact_location = ?", (f"{database.parent}/mlruns/0",))
+
+
+def forget_variables(patch: pytest.MonkeyPatch, home: Path) -> None:
+    """Surroundings of a cluster that was started without what runs need: a home of its own, none of our variables."""
+    patch.setenv("HOME", str(home))
+    for name in list(os.environ):
+        if name.startswith(("WSSS_", "MLFLOW_TRACKING", "MLFLOW_EXPERIMENT", "AWS_")):
+            patch.delenv(name)
+
+
 @pytest.fixture
 def store(template, tmp_path, monkeypatch):
     """A tracking store in the current folder, where MLflow looks for it when it is told nothing."""
-    shutil.copy(template, tmp_path / "mlflow.db")
-    with sqlite3.connect(tmp_path / "mlflow.db") as database:
-        database.execute("UPDATE experiments SET artifact_location = ?", (f"{tmp_path}/mlruns/0",))
+    empty_store(template, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
         monkeypatch.delenv(variable, raising=False)

@@ -10,7 +10,6 @@ import math
 import os
 import re
 import shutil
-import sqlite3
 import sys
 from collections import Counter
 from contextlib import contextmanager, nullcontext
@@ -21,17 +20,18 @@ from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
+from conftest import empty_store
 from mlflow import MlflowClient
 
 import tune.grid_run
 from tune.__main__ import main
+from tune.budget import Budget
 from tune.grid import Cell, Grid, plan_grid
 from tune.grid_axes import parse_axes
 from tune.grid_figure import as_figure
 from tune.grid_page import csv_of, html_of, json_of
 from tune.grid_rows import Row, rows_of
 from tune.grid_run import GRID, GridRun, run_grid
-from tune.runner import Budget
 from tune.search import Candidate, SearchPlan
 from tune.shared import ComputedStep
 from wsss import methods
@@ -171,9 +171,7 @@ def ran(data: Path, template, tmp_path_factory):
     """A grid of four runs that was interrupted before the third was written, and then run again."""
     folder = data.parent.parent
     with pytest.MonkeyPatch.context() as patch:
-        shutil.copy(template, folder / "mlflow.db")
-        with sqlite3.connect(folder / "mlflow.db") as database:
-            database.execute("UPDATE experiments SET artifact_location = ?", (f"{folder}/mlruns/0",))
+        empty_store(template, folder / "mlflow.db")
         patch.chdir(folder)
         for name in [name for name in os.environ if name.startswith(("WSSS_STORE", "MLFLOW_TRACKING", "MLFLOW_RUN"))]:
             patch.delenv(name)

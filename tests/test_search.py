@@ -6,21 +6,22 @@ import json
 import os
 import shlex
 import shutil
-import sqlite3
 import sys
 from pathlib import Path
 
 import psutil
 import pytest
+from conftest import empty_store, forget_variables
 from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
 
 from tune.__main__ import main
+from tune.budget import Budget
 from tune.ending import Ending
 from tune.mirror import STATUS, TRIAL
 from tune.parent import BEST_RUN, RUN
 from tune.report import say_result
-from tune.runner import Budget, run_search
+from tune.runner import run_search
 from tune.search import Candidate, plan_search
 from tune.study import COMPLETE, FAILED, RUNNING, Study
 from wsss.data import open_dataset
@@ -41,11 +42,7 @@ SECRET = "hidden-in-no-file"
 def cluster(tmp_path_factory):
     """The address of a cluster of two cores, started without the variables that runs need."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        for name in list(os.environ):
-            if name.startswith(("WSSS_", "MLFLOW_TRACKING", "MLFLOW_EXPERIMENT", "AWS_")):
-                patch.delenv(name)
+        forget_variables(patch, tmp_path_factory.mktemp("home"))
         machine = Cluster(True, head_node_args={"num_cpus": 2, "object_store_memory": 100 * 2**20})
         yield machine.address
         machine.shutdown()
@@ -55,11 +52,8 @@ def cluster(tmp_path_factory):
 def workspace(cluster, template, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("workspace")
-        shutil.copy(template, folder / "runs.db")
-        with sqlite3.connect(folder / "runs.db") as database:
-            database.execute("UPDATE experiments SET artifact_location = ?", (f"{folder}/mlruns/0",))
+        empty_store(template, folder / "runs.db")
         patch.chdir(folder)
-        patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/runs.db")
         patch.setenv("MLFLOW_EXPERIMENT_NAME", "birds")
         patch.setenv("WSSS_STORE", str(folder / "elsewhere"))

@@ -23,6 +23,7 @@ import boto3
 import pytest
 import ray
 import torch
+from conftest import empty_store, forget_variables
 from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
 from safetensors.torch import save_file
@@ -67,11 +68,7 @@ def there(starting, tmp_path_factory) -> Iterator[Machines]:
     """A cluster that was started without the variables that runs need."""
     folders = [tmp_path_factory.mktemp(f"machine-{number}") for number in range(2)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        for name in list(os.environ):
-            if name.startswith(("WSSS_", "MLFLOW_TRACKING", "MLFLOW_EXPERIMENT", "AWS_")):
-                patch.delenv(name)
+        forget_variables(patch, tmp_path_factory.mktemp("home"))
         machines = Machines(Cluster(), folders)
         machines.add()
         yield machines
@@ -84,12 +81,9 @@ def workspace(there, s3, template, tmp_path_factory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("driver")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_ADDRESS", there.cluster.address)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        shutil.copy(template, folder / "mlflow.db")
-        with sqlite3.connect(folder / "mlflow.db") as database:
-            database.execute("UPDATE experiments SET artifact_location = ?", (f"{folder}/mlruns/0",))
+        empty_store(template, folder / "mlflow.db")
         little = folder / "data" / "little"
         make_shapes(little, images=16, val_images=2, size=40, classes=2)
         for id in (little / "ImageSets/Segmentation/val.txt").read_text().split():

@@ -15,7 +15,8 @@ from tune.objective import choose_objective
 from tune.race import is_worse, trained_step
 from tune.search import Candidate, plan_search
 from tune.space import Narrowing
-from tune.study import COMPLETE, FAILED, PRUNED, Study, best_of, resumed
+from tune.studies import best_of, resumed
+from tune.study import COMPLETE, FAILED, PRUNED, Study
 from wsss.data import Dataset, open_dataset
 from wsss.data.checking import accept
 from wsss.data.shapes import make_shapes
@@ -153,20 +154,20 @@ def test_a_search_that_changed_is_not_gone_on_with(here: Dataset) -> None:
 
 
 def test_a_random_search_draws_the_same_however_often_it_is_interrupted(here: Dataset) -> None:
-    from tune.runner import _fill
+    from tune.drawing import fill
 
     search = plan_search("cam", "demo", str(here.root), keys=KEYS, sampler="random", name="random")
     study = Study(search, Path("work"), trials=6)
-    _fill(study, 4)
+    fill(study, 4)
     first = [study.take() for _ in range(2)]
     again = Study(search, Path("work"), trials=6)
-    _fill(again, 6)
+    fill(again, 6)
     drawn = [again.take() for _ in range(6)]
     assert drawn[:2] == first and [number for number, _ in drawn] == list(range(6))
     other = Study(
         plan_search("cam", "demo", str(here.root), keys=KEYS, sampler="random", name="other"), Path("work"), trials=6
     )
-    _fill(other, 6)
+    fill(other, 6)
     assert [other.take() for _ in range(6)] == drawn
     assert len({str(candidate) for _, candidate in drawn}) > 3
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import optuna
 import pytest
 
+from tune.drawing import draw
 from tune.objective import Objective
 from tune.space import Narrowing, search_space
-from tune.study import draw
 from wsss import methods
 from wsss.errors import UserError
 from wsss.run.plan import PRESETS, Plan, make_plan

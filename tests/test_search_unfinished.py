@@ -6,7 +6,7 @@ from pathlib import Path
 
 import optuna
 
-from tune.runner import draw_random
+from tune.drawing import draw_random
 from tune.search import plan_search
 from tune.study import Study, storage
 from wsss.data import Dataset

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import empty_store
 from tracking_examples import CLASSES, INFO, artifact, step
 
 from wsss.errors import UserError
@@ -50,9 +51,7 @@ def free_port():
 def server(template, tmp_path_factory, free_port):
     """An `mlflow server`, which takes its time to start while the other tests run; artifacts go past it."""
     folder = tmp_path_factory.mktemp("server")
-    shutil.copy(template, folder / "mlflow.db")
-    with sqlite3.connect(folder / "mlflow.db") as database:
-        database.execute("UPDATE experiments SET artifact_location = ?", (f"{folder}/mlruns/0",))
+    empty_store(template, folder / "mlflow.db")
     store_uri = f"sqlite:///{folder}/mlflow.db"
     command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(free_port), "--workers", "1"]
     process = subprocess.Popen(

@@ -55,11 +55,12 @@ def search(
     quiet: Annotated[bool, typer.Option(help="Say nothing but the end.")] = False,
 ) -> None:
     """Search settings for the best labels on dev; the same command continues an interrupted search."""
+    from tune.budget import Budget
     from tune.report import say_result
-    from tune.runner import Budget, run_search
+    from tune.runner import run_search
     from tune.search import plan_search
     from tune.space import Narrowing
-    from tune.study import check_new, resumed
+    from tune.studies import check_new, resumed
     from wsss.cli.runs import parse_settings, words
     from wsss.run.method import WORK
 

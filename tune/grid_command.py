@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
+from tune.budget import Budget
 from tune.grid import plan_grid
 from tune.grid_axes import parse_axes
 from tune.grid_page import check_name, results_command, text_of, write_pages
 from tune.grid_rows import rows_of
 from tune.grid_run import run_grid
-from tune.runner import Budget
 from wsss.errors import UserError
 from wsss.run.method import WORK
 

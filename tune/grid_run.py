@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from tune.budget import Budget, address_of, gpus_wanted
 from tune.grid import Cell, Grid
 from tune.machines import looked_at
-from tune.runner import Budget, address_of, gpus_wanted
 from tune.shared import SharedStep, compute_steps
 from tune.trial import Surroundings
 from wsss.data import open_dataset

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
-from tune.runner import Budget, SearchResult
+from tune.budget import Budget
+from tune.runner import SearchResult
 from tune.search import Candidate, SearchPlan, run_command
-from tune.study import COMPLETE, FAILED, PRUNED, resume_command
+from tune.studies import resume_command
+from tune.study import COMPLETE, FAILED, PRUNED
 from tune.verdict import Measure, Verdict
 from wsss.commands import command
 from wsss.run.method import WORK

@@ -11,34 +11,32 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import optuna
 from ray import tune
 from ray.tune.search import Searcher
 
+from tune.budget import Budget, address_of, at_once, resources, surroundings
+from tune.drawing import fill
 from tune.ending import Ending, NotKept
-from tune.machines import looked_at
 from tune.mirror import Mirror
 from tune.parent import search_run
 from tune.progress import Progress, reason
-from tune.race import EarlyEnd, trained_step
+from tune.race import EarlyEnd
 from tune.search import Candidate, SearchPlan
 from tune.search_page import write_search_page
 from tune.shared import compute_shared, needs_network
-from tune.study import COMPLETE, FAILED, PRUNED, Study, TrialRecord, best_of, draw
+from tune.studies import best_of
+from tune.study import COMPLETE, FAILED, PRUNED, Study, TrialRecord
 from tune.trial import CANDIDATE, EPOCH, FINAL, LOSS, NUMBER, PER_IMAGE, VALUE, Surroundings, run_trial
 from tune.verdict import Verdict, decide
 from wsss.errors import UserError
-from wsss.run.cluster import ADDRESS, LOCAL, Machine, Share, Slots, connected, machines
+from wsss.run.cluster import Machine, connected, machines
 from wsss.run.method import WORK
 from wsss.tracking.connection import mlflow_client
 
-_CORES_A_TRIAL = 1.0
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -47,27 +45,6 @@ _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 SHARED, WARM, WARM_TRIALS = "shared", "warm", 5
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much a search may take.
-
-    Attributes:
-        trials: how many are to end.
-        hours: after which it ends; the same search can be continued.
-        cpus, gpus: of each trial; by default a core, and one GPU where a trial runs a network on one.
-        retries: how often a trial that failed is tried again.
-        seeds, top: the best `top` candidates are measured again with `seeds` further rngs.
-    """
-
-    trials: int = 20
-    hours: float | None = None
-    cpus: float | None = None
-    gpus: float | None = None
-    retries: int = 1
-    seeds: int = 0
-    top: int = 3
 
 
 @dataclass(frozen=True)
@@ -119,7 +96,7 @@ def run_search(
         search_run(search, study) as parent,
         Ending(deadline) as ending,
         connected(address),
-        _around(search, budget, address, there := machines()) as around,
+        surroundings(search, budget, address, there := machines()) as around,
     ):
         mirror = Mirror(mlflow_client(), study, parent.id, parent.experiment)
         try:
@@ -127,7 +104,7 @@ def run_search(
             if study.ended < budget.trials and time.monotonic() < deadline:
                 spent = compute_shared(around, there)
                 study.keep(SHARED, {**study.kept(SHARED, {}), **spent})
-                _fill(study, budget.trials)
+                fill(study, budget.trials)
                 _trials(study, around, budget, ending, mirror, there, quiet)
             ending.raise_if_interrupted()
             left = max(0, budget.trials - study.ended)
@@ -233,14 +210,14 @@ def _trials(
     folder = tempfile.mkdtemp(prefix="wsss-search-")
     with Progress(study, budget.trials, ending.deadline, quiet=quiet) as progress, ending.in_order():
         tuner = tune.Tuner(
-            tune.with_resources(trainable, lambda config: _resources(cores, gpus[config[CANDIDATE]["method"]])),
+            tune.with_resources(trainable, lambda config: resources(cores, gpus[config[CANDIDATE]["method"]])),
             tune_config=tune.TuneConfig(
                 search_alg=_Asking(study, left, ending),
                 scheduler=EarlyEnd(study, around.trained[1]),
                 metric=VALUE,
                 mode=around.search.mode,
                 num_samples=left,
-                max_concurrent_trials=max(1, _at_once(there, cores, min(gpus.values()))),
+                max_concurrent_trials=max(1, at_once(there, cores, min(gpus.values()))),
                 reuse_actors=not any(gpus.values()),
             ),
             run_config=tune.RunConfig(
@@ -258,67 +235,6 @@ def _trials(
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _fill(study: Study, trials: int) -> None:
-    """A random search draws all that it will try at once, so that it tries the same however often it is interrupted."""
-    if study.search.sampler != "random":
-        return
-    begun = len(study.records) + study.waiting
-    study.enqueue([draw_random(study.search, number) for number in range(begun, trials)])
-
-
-def draw_random(search: SearchPlan, number: int) -> Candidate:
-    """The candidate of a random search's trial of that number."""
-    scratch = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=search.rng * 1_000_003 + number))
-    trial = scratch.ask()
-    method = search.methods[0].method
-    if len(search.methods) > 1:
-        method = trial.suggest_categorical("method", [each.method for each in search.methods])
-    return Candidate(method, {key: draw(trial, key, how) for key, how in search.of(method).space.items()})
-
-
-def _share(there: list[Machine], cpus: float | None, gpus: float) -> Share:
-    """What a trial is given.
-
-    Raises:
-        UserError: no machine has it.
-    """
-    cores = _CORES_A_TRIAL if cpus is None else cpus
-    shown = "; ".join(f"{machine.get('CPU', 0):g} cores, {machine.get('GPU', 0):g} GPUs" for machine in there)
-    if not any(machine.get("CPU", 0) >= cores and machine.get("GPU", 0) >= gpus for machine in there):
-        raise UserError(f"a trial asks for {cores:g} cores and {gpus:g} GPUs, which no machine has: there is {shown}")
-    return Share.of(Slots(cores, 0, 1, shown))
-
-
-def gpus_wanted(there: list[Machine], search: SearchPlan, budget: Budget) -> float:
-    """The GPUs of a trial or step that runs a network."""
-    if search.device == "cpu" or not any(machine.get("GPU", 0) for machine in there):
-        return 0.0
-    return 1.0 if budget.gpus is None else budget.gpus
-
-
-@contextmanager
-def _around(search: SearchPlan, budget: Budget, address: str, there: list[Machine]) -> Iterator[Surroundings]:
-    """What trials are given, on machines that were looked at."""
-    gpus = gpus_wanted(there, search, budget)
-    of_trials = gpus if any(needs_network(search, each) for each in search.methods) else 0.0
-    share = _share(there, budget.cpus, of_trials if budget.gpus is None else budget.gpus)
-    around = Surroundings(search, os.getcwd(), share, trained_step(search), gpus=gpus)
-    with looked_at(around, address, there) as same:
-        yield same
-
-
-def _resources(cores: float, gpus: float) -> tune.PlacementGroupFactory:
-    return tune.PlacementGroupFactory([{"CPU": cores, **({"GPU": gpus} if gpus else {})}])
-
-
-def _at_once(there: list[Machine], cores: float, gpus: float) -> int:
-    fits = [
-        min(machine.get("CPU", 0) // cores if cores else 1e9, machine.get("GPU", 0) // gpus if gpus else 1e9)
-        for machine in there
-    ]
-    return int(sum(fits))
-
-
 def _candidate(trial: Any) -> Candidate:
     return Candidate(trial.config[CANDIDATE]["method"], trial.config[CANDIDATE]["settings"])
 
@@ -326,11 +242,6 @@ def _candidate(trial: Any) -> Candidate:
 def _error_of(trial: Any) -> str:
     with_text = trial.error_file and Path(trial.error_file).is_file()
     return Path(trial.error_file).read_text(encoding="utf-8") if with_text else "its process is gone"
-
-
-def address_of(ray_address: str | None) -> str:
-    """The cluster's address: as given, of RAY_ADDRESS, or "local"."""
-    return ray_address or os.environ.get(ADDRESS) or LOCAL
 
 
 def _why(study: Study, budget: Budget) -> str:

@@ -11,7 +11,7 @@ import os
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,9 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from tune.objective import Objective
-from tune.search import Candidate, MethodSearch, SearchPlan, data_digest
-from wsss.commands import command
-from wsss.errors import UserError, unknown
-from wsss.settings import Search
+from tune.drawing import draw
+from tune.search import Candidate, SearchPlan
+from wsss.errors import UserError
 
 STUDIES = "WSSS_STUDIES"
 METHOD = "method"
@@ -221,94 +219,6 @@ def address(work: Path) -> str:
     return os.environ.get(STUDIES) or f"sqlite:///{(work / 'search' / 'studies.db').absolute()}"
 
 
-def study_names(work: Path) -> list[str]:
-    """The names of the searches that were begun."""
-    return sorted(optuna.get_all_study_names(storage(work)))
-
-
-def resumed(name: str, work: Path) -> SearchPlan:
-    """The search of that name, as it was begun.
-
-    Raises:
-        UserError: there is no such search (names those that are), or its plan can't be read.
-    """
-    known = study_names(work)
-    if name not in known:
-        raise unknown("search", name, known)
-    study = _open(name, work)
-    content = json.loads(study.user_attrs[PLAN])
-    try:
-        parts = tuple(
-            MethodSearch(
-                each["method"],
-                Objective(**each["objective"]),
-                {key: Search(**{**how, "values": tuple(how["values"])}) for key, how in each["space"].items()},
-                each["first"],
-                each["versions"],
-            )
-            for each in content.pop("methods")
-        )
-        before = SearchPlan(methods=parts, given=name, **content)
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"search {name} was kept by another version ({error}); begin it anew under another name"
-        ) from None
-    return replace(before, methods=tuple(_as_now(before, part) for part in parts), digest=data_digest(before.data))
-
-
-def check_new(name: str, work: Path) -> None:
-    """Refuse a name that a search has.
-
-    Raises:
-        UserError: it has; says how to go on with it.
-    """
-    if name in study_names(work):
-        raise UserError(f"there is a search {name}; go on with it: {resume_command(name)}, or take another name")
-
-
-def best_of(name: str, search: SearchPlan, work: Path, count: int) -> list[Candidate]:
-    """The best candidates of another search that are candidates of this one too.
-
-    Raises:
-        UserError: there is no such search, or none of its trials fits.
-    """
-    other = Study(resumed(name, work), work, trials=0)
-    sign = 1.0 if other.search.mode == "max" else -1.0
-    complete = [record for record in other.records if record.state == COMPLETE]
-    ranked = sorted(complete, key=lambda record: -sign * (record.value or 0.0))
-    spaces = {each.method: each.space for each in search.methods}
-    fits = [
-        record.candidate
-        for record in ranked
-        if record.candidate.settings.keys() == spaces.get(record.candidate.method, {}).keys()
-        and all(spaces[record.candidate.method][k].holds(v) for k, v in record.candidate.settings.items())
-    ]
-    if not fits:
-        raise UserError(
-            f"no complete trial of search {name} has the settings that are searched here, within their ranges"
-        )
-    return fits[:count]
-
-
-def _as_now(search: SearchPlan, part: MethodSearch) -> MethodSearch:
-    """A part with the steps' versions of today, so that what changed is found."""
-    plan = search.plan(part.default)
-    return replace(part, versions={planned.key: planned.step.version for planned in plan.steps})
-
-
-def _open(name: str, work: Path) -> optuna.Study:
-    return optuna.load_study(study_name=name, storage=storage(work), sampler=optuna.samplers.RandomSampler())
-
-
-def draw(trial: Trial, name: str, how: Search, first: Any = None) -> Any:
-    """Let a trial of Optuna's draw a value; `first` is the preset's, which a file's choice may lack."""
-    if how.kind == "choice":
-        return trial.suggest_categorical(name, [*dict.fromkeys([*how.values, *([] if first is None else [first])])])
-    if how.kind == "int":
-        return trial.suggest_int(name, int(how.low), int(how.high))
-    return trial.suggest_float(name, how.low, how.high, log=how.kind == "loguniform")
-
-
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
     """What differs between two contents, such as "methods.affinity.versions.refine.walk was 1 and is 2"."""
     now = json.loads(json.dumps(now))
@@ -322,8 +232,3 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = 
         elif old != new:
             found.append(f"{path}{key} was {json.dumps(old)} and is {json.dumps(new)}")
     return found
-
-
-def resume_command(name: str, *more: str) -> str:
-    """The command that goes on with a search."""
-    return command("python", "-m", "tune", "--resume", name, *more)
