@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tune import machines, measure, shared
-from tune.budget import Budget, surroundings
+from tune.budget import Budget, surroundings_of
 from tune.facts import Facts, code_digest
 from tune.measure import Place, facts_of
 from tune.search import SearchPlan, plan_search
@@ -120,7 +120,7 @@ def test_more_than_any_one_machine_has_is_refused_with_what_there_is(
     tiny_shapes: Dataset, keys: str, budget: Budget, asked: str
 ) -> None:
     sentence = f"{asked}, which no machine has: there is 64 cores, 0 GPUs; 4 cores, 2 GPUs"
-    with pytest.raises(UserError, match=sentence), surroundings(plan(tiny_shapes, keys=keys), budget, "", MIXED):
+    with pytest.raises(UserError, match=sentence), surroundings_of(plan(tiny_shapes, keys=keys), budget, "", MIXED):
         pass
 
 

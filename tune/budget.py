@@ -67,7 +67,7 @@ def gpus_wanted(there: list[Machine], search: SearchPlan, budget: Budget) -> flo
 
 
 @contextmanager
-def surroundings(search: SearchPlan, budget: Budget, address: str, there: list[Machine]) -> Iterator[Surroundings]:
+def surroundings_of(search: SearchPlan, budget: Budget, address: str, there: list[Machine]) -> Iterator[Surroundings]:
     """What trials are given, on machines that were looked at."""
     gpus = gpus_wanted(there, search, budget)
     of_trials = gpus if any(needs_network(search, each) for each in search.methods) else 0.0

@@ -18,7 +18,7 @@ from typing import Any, cast
 from ray import tune
 from ray.tune.search import Searcher
 
-from tune.budget import Budget, address_of, at_once, resources, surroundings
+from tune.budget import Budget, address_of, at_once, resources, surroundings_of
 from tune.drawing import fill
 from tune.ending import Ending, NotKept
 from tune.mirror import Mirror
@@ -96,7 +96,7 @@ def run_search(
         search_run(search, study) as parent,
         Ending(deadline) as ending,
         connected(address),
-        surroundings(search, budget, address, there := machines()) as around,
+        surroundings_of(search, budget, address, there := machines()) as around,
     ):
         mirror = Mirror(mlflow_client(), study, parent.id, parent.experiment)
         try:
