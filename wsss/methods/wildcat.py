@@ -19,6 +19,7 @@ from wsss.errors import UserError
 from wsss.interface import NETWORK, Method, Stage, Step, StepContext
 from wsss.methods.cam import LOCALIZE, REFINE
 from wsss.nets.backbones import BACKBONES, build_backbone
+from wsss.nets.folding import folded
 from wsss.ops.pooling import class_wise_pool, spatial_pool
 from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
 from wsss.settings import choice, factor, setting, uniform
@@ -185,7 +186,7 @@ def predict_wildcat(context: StepContext) -> None:
     """Label maps of dev and val without tags (`direct`, `direct_crf`)."""
     settings: DirectSettings = context.settings
     device = context.device
-    model = to_device(load_model(context.inputs["train"], Wildcat), device)
+    model = folded(to_device(load_model(context.inputs["train"], Wildcat), device))
 
     def score_maps(images: Sequence[np.ndarray]) -> list[ScoreMap]:
         heatmaps = image_maps(model, images, settings, device).cpu()

@@ -46,4 +46,4 @@ def predict_directly(
 def direct(settings: type, run: Callable[[StepContext], None]) -> Step:
     """The step of a localizer that predicts with its trained network alone, by `predict_directly`."""
     outputs = ("direct", "direct_crf")
-    return Step("predict", 1, settings, run, inputs=("train",), outputs=outputs, uses=NETWORK | CRF, each_image=True)
+    return Step("predict", 2, settings, run, inputs=("train",), outputs=outputs, uses=NETWORK | CRF, each_image=True)

@@ -16,6 +16,7 @@ from wsss.data.score_maps import ScoreMap
 from wsss.interface import NETWORK, Method, Stage, Step, StepContext
 from wsss.methods.cam import REFINE
 from wsss.methods.fcn_mil.network import FcnMil, FcnMilSettings, check_mil, train_mil
+from wsss.nets.folding import folded
 from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
 from wsss.settings import setting
 from wsss.stages.direct import direct, predict_directly
@@ -55,7 +56,7 @@ def chosen_score_map(probabilities: Tensor, chosen: np.ndarray, size: tuple[int,
 def predict_mil(context: StepContext) -> None:
     """Label maps of dev and val without tags: the largest p at each pixel, over all classes."""
     settings: DirectSettings = context.settings
-    model = to_device(load_model(context.inputs["train"], FcnMil), context.device)
+    model = folded(to_device(load_model(context.inputs["train"], FcnMil), context.device))
     every = np.ones(len(context.dataset.classes), bool)
 
     def score_maps(images: Sequence[np.ndarray]) -> list[ScoreMap]:
