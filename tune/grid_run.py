@@ -103,7 +103,7 @@ def _run(
     steps, needs = _steps(grid, todo)
     ended = total - len(todo)
     waiting = {number: set(own) for number, own in enumerate(needs)}
-    for done in compute_steps(around, steps, there, budget.cpus or math.inf):
+    for done in compute_steps(around, steps, there, budget.cpus or math.inf, quiet=quiet):
         for number in [number for number, own in waiting.items() if done.fingerprint in own]:
             waiting[number].discard(done.fingerprint)
             if done.error:

@@ -102,7 +102,7 @@ def run_search(
         try:
             mirror.whole()
             if study.ended < budget.trials and time.monotonic() < deadline:
-                spent = compute_shared(around, there)
+                spent = compute_shared(around, there, quiet=quiet)
                 study.keep(SHARED, {**study.kept(SHARED, {}), **spent})
                 fill(study, budget.trials)
                 _trials(study, around, budget, ending, mirror, there, quiet)

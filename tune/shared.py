@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import ray
 
 from tune.measure import begin, parts, run_step
 from tune.progress import reason
 from tune.search import MethodSearch, SearchPlan
+from tune.told import News, told
 from tune.trial import Surroundings, prepare
 from wsss.data import open_dataset
 from wsss.errors import UserError
+from wsss.interface import Reporter
 from wsss.progress import ConsoleReporter, say
 from wsss.run.cluster import Machine
 from wsss.run.fingerprints import fingerprints
@@ -94,12 +97,13 @@ def shared_steps(around: Surroundings) -> dict[str, SharedStep]:
     return found
 
 
-def compute_shared(around: Surroundings, there: Sequence[Machine]) -> dict[str, float]:
+def compute_shared(around: Surroundings, there: Sequence[Machine], *, quiet: bool = False) -> dict[str, float]:
     """Compute what no searched setting reaches, before the first trial.
 
     Args:
         around: the search.
         there: the cluster's machines.
+        quiet: say nothing.
 
     Returns:
         The seconds of those that were computed, by name.
@@ -108,19 +112,25 @@ def compute_shared(around: Surroundings, there: Sequence[Machine]) -> dict[str, 
         UserError: whatever a step refuses.
     """
     computed: dict[str, float] = {}
-    for done in compute_steps(around, shared_steps(around), there):
+    for done in compute_steps(around, shared_steps(around), there, quiet=quiet):
         if done.error:
             raise UserError(f"step {done.planned.name}: {done.error}")
         if not done.reused:
             computed[done.planned.name] = done.seconds
-            say(f"{done.planned.name}, which the trials share: {done.seconds:.0f} s")
+            if not quiet:
+                say(f"{done.planned.name}, which the trials share: {done.seconds:.0f} s")
     if around.gpus:
         _compute_networks(around, there)
     return computed
 
 
 def compute_steps(
-    around: Surroundings, steps: Mapping[str, SharedStep], there: Sequence[Machine], most: float = math.inf
+    around: Surroundings,
+    steps: Mapping[str, SharedStep],
+    there: Sequence[Machine],
+    most: float = math.inf,
+    *,
+    quiet: bool = False,
 ) -> Iterator[ComputedStep]:
     """Compute steps on the connected cluster, at once those that do not need each other; none after one that failed.
 
@@ -129,6 +139,7 @@ def compute_steps(
         steps: by fingerprint.
         there: the cluster's machines; steps that run at once divide the cores of the largest.
         most: cores of a step.
+        quiet: do not say how far they are.
 
     Returns:
         What came of each, as soon as it is known.
@@ -136,7 +147,8 @@ def compute_steps(
     at_once = max(1, int(sum(machine.get("CPU", 0.0) for machine in there)))
     done: set[str] = set()
     begun: set[str] = set()
-    running: dict[ray.ObjectRef, str] = {}
+    running: dict[ray.ObjectRefGenerator, str] = {}
+    shown: dict[str, ConsoleReporter] = {}
     while True:
         ready = [each for each, step in steps.items() if each not in begun and step.inputs <= done]
         ready = sorted(ready, key=lambda each: -steps[each].wanted)[: at_once - len(running)]
@@ -148,14 +160,23 @@ def compute_steps(
             begun.add(fingerprint)
         if not running:
             return
-        [ended], _ = ray.wait(list(running))
-        fingerprint = running.pop(ended)
+        heard: Any = ray.wait(list(running))[0][0]
+        fingerprint = running[heard]
         planned = steps[fingerprint].planned
         try:
-            reused, seconds = ray.get(ended)
+            news = ray.get(next(heard))
+            if isinstance(news, News):
+                if not quiet:
+                    reporter = shown.setdefault(fingerprint, ConsoleReporter(news.step))
+                    reporter.progress(news.done, news.total, news.unit, news.note)
+                continue
+            running.pop(heard)
+            reused, seconds = news
         except ray.exceptions.RayTaskError as error:
+            running.pop(heard)
             yield ComputedStep(fingerprint, planned, error=reason(str(error)))
         except ray.exceptions.RayError as error:
+            running.pop(heard)
             yield ComputedStep(fingerprint, planned, error=f"{LOST} ({type(error).__name__})")
         else:
             done.add(fingerprint)
@@ -202,9 +223,13 @@ def _begin(around: Surroundings, method: str) -> None:
 
 
 @ray.remote(max_retries=2)
-def _compute(around: Surroundings, chain: tuple[PlannedStep, ...], rng: int) -> tuple[bool, float]:
-    """Run the last of the steps; whether it was there already, and its seconds."""
-    dataset, place = prepare(around), around.place
-    runner = StepRunner(dataset, rng, place.device, place.work, wait=True)
-    *_, last = (run_step(runner, planned, place, ConsoleReporter) for planned in chain)
-    return last.how != "computed", last.seconds
+def _compute(around: Surroundings, chain: tuple[PlannedStep, ...], rng: int) -> Iterator[News | tuple[bool, float]]:
+    """Run the last of the steps: how far it is; at last whether it was there already, and its seconds."""
+
+    def work(report: Callable[[str], Reporter]) -> tuple[bool, float]:
+        dataset, place = prepare(around), around.place
+        runner = StepRunner(dataset, rng, place.device, place.work, wait=True)
+        *_, last = (run_step(runner, planned, place, report) for planned in chain)
+        return last.how != "computed", last.seconds
+
+    yield from told(work)
