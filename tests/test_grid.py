@@ -336,7 +336,7 @@ def without_ray(data: Path, store, monkeypatch: pytest.MonkeyPatch):
     shutil.copytree(data, "data/little")
     failing, written = set(), []
 
-    def compute(around, steps, cores, gpus):
+    def compute(around, steps, there, most, *, quiet):
         done = set()
         while True:
             ready = [each for each, step in steps.items() if each not in done and step.inputs <= done]

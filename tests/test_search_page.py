@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -134,6 +135,22 @@ def test_the_verdict_stands_above_with_dev_and_val(study) -> None:
     page = search_page(study(4), Verdict(best, default, 0.1, (0.02, 0.18), True))
     assert "+0.1000, 95 % [+0.0200, +0.1800]; the best trial is taken" in page
     assert "0.6100 ± 0.0141" in page and "run-of-best" in page and "0.5100" in page and "0.4800" in page
+
+
+def test_the_leaderboard_has_each_method_with_its_preset_and_its_best_trial(study) -> None:
+    final = {"dev/pred_crf/miou": 0.481, "val/pred_crf/miou": 0.512}
+    own = [
+        Measure(number, Candidate(name, {"refine.walk.beta": float(number)}), value, (value,), final, f"run{number}")
+        for number, (name, value) in enumerate([("affinity", 0.5), ("affinity", 0.6), ("cam", 0.4), ("cam", 0.5)])
+    ]
+    affinity, cam = (Verdict(own[n + 1], own[n], 0.1, (0.02, 0.18), better) for n, better in ((0, True), (2, False)))
+    page = search_page(study(4), replace(affinity, methods=(affinity, cam)))
+    assert "Method by method" in page
+    rows = [re.findall("<td>(.*?)</td>", row) for row in re.findall("<tr>(<td>.*?)</tr>", page)][2:4]
+    assert rows == [
+        ["affinity", "0.5000", "0.6000", "+0.1000 [+0.0200, +0.1800]", "the trial", "48.1, 51.2", "48.1, 51.2"],
+        ["cam", "0.4000", "0.5000", "+0.1000 [+0.0200, +0.1800]", "the preset", "48.1, 51.2", "-"],
+    ]
 
 
 class Client:

@@ -12,14 +12,13 @@ import torch
 from tune.budget import Budget, address_of, gpus_wanted
 from tune.grid import Cell, Grid
 from tune.machines import looked_at
-from tune.shared import SharedStep, compute_steps
+from tune.shared import SharedStep, compute_steps, steps_of_runs
 from tune.trial import Surroundings
 from wsss.data import open_dataset
 from wsss.errors import UserError
 from wsss.interface import STAGES
 from wsss.registry.models import publish
 from wsss.run.cluster import Machine, Share, Slots, connected, machines
-from wsss.run.fingerprints import fingerprints
 from wsss.run.method import group_of, run_method
 from wsss.run.plan import PlannedStep
 from wsss.run.steps import choose_device
@@ -135,26 +134,14 @@ def _not_done(grid: Grid, all_runs: Sequence[GridRun]) -> list[GridRun]:
 
 def _steps(grid: Grid, todo: Sequence[GridRun]) -> tuple[dict[str, SharedStep], list[list[str]]]:
     """By fingerprint: the steps of all runs, each once; and for each run the fingerprints of its own."""
-    search = grid.search
-    dataset, device = open_dataset(search.data), choose_device(search.device)
+    dataset = open_dataset(grid.search.data)
     scored = any(Masks(dataset).ids(split) for split in dataset.splits)
-    steps: dict[str, SharedStep] = {}
-    needs: list[list[str]] = []
-    for each in todo:
-        plan = search.plan(each.cell.candidate)
-        known = fingerprints(plan, dataset, each.rng, device)
-        chains: dict[str, tuple[PlannedStep, ...]] = {}
-        for planned in plan.steps:
-            if not _is_run(planned, grid.until, scored=scored):
-                continue
-            before = planned.inputs.values()
-            chain = {step.key: step for key in before for step in chains[key]}
-            chains[planned.key] = (*chain.values(), planned)
-            own = SharedStep(frozenset(known[key] for key in before), chains[planned.key], each.rng, wanted=0)
-            step = steps.setdefault(known[planned.key], own)
-            steps[known[planned.key]] = replace(step, wanted=step.wanted + 1)
-        needs.append([known[key] for key in chains])
-    return steps, needs
+    return steps_of_runs(
+        grid.search,
+        [(each.cell.candidate, each.rng) for each in todo],
+        choose_device(grid.search.device),
+        lambda planned: _is_run(planned, grid.until, scored=scored),
+    )
 
 
 def _is_run(planned: PlannedStep, until: str | None, *, scored: bool) -> bool:

@@ -10,7 +10,7 @@ from scipy.stats import wilcoxon
 
 from tune.ending import NotKept
 from tune.search import SearchPlan
-from tune.study import COMPLETE, Study
+from tune.study import Study
 from tune.trial import CANDIDATE, EPOCH, LOSS, PER_IMAGE
 from wsss.training import TrainingSettings
 
@@ -23,7 +23,7 @@ class EarlyEnd(NotKept, AsyncHyperBandScheduler):
 
     While a network is trained, all that is known is its loss: of trainings that are alike but for their learning
     rates, asynchronous successive halving (Li et al. 2020) ends those whose loss is behind after as many epochs. Where
-    dev is scored piece by piece, a trial ends once its images are worse than those of the best trial: a one-sided
+    dev is scored piece by piece, a trial ends once its images are worse than those of its method's best: a one-sided
     signed-rank test of Wilcoxon, as Optuna's WilcoxonPruner, on the images that both have. The presets' own trials are
     what the best is compared with in the end, and never end early.
     """
@@ -48,8 +48,8 @@ class EarlyEnd(NotKept, AsyncHyperBandScheduler):
             decision: str = super().on_trial_result(tune_controller, trial, result)
             return TrialScheduler.CONTINUE if self._is_default(trial) else decision
         own = result.get(PER_IMAGE)
-        best = self._study.best
-        theirs = best.facts.get(PER_IMAGE) if best and best.state == COMPLETE else None
+        best = self._study.best_of([trial.config[CANDIDATE]["method"]])
+        theirs = best.facts.get(PER_IMAGE) if best else None
         if result.get("final") or not own or not theirs or self._study.search.seconds or self._is_default(trial):
             return TrialScheduler.CONTINUE
         return TrialScheduler.STOP if is_worse(own, theirs, self._study.search.mode) else TrialScheduler.CONTINUE

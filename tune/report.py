@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from tune.budget import Budget
+from tune.leaderboard import leaderboard
 from tune.runner import SearchResult
 from tune.search import Candidate, SearchPlan, run_command
 from tune.studies import resume_command
@@ -13,6 +14,7 @@ from tune.verdict import Measure, Verdict
 from wsss.commands import command
 from wsss.run.method import WORK
 from wsss.storage import write_bytes
+from wsss.tables.render import as_text
 
 
 def say_result(result: SearchResult, budget: Budget) -> None:
@@ -35,6 +37,8 @@ def say_result(result: SearchResult, budget: Budget) -> None:
         print(f"  {record.value:.4f} in {record.facts['seconds']:.0f} s: trial {record.number + 1} {settings}")
     verdict = result.verdict
     print(_said(search, verdict))
+    if verdict.methods:
+        print(as_text([leaderboard(verdict, search.metric)]))
     for who, measure in (("best", verdict.best), ("preset", verdict.default)):
         print(f"  {who:7} {_line(search, measure)}")
     taken = verdict.taken.candidate

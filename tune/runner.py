@@ -112,7 +112,7 @@ def run_search(
             if study.best is None:
                 raise UserError(f"no trial of the search finished: {_why(study, budget)}")
             if not left:
-                verdict = decide(study, around, budget.seeds, budget.top)
+                verdict = decide(study, around, there, budget.seeds, budget.top, quiet=quiet)
         finally:
             mirror.close()
         parent.end(study, verdict)

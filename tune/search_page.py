@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.trial import TrialState, create_trial
 
+from tune.leaderboard import leaderboard
 from tune.page import as_svg, drawing, heading, page, paragraph, picture, table
 from tune.study import COMPLETE, FAILED, METHOD, PRUNED, RUNNING, Study, TrialRecord
 from tune.verdict import Verdict
@@ -67,6 +68,10 @@ def search_page(study: Study, verdict: Verdict | None) -> str:
     ]
     if verdict is not None:
         parts += [heading("What came out"), *_outcome(verdict)]
+        if verdict.methods:
+            board = leaderboard(verdict, search.metric)
+            heads = [column.head for column in board.columns]
+            parts += [heading("Method by method"), paragraph(board.title), table(heads, board.rows)]
     parts += [*_figures(study), heading("Trials"), _trials(records)]
     return page(f"Search {search.name}", *parts)
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
+import torch
 
 from tune.measure import begin, parts, run_step
 from tune.progress import reason
-from tune.search import MethodSearch, SearchPlan
+from tune.search import Candidate, MethodSearch, SearchPlan
 from tune.told import News, told
 from tune.trial import Surroundings, prepare
 from wsss.data import open_dataset
@@ -95,6 +96,41 @@ def shared_steps(around: Surroundings) -> dict[str, SharedStep]:
                 inputs = frozenset(known[key] for key in before)
                 found.setdefault(known[planned.key], SharedStep(inputs, chains[planned.key], search.rng))
     return found
+
+
+def steps_of_runs(
+    search: SearchPlan,
+    wanted: Sequence[tuple[Candidate, int]],
+    device: torch.device,
+    takes: Callable[[PlannedStep], bool],
+) -> tuple[dict[str, SharedStep], list[list[str]]]:
+    """The steps that runs are made of.
+
+    Args:
+        search: what the runs have in common.
+        wanted: candidates with their rngs.
+        device: of steps that run a network.
+        takes: whether a step is one of them; with a step, all that it needs has to be.
+
+    Returns:
+        By fingerprint: the steps of all runs, each once; and for each run the fingerprints of its own.
+    """
+    dataset = open_dataset(search.data)
+    steps: dict[str, SharedStep] = {}
+    needs: list[list[str]] = []
+    for candidate, rng in wanted:
+        plan = search.plan(candidate)
+        known = fingerprints(plan, dataset, rng, device)
+        chains: dict[str, tuple[PlannedStep, ...]] = {}
+        for planned in filter(takes, plan.steps):
+            before = planned.inputs.values()
+            chain = {step.key: step for key in before for step in chains[key]}
+            chains[planned.key] = (*chain.values(), planned)
+            own = SharedStep(frozenset(known[key] for key in before), chains[planned.key], rng, wanted=0)
+            step = steps.setdefault(known[planned.key], own)
+            steps[known[planned.key]] = replace(step, wanted=step.wanted + 1)
+        needs.append([known[key] for key in chains])
+    return steps, needs
 
 
 def compute_shared(around: Surroundings, there: Sequence[Machine], *, quiet: bool = False) -> dict[str, float]:

@@ -151,7 +151,11 @@ class Study:
     @property
     def best(self) -> TrialRecord | None:
         """The complete trial with the best value, the first of equals."""
-        complete = [record for record in self.records if record.state == COMPLETE and record.value is not None]
+        return self.best_of([each.method for each in self.search.methods])
+
+    def best_of(self, methods: Sequence[str]) -> TrialRecord | None:
+        """The same among the trials of some methods."""
+        complete = [r for r in self.records if r.state == COMPLETE and r.candidate.method in methods]
         best = max if self.search.mode == "max" else min
         return best(complete, key=lambda record: record.value or 0.0, default=None)
 

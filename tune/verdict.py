@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from statistics import mean, stdev
 from typing import Any
 
@@ -12,17 +12,16 @@ import ray
 
 from tune.measure import Measured, measure
 from tune.progress import reason
-from tune.search import Candidate
+from tune.search import Candidate, SearchPlan
 from tune.study import COMPLETE, Study, TrialRecord
 from tune.trial import Surroundings, prepare
+from tune.whole import whole_runs
 from wsss.data import Dataset, open_dataset
 from wsss.errors import UserError
-from wsss.progress import ConsoleReporter, say
-from wsss.run.method import run_method
-from wsss.scores import Masks, metric_names
+from wsss.progress import ConsoleReporter
+from wsss.run.cluster import Machine
+from wsss.scores import Masks
 from wsss.scores.bootstrap import paired_bootstrap
-
-FINAL_METRICS = (("dev", "pred_crf"), ("val", "pred_crf"))
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ class Verdict:
         interval: of the difference over images of dev, 95 %, by a paired bootstrap; None where the objective is not
             made of images.
         better: the best trial is taken: the whole interval says that it is better.
+        methods: where several were searched, the same for each alone, the one with the best value first.
     """
 
     best: Measure
@@ -73,6 +73,7 @@ class Verdict:
     difference: float
     interval: tuple[float, float] | None
     better: bool
+    methods: tuple[Verdict, ...] = ()
 
     @property
     def taken(self) -> Measure:
@@ -85,43 +86,88 @@ class Verdict:
         return self.taken.run
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "taken": asdict(self.taken)}
+        methods = [each.as_json() for each in self.methods]
+        return {**asdict(self), "taken": asdict(self.taken), "methods": methods}
 
 
-def decide(study: Study, around: Surroundings, seeds: int, top: int) -> Verdict:
-    """Compare the best trial with the preset on dev, then measure both on val, once.
+def decide(
+    study: Study, around: Surroundings, there: Sequence[Machine], seeds: int, top: int, *, quiet: bool = False
+) -> Verdict:
+    """Compare the best trial with the preset on dev, then measure both on val, once; so for each method.
 
     Args:
         study: whose trials have ended.
         around: the search.
+        there: the cluster's machines.
         seeds: with so many further rngs the best trials and the presets are measured again.
         top: of how many trials; the best is then the one with the best mean.
+        quiet: do not say how far whole runs are.
 
     Raises:
-        UserError: whatever a run refuses.
+        UserError: no preset's own trial finished.
     """
     search = around.search
     sign = 1.0 if search.mode == "max" else -1.0
     complete = [record for record in study.records if record.state == COMPLETE]
-    defaults = [r for r in complete if r.candidate == search.of(r.candidate.method).default]
-    if not defaults:
+    groups = [complete]
+    if len(search.methods) > 1:
+        groups += [[r for r in complete if r.candidate.method == each.method] for each in search.methods]
+    choices = [_choose(records, search, sign, top if seeds else 1) for records in groups]
+    if choices[0] is None:
         raise UserError("no trial with the preset's own settings finished, so nothing can be compared with it")
-    default = max(defaults, key=lambda record: sign * (record.value or 0.0))
+    found = [choice for choice in choices if choice is not None]
+    values = _with_seeds([record for choice in found for record in (*choice.best, choice.default)], around, seeds)
+    overall, *methods = [_compared(choice, values, around, sign) for choice in found]
+    methods.sort(key=lambda verdict: -sign * verdict.best.mean)
+    return _with_runs(replace(overall, methods=tuple(methods)), around, there, quiet=quiet)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The best trials, of which one will be the best, and the best of the presets' own."""
+
+    best: list[TrialRecord]
+    default: TrialRecord
+
+
+def _choose(complete: list[TrialRecord], search: SearchPlan, sign: float, top: int) -> _Choice | None:
+    defaults = [record for record in complete if record.candidate == search.of(record.candidate.method).default]
+    if not defaults:
+        return None
     ranked = sorted(complete, key=lambda record: -sign * (record.value or 0.0))
-    chosen = _distinct(ranked, top if seeds else 1)
-    values = _with_seeds([*chosen, default], around, seeds)
-    best = max(chosen, key=lambda record: sign * mean(values[record.number]))
-    difference = mean(values[best.number]) - mean(values[default.number])
+    return _Choice(_distinct(ranked, top), max(defaults, key=lambda record: sign * (record.value or 0.0)))
+
+
+def _compared(choice: _Choice, values: Mapping[int, tuple[float, ...]], around: Surroundings, sign: float) -> Verdict:
+    default = choice.default
+    best = max(choice.best, key=lambda record: sign * mean(values[record.number]))
+    of_best, of_default = (Measure(r.number, r.candidate, r.value or 0.0, values[r.number]) for r in (best, default))
+    difference = of_best.mean - of_default.mean
+    if best.candidate == default.candidate:
+        return Verdict(of_best, of_default, difference, None, better=False)
     interval = _interval(best.candidate, default.candidate, around)
-    same = best.candidate == default.candidate
-    better = (
-        not same and sign * difference > 0 and (interval is None or (interval[0] if sign > 0 else -interval[1]) > 0)
-    )
-    measured = {
-        number: _finally(record, values[number], around, when=number == default.number or better)
-        for number, record in {default.number: default, best.number: best}.items()
+    above = interval is None or (interval[0] if sign > 0 else -interval[1]) > 0
+    return Verdict(of_best, of_default, difference, interval, better=sign * difference > 0 and above)
+
+
+def _with_runs(verdict: Verdict, around: Surroundings, there: Sequence[Machine], *, quiet: bool) -> Verdict:
+    """With the metrics of whole runs of the presets and of what beats them, where val has masks to score them."""
+    if not Masks(open_dataset(around.search.data)).ids("val"):
+        return verdict
+    every = (verdict, *verdict.methods)
+    wanted = {
+        measure.trial: measure.candidate
+        for each in every
+        for measure in ((each.default, each.best) if each.better else (each.default,))
     }
-    return Verdict(measured[best.number], measured[default.number], difference, interval, better)
+    runs = dict(zip(wanted, whole_runs(list(wanted.values()), around, there, quiet=quiet), strict=True))
+
+    def measured(measure: Measure) -> Measure:
+        run = runs.get(measure.trial)
+        return replace(measure, final=run.metrics, run=run.id) if run else measure
+
+    own = [replace(each, best=measured(each.best), default=measured(each.default)) for each in every]
+    return replace(own[0], methods=tuple(own[1:]))
 
 
 def _distinct(records: list[TrialRecord], count: int) -> list[TrialRecord]:
@@ -170,27 +216,3 @@ def _interval(best: Candidate, default: Candidate, around: Surroundings) -> tupl
         return None
     order = np.argsort(of_best.ids), np.argsort(of_default.ids)
     return paired_bootstrap(of_best.matrices[order[0]], of_default.matrices[order[1]])
-
-
-def _finally(record: TrialRecord, values: tuple[float, ...], around: Surroundings, *, when: bool) -> Measure:
-    """A record with the metrics of a whole run, where the dataset has masks to score it."""
-    search, candidate = around.search, record.candidate
-    known = Measure(record.number, candidate, record.value or 0.0, values)
-    if not when or not Masks(open_dataset(search.data)).ids("val"):
-        return known
-    say(f"the whole run of trial {record.number + 1}, for val")
-    overrides = {**search.fixed_of(candidate.method), **candidate.settings}
-    outcome = run_method(
-        candidate.method,
-        search.preset,
-        search.data,
-        rng=search.rng,
-        overrides=overrides,
-        device=around.place.here,
-        keep_version=False,
-        tags={"tune.search": search.name},
-        wait=True,
-    )
-    names = [metric_names.metric(split, what, metric_names.MIOU) for split, what in FINAL_METRICS]
-    final = {name: outcome.metrics[name] for name in names if name in outcome.metrics}
-    return Measure(record.number, candidate, record.value or 0.0, values, final, outcome.run_id)
