@@ -16,13 +16,14 @@ from torch.nn import functional as F
 
 from benchmarks.common import Row, row_of, timed
 from benchmarks.labels import Silent, photograph_dataset
+from wsss.batches import Sample
 from wsss.data import Dataset
 from wsss.data.augmentation import Augmentation
 from wsss.data.image_memory import memory_for_images
 from wsss.interface import StepContext
 from wsss.scores import metric_names
 from wsss.stages.localize import Classifier
-from wsss.training import Sample, TrainingSettings, fit, parameter_groups
+from wsss.training import TrainingSettings, fit, parameter_groups
 
 IMAGES, ROUNDS = 192, 3
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

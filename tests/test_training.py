@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from wsss.batches import Samples, batches_of, shuffled
 from wsss.data import Dataset
 from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.progress import ConsoleReporter
-from wsss.training import TrainingSettings, _batches, _Samples, _shuffled, fit, parameter_groups, poly
+from wsss.training import TrainingSettings, fit, parameter_groups, poly
 
 IDS = [f"image{i}" for i in range(10)]
 SETTINGS = TrainingSettings(epochs=3, batch_size=4, lr=0.1, head_lr=10, weight_decay=0.01)
@@ -150,11 +151,11 @@ def test_samples_are_made_while_the_network_works(tmp_path: Path, tiny_shapes: D
 
 
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")
-def test_threads_and_processes_make_the_same_batches() -> None:
+def test_threads_and_processes_make_the_samebatches_of() -> None:
     made = {}
     for device in ("cpu", "cuda"):
-        places = _shuffled(len(IDS), 4, 7, range(1, 3))
-        made[device] = list(_batches(_Samples(IDS, sample, 7), places, torch.device(device)))
+        places = shuffled(len(IDS), 4, 7, range(1, 3))
+        made[device] = list(batches_of(Samples(IDS, sample, 7), places, torch.device(device)))
     assert [batch["id"] for batch in made["cpu"]] == [batch["id"] for batch in made["cuda"]]
     assert [len(batch["id"]) for batch in made["cpu"]] == [4, 4, 2] * 2
     for ours, theirs in zip(*made.values(), strict=True):

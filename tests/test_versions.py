@@ -15,7 +15,7 @@ from wsss import versions
 from wsss.errors import UserError
 from wsss.git import state, state_of
 
-PROJECT = Path(versions.__file__).parents[1]
+PROJECT = Path(versions.__file__).parents[2]
 
 pytestmark = pytest.mark.timeout(120)
 

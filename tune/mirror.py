@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RETRY_S, PATIENCE_S = 2.0, 90.0
-TRIAL, STATUS, STEPS = "tune.trial", "tune.status", "steps.json"
+TRIAL, STATUS = "tune.trial", "tune.status"
 _STATUS = {COMPLETE: "FINISHED", PRUNED: "KILLED", FAILED: "FAILED"}
 
 
@@ -147,7 +147,9 @@ class Mirror:
         if facts.get("error"):
             tags[names.ERROR] = facts["error"]
         self._send(record.number, batch(run, values, tags=tags))
-        self._client.log_dict(run, {"steps": [self._with_origin(step) for step in facts.get("steps", [])]}, STEPS)
+        self._client.log_dict(
+            run, {"steps": [self._with_origin(step) for step in facts.get("steps", [])]}, names.TRIAL_STEPS
+        )
         self._client.set_terminated(run, _STATUS[record.state])
 
     def _learn(self, record: TrialRecord) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 from wsss.errors import UserError
 
+_AT_ONCE = 500
 VERSION = "0.1.0"
 """Of this package: what is known where there is no git to ask."""
 
@@ -61,6 +64,48 @@ def state_of(folder: str | Path) -> GitState:
     """The state of the repository around a folder."""
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
     return GitState(commit or None, bool(_git(folder, "status", "--porcelain")))
+
+
+def found_in_history(pattern: str, names: Sequence[str]) -> set[str]:
+    """What an expression finds in files of the repository around the current folder, none outside of any.
+
+    Looked at are the newest commit of every branch, tag, stash and remote's branch, the commits that working trees
+    stand on, and the files of this one as they are.
+
+    Args:
+        pattern: an extended regular expression.
+        names: how the files' paths end, such as ".dvc".
+
+    Raises:
+        UserError: git can't read the repository.
+    """
+    if problem := trouble():
+        raise UserError(f"git can't read the repository here ({problem}), so nobody knows what its branches need")
+    root = top()
+    if not root:
+        return set()
+    refs = _listed(root, "for-each-ref", "--format=%(objecttype) %(objectname) %(*objecttype) %(*objectname)")
+    words = " ".join((*refs, *_listed(root, "worktree", "list", "--porcelain"))).replace("HEAD ", "commit ").split()
+    commits = {after for word, after in pairwise(words) if word == "commit" and after.strip("0")}
+    paths = [f":(top)*{name}" for name in names]
+    found: set[str] = set()
+    ordered = sorted(commits)
+    for begin in range(0, len(ordered), _AT_ONCE):
+        some = ordered[begin : begin + _AT_ONCE]
+        found |= {*_listed(root, "grep", "-h", "-I", "-o", "-E", pattern, *some, "--", *paths)}
+    return found | {*_listed(root, "grep", "-h", "-I", "-o", "-E", "--untracked", pattern, "--", *paths)}
+
+
+def _listed(root: str, *command: str) -> list[str]:
+    """The lines that git prints; `git grep` that finds nothing prints none.
+
+    Raises:
+        UserError: git refuses.
+    """
+    done = subprocess.run(["git", "-C", root, *command], capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode not in (0, 1) or (done.returncode and done.stderr):
+        raise UserError(f"git {command[0]} failed in {root}: {' '.join(done.stderr.split())}")
+    return done.stdout.splitlines()
 
 
 def top() -> str:

@@ -138,6 +138,7 @@ class Step:
         model: its output is the network that is registered and served.
         each_image: what it makes of an image depends on that image and on its inputs, on no other image: it may be run
             on some images alone.
+        workers: it is a training that several workers may share, a part of each batch each (`wsss.workers`).
         supervision: what the step sees beyond tags, such as "masks".
         declares: the same, of what depends on its settings, such as an extra dataset.
         check: refuses settings that contradict each other (raises UserError); called before any step runs.
@@ -154,6 +155,7 @@ class Step:
     uses: frozenset[str] = frozenset()
     model: bool = False
     each_image: bool = False
+    workers: bool = False
     supervision: frozenset[str] = frozenset()
     declares: Callable[[Any], frozenset[str]] = lambda settings: frozenset()
     check: Callable[[Any], None] = lambda settings: None

@@ -6,7 +6,7 @@ import io
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -17,23 +17,21 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, default_collate
 
+from wsss.batches import Sample, Samples, batches_of, shuffled
 from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.nets.backbones import check_weights, freeze_batch_norm
 from wsss.nets.kernels import is_depthwise, without_plans
 from wsss.nets.splitting import Splitting, split
-from wsss.process import own_cores
 from wsss.scores import metric_names
 from wsss.settings import setting
 from wsss.storage import write_bytes
-from wsss.stream import ordered_map
+from wsss.workers import Workers
 
 CHECKPOINT = "checkpoint.pt"
 """In a step's folder while it trains: what a continued run goes on from."""
 BFLOAT16 = "WSSS_BFLOAT16"
-Sample = dict[str, Any]
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -76,18 +74,6 @@ def gains_by_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-
-
-class _Samples(Dataset[Sample]):
-    """Training samples by (epoch, position): each drawn from random numbers of its own, whoever loads it."""
-
-    def __init__(self, ids: Sequence[str], make: Callable[[str, np.random.Generator], Sample], rng: int) -> None:
-        self._ids, self._make, self._rng = ids, make, rng
-
-    def __getitem__(self, at: tuple[int, int]) -> Sample:
-        epoch, index = at
-        name = self._ids[index]
-        return {"id": name, **self._make(name, np.random.default_rng((self._rng, epoch, index)))}
 
 
 def check_start(settings: Any) -> None:
@@ -142,7 +128,8 @@ def fit(
     """Train a model, a checkpoint after each epoch; an interrupted run continues to the same weights.
 
     A batch that a GPU's memory is too little for goes through the network in parts whose gradients add up to the same
-    update, as far as the loss is a mean over images and batch norm is frozen.
+    update, as far as the loss is a mean over images and batch norm is frozen. So it is with several workers
+    (`wsss.workers`), which share every batch.
 
     Args:
         model: on any device; left trained, in eval mode, on the context's device.
@@ -168,7 +155,8 @@ def fit(
     device = context.device
     precision = settings.number_format(device)
     to_device(model, device)
-    optimizer = _optimizer(groups, settings)
+    optimizer, workers = _optimizer(groups, settings), Workers.of_this_process(device)
+    parameters = [parameter for group in groups for parameter in group["params"]]
     batches_per_epoch = math.ceil(len(ids) / settings.batch_size)
     epochs = settings.epochs
     if settings.image_limit is not None:
@@ -179,21 +167,21 @@ def fit(
 
     checkpoint = context.out / CHECKPOINT
     done = _resume(checkpoint, model, optimizer)
-    places = _shuffled(len(ids), settings.batch_size, context.rng, range(done, epochs))
-    batches = _batches(_Samples(ids, sample, context.rng), places, device)
-    splitting = Splitting("images in training")
+    places = shuffled(len(ids), settings.batch_size, context.rng, range(done, epochs))
+    batches = batches_of(Samples(ids, sample, context.rng), (list(workers.own(batch)) for batch in places), device)
+    splitting, usual = Splitting("images in training"), len(workers.own(range(settings.batch_size)))
 
-    def gradients(batches: Sequence[Sample], where: str) -> tuple[list[float], dict[str, float]]:
-        """Add up the gradients of an update's batches; the loss of each, and the parts of the last."""
+    def gradients(batches: Sequence[Sample], sizes: Sequence[int], where: str) -> tuple[list[float], dict[str, float]]:
+        """Add up the gradients of this worker's part of an update's batches; their losses, the last one's parts."""
         optimizer.zero_grad(set_to_none=True)
         losses: list[float] = []
         scalars: dict[str, float] = {}
-        for batch in batches:
-            size, total_loss = len(batch["id"]), 0.0
-            for part in split(batch, splitting.parts(size), size):
+        for batch, size in zip(batches, sizes, strict=True):
+            own, total_loss = len(batch["id"]), 0.0
+            for part in split(batch, splitting.parts(own) if own else [], own):
                 share = len(part["id"]) / size
                 part = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in part.items()}
-                with without_plans() if short_alone and len(part["id"]) < settings.batch_size else nullcontext():
+                with without_plans() if short_alone and len(part["id"]) < usual else nullcontext():
                     with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
                         value, scalars = loss(part)
                     if not torch.isfinite(value):
@@ -212,30 +200,34 @@ def fit(
         model.train()
         if frozen_bn:
             freeze_batch_norm(model.get_submodule("backbone"))
-        torch.manual_seed(hash((context.rng, epoch)) & 0x7FFFFFFF)
+        workers.check(model)
+        torch.manual_seed((hash((context.rng, epoch)) + workers.rank) & 0x7FFFFFFF)
         losses: list[float] = []
         for update in range(updates_per_epoch):
             ready = time.monotonic()
-            parts_here = min(settings.accumulate, batches_per_epoch - update * settings.accumulate)
-            parts = [dict(batch, epoch=epoch) for batch in islice(batches, parts_here)]
+            first = update * settings.accumulate * settings.batch_size
+            starts = range(first, len(ids), settings.batch_size)[: settings.accumulate]
+            sizes = [min(settings.batch_size, len(ids) - start) for start in starts]
+            parts = [dict(batch, epoch=epoch) for batch in islice(batches, len(sizes))]
             waited += time.monotonic() - ready
             iteration = epoch * updates_per_epoch + update
-            work = partial(gradients, parts, f"iteration {iteration} of {total}")
-            values, scalars = splitting.attempt(settings.batch_size, work)
-            losses += values
+            work = partial(gradients, parts, sizes, f"iteration {iteration} of {total}")
+            values, scalars = splitting.attempt(usual, work)
+            losses += workers.add(parameters, values)
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * poly(iteration, total)
             optimizer.step()
             if iteration % max(1, total // 200) == 0:
                 named = {metric_names.TRAIN + name: value for name, value in scalars.items()}
                 context.report.metrics({metric_names.TRAIN_LOSS: losses[-1], **named}, iteration)
-            seen += sum(len(batch["id"]) for batch in parts)
+            seen += sum(sizes)
             if update == updates_per_epoch - 1:
                 mean = float(np.mean(losses))
-                _save(checkpoint, model, optimizer, epoch + 1, mean)
+                if workers.rank == 0:
+                    _save(checkpoint, model, optimizer, epoch + 1, mean)
             context.report.progress(done * len(ids) + seen, epochs * len(ids), "images", f"loss {losses[-1]:.3f}")
         if epoch + 1 < epochs:
-            context.time_for(time.monotonic() - began)
+            workers.time_for(context, time.monotonic() - began)
     model.eval()
     seconds = max(time.monotonic() - started, 1e-9)
     if math.isnan(mean):
@@ -257,25 +249,6 @@ def _optimizer(groups: list[dict[str, Any]], settings: TrainingSettings) -> torc
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr)
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
-
-
-def _shuffled(length: int, batch_size: int, rng: int, epochs: range) -> Iterator[list[tuple[int, int]]]:
-    """Batches of (epoch, index), in an order that depends on the rng and the epoch alone; a short last one is kept."""
-    for epoch in epochs:
-        order = np.random.default_rng((rng, epoch)).permutation(length)
-        for start in range(0, length, batch_size):
-            yield [(epoch, int(index)) for index in order[start : start + batch_size]]
-
-
-def _batches(samples: _Samples, places: Iterator[list[tuple[int, int]]], device: torch.device) -> Iterator[Sample]:
-    """The batches of all epochs, made ahead.
-
-    Processes make them where the network has a GPU. On a CPU one thread does, in what the network leaves of the cores.
-    """
-    if device.type == "cpu":
-        return ordered_map(lambda batch: default_collate([samples[place] for place in batch]), places, workers=1)
-    workers = max(1, own_cores() - 1)
-    return iter(DataLoader(samples, batch_sampler=places, num_workers=workers, pin_memory=True))
 
 
 def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int, loss: float) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from wsss import commands
-from wsss.cli import cluster, data, exports, models, offline, reproduce, runs, store
+from wsss.cli import cluster, data, exports, gc, models, offline, reproduce, runs, store
 from wsss.errors import UserError
 from wsss.failures import DEBUG, ended
 
@@ -39,6 +39,8 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     offline.pack,
     runs.doctor,
     store.migrate,
+    gc.gc,
+    gc.keep,
     runs.bench,
 )
 _NOT_OFFLINE = (

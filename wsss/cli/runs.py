@@ -62,6 +62,12 @@ def run(
         Path | None,
         typer.Option(metavar="OUT", help="Without MLflow and DVC: leave the record in this folder, for `wsss import`."),
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Share each training of a classifier or segmenter among so many processes.")
+    ] = 1,
+    ray_address: Annotated[
+        str, typer.Option(envvar="RAY_ADDRESS", help="The Ray cluster of several workers.")
+    ] = "local",
 ) -> None:
     """Run a method over a dataset, from tags to a registered model; the same command continues an interrupted run."""
     from wsss.run.method import run_method
@@ -78,6 +84,8 @@ def run(
         until=until,
         publish=None if offline else _publish(),
         offline=offline,
+        workers=workers,
+        ray_address=ray_address,
     )
     print_outcome(outcome, method=method, preset=preset, data=data, rng=rng, offline=offline)
 

@@ -14,7 +14,14 @@ LOCALIZE = Stage(
     "cam",
     (
         Step(
-            "train", 2, ClassifierSettings, train_classifier, metrics=(TRAIN_LOSS,), check=check_training, uses=NETWORK
+            "train",
+            2,
+            ClassifierSettings,
+            train_classifier,
+            metrics=(TRAIN_LOSS,),
+            check=check_training,
+            uses=NETWORK,
+            workers=True,
         ),
         Step(
             "infer",

@@ -25,7 +25,7 @@ _DIGESTS: dict[tuple[int, ...], str] = {}
 """The sha256 of files that were read, by device, inode, size and time."""
 
 
-def fingerprints(plan: Plan, dataset: Dataset, rng: int, device: torch.device) -> dict[str, str]:
+def fingerprints(plan: Plan, dataset: Dataset, rng: int, device: torch.device, workers: int = 1) -> dict[str, str]:
     """The fingerprint of every step of a plan, evaluations among them.
 
     Nothing is computed, asked or written; only files and folders that settings name are read, once by each process
@@ -36,6 +36,7 @@ def fingerprints(plan: Plan, dataset: Dataset, rng: int, device: torch.device) -
         dataset: what it runs on.
         rng: the run's seed.
         device: where it runs, on this machine.
+        workers: how many share the trainings that can be shared.
 
     Returns:
         Step key, such as "refine.walk", to 64 hexadecimal digits.
@@ -47,7 +48,7 @@ def fingerprints(plan: Plan, dataset: Dataset, rng: int, device: torch.device) -
     of_steps: dict[str, str] = {}
     for planned in plan.steps:
         inputs = {need: of_steps[key] for need, key in planned.inputs.items()}
-        of_steps[planned.key] = step_fingerprint(planned, inputs, dataset.digest, masks, rng, device)
+        of_steps[planned.key] = step_fingerprint(planned, inputs, dataset.digest, masks, rng, device, workers)
     return of_steps
 
 
@@ -58,6 +59,7 @@ def step_fingerprint(
     masks: Sequence[str],
     rng: int,
     device: torch.device,
+    workers: int = 1,
 ) -> str:
     """The fingerprint of one step: 64 hexadecimal digits.
 
@@ -68,6 +70,7 @@ def step_fingerprint(
         masks: its `mask_digests`; they count where the step declares the supervision "masks".
         rng: the run's seed.
         device: where it runs, on this machine.
+        workers: how many share the step, where it can be shared.
     """
     content = {
         "step": planned.name,
@@ -77,13 +80,16 @@ def step_fingerprint(
         "inputs": dict(inputs),
         "data": data,
         "masks": list(masks) if "masks" in planned.supervision else None,
-        "machine": machine(planned, device),
+        "machine": machine(planned, device, workers),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def machine(planned: PlannedStep, device: torch.device) -> dict[str, str]:
-    """What of the machine changes a step's output, by `Step.uses`: {"device": "cpu", "crf": "native"} at most."""
+def machine(planned: PlannedStep, device: torch.device, workers: int = 1) -> dict[str, str]:
+    """What of the machine changes a step's output, by `Step.uses`, such as {"device": "cpu", "crf": "native"}.
+
+    Several workers draw other random numbers for dropout, and a loss that is no mean over images weighs their parts.
+    """
     facts = {}
     if "network" in planned.step.uses:
         facts["device"] = device.type
@@ -91,6 +97,8 @@ def machine(planned: PlannedStep, device: torch.device) -> dict[str, str]:
         from wsss.ops.crf import choose_backend
 
         facts["crf"] = choose_backend("auto")
+    if planned.step.workers and workers > 1:
+        facts["workers"] = str(workers)
     return facts
 
 

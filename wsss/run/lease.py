@@ -35,6 +35,7 @@ from wsss.progress import say
 
 RENEWED_S = 5.0
 EXPIRES_S = 90.0
+_FORGOTTEN_S = 24 * 3600.0
 
 
 @contextmanager
@@ -66,6 +67,24 @@ def lease(store: str, name: str, what: str, wait: bool, deadline: float = math.i
         ended.set()
         renewing.join()
         lease.remove(number)
+
+
+def held(store: str) -> dict[str, str]:
+    """The leases of a store whose holders are not known to be gone: name to what the holder is called.
+
+    A lease of another machine that was not renewed for a day is nobody's.
+    """
+    folder = storage.join(store, ".leases")
+    holders = {}
+    for file in storage.list_tree(folder):
+        name, _, number = file.name.rpartition(".")
+        if not number.isdecimal() or time.time() - file.written > _FORGOTTEN_S:
+            continue
+        with suppress(FileNotFoundError):
+            holder, process = _holder(storage.read_bytes(storage.join(folder, file.name)))
+            if not is_gone(process):
+                holders[name] = holder
+    return holders
 
 
 class _Lease:

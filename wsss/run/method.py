@@ -79,6 +79,8 @@ def run_method(
     publish: Publish | None = None,
     offline: Path | None = None,
     deadline: float = math.inf,
+    workers: int = 1,
+    ray_address: str = "local",
 ) -> Outcome:
     """Run a method's stages; every step that was done before with equal inputs is reused.
 
@@ -99,6 +101,8 @@ def run_method(
             Steps' outputs lie in WSSS_STORE, else in `store` there; the network is kept, to be published by whoever
             brings the record into MLflow.
         deadline: when to stop, on the clock of `time.monotonic`.
+        workers: how many processes share each training that can be shared.
+        ray_address: of the cluster that they are on; "local" is one made of this process's cores.
 
     Raises:
         OutOfTimeError: the deadline came first; the same call goes on from there.
@@ -118,7 +122,17 @@ def run_method(
             f"method {method} learns from masks, and dataset {dataset.name} has none for its training images"
         )
     store = "" if offline is None else store_address(offline / STORE)
-    runner = StepRunner(dataset, rng, choose_device(device), WORK, store, wait=wait, deadline=deadline)
+    runner = StepRunner(
+        dataset,
+        rng,
+        choose_device(device),
+        WORK,
+        store,
+        wait=wait,
+        deadline=deadline,
+        workers=workers,
+        ray_address=ray_address,
+    )
     keep_version = keep_version and offline is None
     outcome = Outcome(steps=runner.results)
     if not track:

@@ -60,6 +60,8 @@ class StepRunner:
         store: a folder or s3:// address.
         wait: wait for a step that another process is computing, instead of refusing.
         deadline: when the work stops, on the clock of `time.monotonic`; `run` then raises OutOfTimeError.
+        workers: how many processes share a training that can be shared, by Ray Train.
+        ray_address: of the cluster that they are on.
         results: the finished steps by key.
     """
 
@@ -70,6 +72,8 @@ class StepRunner:
     store: str = ""
     wait: bool = False
     deadline: float = math.inf
+    workers: int = 1
+    ray_address: str = "local"
     results: dict[str, StepResult] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -79,7 +83,8 @@ class StepRunner:
     def fingerprint(self, planned: PlannedStep) -> str:
         """The step's fingerprint, as `wsss.run.fingerprints` has it; its inputs must be finished."""
         inputs = {need: self.results[key].fingerprint for need, key in planned.inputs.items()}
-        return step_fingerprint(planned, inputs, self.dataset.digest, self._mask_digests(), self.rng, self.device)
+        digest, masks = self.dataset.digest, self._mask_digests()
+        return step_fingerprint(planned, inputs, digest, masks, self.rng, self.device, self.workers)
 
     def run(self, planned: PlannedStep, report: Reporter) -> StepResult:
         """Run a step, or find its finished output.
@@ -177,7 +182,12 @@ class StepRunner:
             torch.cuda.reset_peak_memory_stats(self.device)
         started = time.monotonic() - (float(spent.read_text(encoding="utf-8")) if spent.exists() else 0.0)
         try:
-            planned.step.run(context)
+            if self.workers > 1 and planned.step.workers:
+                from wsss.run.together import run_together
+
+                run_together(planned.step.run, replace(context, dataset=self.dataset), self.workers, self.ray_address)
+            else:
+                planned.step.run(context)
         except BaseException as error:
             storage.write_bytes(spent, str(time.monotonic() - started).encode())
             if isinstance(error, OutOfTimeError):
@@ -194,7 +204,7 @@ class StepRunner:
             "rng": self.rng,
             "inputs": {need: result.fingerprint for need, result in inputs.items()},
             "data": {"name": self.dataset.name, "digest": self.dataset.digest},
-            "machine": machine(planned, self.device),
+            "machine": machine(planned, self.device, self.workers),
             "device": self.device.type,
             "cores": own_cores(),
             "seconds": seconds,

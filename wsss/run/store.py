@@ -12,6 +12,7 @@ means, so that of several that publish one step none touches another's files.
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -77,6 +78,7 @@ class StepStore:
                 folder = self._download(url, self.cache / name / fingerprint, content, manifest)
             else:
                 check(folder, manifest)
+                _touch(folder)
         except DamagedError as damage:
             if (folder, content) not in _SAID:
                 _SAID.add((folder, content))
@@ -120,6 +122,12 @@ class StepStore:
         for each in abandoned:
             storage.remove(storage.join(url, each))
 
+    def remove(self, name: str, fingerprint: str) -> None:
+        """Remove a step's output, whether or not it is complete; one that is cut off is not complete any more."""
+        self.discard(name, fingerprint)
+        if storage.is_remote(self.url):
+            storage.remove(storage.join(self.url, name, fingerprint))
+
     def discard(self, name: str, fingerprint: str) -> None:
         """Remove a step that is not complete or damaged, and its local copy; the holder of its lease calls it."""
         url = storage.join(self.url, name, fingerprint)
@@ -141,6 +149,7 @@ class StepStore:
             with suppress(DamagedError, FileNotFoundError):
                 if (folder / MANIFEST).read_bytes() == content:
                     check(folder, manifest)
+                    _touch(folder)
                     return folder
             storage.remove_folder(folder)
 
@@ -160,6 +169,12 @@ class StepStore:
         storage.write_bytes(folder / MANIFEST, content)
         storage.remove_folder(cached)
         storage.move_folder(folder, cached)
+
+
+def _touch(folder: Path) -> None:
+    """Leave the time of a use: what is old is what was not used for long."""
+    with suppress(OSError):
+        os.utime(folder / MANIFEST)
 
 
 _SAID: set[tuple[Path, bytes]] = set()

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from wsss.errors import UserError
 from wsss.storage import bucket
 from wsss.storage.disk import (
+    StoredFile,
     disk_errors,
     free_bytes,
     inside,
@@ -22,10 +23,12 @@ from wsss.storage.disk import (
     remove_folder,
     remove_unfinished,
     temporary_folder,
+    tree,
     unfinished,
 )
 
 __all__ = [
+    "StoredFile",
     "check_exclusive_writes",
     "disk_errors",
     "download_folder",
@@ -36,6 +39,7 @@ __all__ = [
     "join",
     "list_dirs",
     "list_files",
+    "list_tree",
     "move_folder",
     "read_bytes",
     "remove",
@@ -152,6 +156,14 @@ def list_files(url: str | Path) -> list[str]:
         return bucket.list_names(str(url))[1]
     folder = Path(url)
     return sorted(p.name for p in folder.iterdir() if p.is_file()) if folder.is_dir() else []
+
+
+def list_tree(url: str | Path) -> Iterator[StoredFile]:
+    """Every file below a URL, in whichever order; none where there is no such place.
+
+    A folder on a disk whose name begins with a dot is left out: it holds work that is not finished, or leases.
+    """
+    return bucket.tree(str(url)) if is_remote(url) else tree(Path(url))
 
 
 def upload_folder(folder: Path, url: str | Path) -> bool:

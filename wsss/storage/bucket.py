@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from wsss.errors import UserError
-from wsss.storage.disk import inside
+from wsss.storage.disk import StoredFile, inside
 
 SCHEME = "s3://"
 _THREADS = 8
@@ -95,6 +95,16 @@ def list_names(url: str) -> tuple[list[str], list[str]]:
             folders += (item["Prefix"].removeprefix(prefix).rstrip("/") for item in page.get("CommonPrefixes", ()))
             objects += (item["Key"].removeprefix(prefix) for item in page.get("Contents", ()))
     return sorted(folders), sorted(name for name in objects if name)
+
+
+def tree(url: str) -> Iterator[StoredFile]:
+    """Every object below an address."""
+    bucket, key = _split(url)
+    prefix = f"{key}/" if key else ""
+    with _errors(url) as s3:
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            for item in page.get("Contents", ()):
+                yield StoredFile(item["Key"].removeprefix(prefix), item["Size"], item["LastModified"].timestamp())
 
 
 def upload(folder: Path, url: str) -> None:

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from wsss.errors import UserError
 from wsss.failures import ADVICE, os_sentence
@@ -17,6 +18,14 @@ from wsss.process import is_gone, this_process
 
 _NEARLY_FULL = 1 << 20
 _UNFINISHED = ".part"
+
+
+class StoredFile(NamedTuple):
+    """A file below a place: its name there with slashes, its bytes, when it was written (seconds since 1970)."""
+
+    name: str
+    size: int
+    written: float
 
 
 def inside(root: str | Path, name: object) -> Path:
@@ -125,6 +134,17 @@ def move_folder(source: Path, target: Path) -> bool:
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return True
+
+
+def tree(folder: Path) -> Iterator[StoredFile]:
+    """Every file below a folder, but for what lies in folders whose names begin with a dot."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(parent, name)
+            with suppress(FileNotFoundError):
+                state = path.lstat()
+                yield StoredFile(path.relative_to(folder).as_posix(), state.st_size, state.st_mtime)
 
 
 def remove_folder(folder: Path) -> None:

@@ -31,6 +31,8 @@ RUN_ID = "run.id"
 """The id that a run gave itself where there was no server; commands find it by this one too."""
 IMPORTED = "run.imported"
 """How far the record of such a run was brought in."""
+KEEP = "wsss.keep"
+"""Why somebody wants a run, and all that it needs, to be kept."""
 
 # Tags of a dataset input.
 DVC_MD5 = "dvc.md5"
@@ -53,6 +55,8 @@ ENVIRONMENT = "environment.txt"
 PANELS = "panels"
 MAPS = "maps"
 DVC_MANIFESTS = "dvc"
+TRIAL_STEPS = "steps.json"
+"""Of a trial's run: the steps that it ran, with their fingerprints."""
 LABELS = "labels"
 """The dataset input, and the DVC version, of the labels that a run made."""
 

@@ -11,28 +11,20 @@ one, with a remote in the user's home; `dvc remote add -d` or `dvc remote modify
 
 from __future__ import annotations
 
-import logging
 import os
-import re
 import shutil
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsss import git
 from wsss.errors import UserError
 from wsss.storage import disk_errors, inside, remove_unfinished, unfinished
+from wsss.versions.workspace import check_hash, patiently, workspace
 
 if TYPE_CHECKING:
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.tree import Tree
-
-_WAIT_S = 600
-_REMOTE = "~/.cache/wsss/dvc"
-_LINKS = ["reflink", "hardlink", "copy"]
 
 
 @dataclass(frozen=True)
@@ -58,8 +50,8 @@ def add(folder: str | Path) -> DataVersion:
     Raises:
         UserError: DVC can't track the folder, the disk is full, or another DVC command holds its lock for ten minutes.
     """
-    with _workspace(create=True) as repo, disk_errors(folder):
-        (stage,) = _patiently(lambda: repo.add(os.fspath(folder)))
+    with workspace(create=True) as repo, disk_errors(folder):
+        (stage,) = patiently(lambda: repo.add(os.fspath(folder)))
         (out,) = stage.outs
         if not out.hash_info.isdir:
             raise UserError(f"{folder} is a file; versions are kept of folders")
@@ -78,7 +70,7 @@ def version_of(folder: str | Path) -> DataVersion | None:
     from dvc.exceptions import OutputNotFoundError
     from dvc_data.hashfile.build import build
 
-    with _workspace() as repo:
+    with workspace() as repo:
         try:
             out = repo.find_outs_by_path(os.fspath(folder))[0] if repo else None
         except OutputNotFoundError:
@@ -102,7 +94,7 @@ def content_of(folder: str | Path) -> DataVersion:
 
     if not os.path.isdir(folder):
         raise UserError(f"{folder} is no folder")
-    with _workspace(create=True) as repo:
+    with workspace(create=True) as repo:
         path = os.fspath(Path(folder).absolute())
         _, meta, tree = build(repo.cache.local, path, localfs, "md5", dry_run=True)
         return _version(tree.oid, meta)
@@ -120,7 +112,7 @@ def store(folder: str | Path) -> DataVersion:
 
     if not any(path.is_file() for path in Path(folder).rglob("*")):
         raise UserError(f"{folder} holds no file to keep a version of")
-    with _workspace(create=True) as repo, disk_errors(repo.cache.local.path):
+    with workspace(create=True) as repo, disk_errors(repo.cache.local.path):
         cache = repo.cache.local
         staging, meta, tree = build(cache, os.fspath(Path(folder).absolute()), localfs, "md5")
         if failed := transfer(staging, cache, {tree.hash_info}, shallow=False).failed:
@@ -133,7 +125,7 @@ def manifest(md5: str) -> list[dict[str, str]]:
 
     Kept somewhere else, it is all that `fetch` needs besides the files; UserError when the version is not in the cache.
     """
-    with _workspace() as repo:
+    with workspace() as repo:
         return _tree(repo, md5).as_list()
 
 
@@ -143,7 +135,7 @@ def push(md5: str, remote: str | None = None) -> None:
     Raises:
         UserError: the version is not in the cache, there is no such remote, or it can't be written.
     """
-    with _workspace() as repo:
+    with workspace() as repo:
         ids = _ids(_tree(repo, md5))
         if failed := repo.cloud.push(ids, remote=remote).failed:
             raise UserError(f"{len(failed)} of {len(ids)} files of version {md5} could not be copied to the remote")
@@ -164,13 +156,13 @@ def fetch(md5: str, manifest: Sequence[dict[str, str]] | None = None, remote: st
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.tree import Tree
 
-    with _workspace(create=True) as repo, disk_errors(repo.cache.local.path):
+    with workspace(create=True) as repo, disk_errors(repo.cache.local.path):
         cache = repo.cache.local
-        _check_hash(md5)
+        check_hash(md5)
         if manifest is not None:
             for file in manifest:
                 inside(".", file.get("relpath"))
-                _check_hash(file.get("md5"))
+                check_hash(file.get("md5"))
             listed = Tree.from_list(manifest, hash_name="md5")
             listed.digest()
             if listed.oid != md5:
@@ -200,7 +192,7 @@ def checkout(md5: str, folder: str | Path) -> None:
     from dvc_data.hashfile.checkout import checkout as lay_out
 
     target = Path(folder).absolute()
-    with _workspace(create=True) as repo, disk_errors(target):
+    with workspace(create=True) as repo, disk_errors(target):
         tree = _tree(repo, md5)
         if target.exists() and any(target.iterdir()):
             _, _, there = build(repo.cache.local, os.fspath(target), localfs, "md5", dry_run=True)
@@ -218,76 +210,16 @@ def checkout(md5: str, folder: str | Path) -> None:
 
 def default_remote() -> str | None:
     """Where `push` copies to when no remote is named; None without a workspace or a default remote."""
-    with _workspace() as repo:
+    with workspace() as repo:
         name = repo and repo.config["core"].get("remote")
         return repo.config["remote"].get(name, {}).get("url") if name else None
-
-
-@contextmanager
-def _workspace(create: bool = False) -> Iterator[Any]:
-    """The DVC workspace around the current folder, None where there is none and none is to be made.
-
-    What DVC and its storage raise inside becomes one sentence.
-    """
-    from botocore.exceptions import BotoCoreError
-    from dvc.exceptions import DvcException, NotDvcRepoError
-    from dvc.repo import Repo
-    from dvc_data.hashfile.checkout import CheckoutError, LinkError
-    from dvc_objects.errors import ObjectDBError
-
-    logging.getLogger("dvc").setLevel(logging.ERROR)
-    try:
-        try:
-            repo = Repo()
-        except NotDvcRepoError:
-            repo = _initialise() if create else None
-        try:
-            yield repo
-        finally:
-            if repo is not None:
-                repo.close()
-    except (DvcException, ObjectDBError, CheckoutError, LinkError, BotoCoreError, PermissionError) as error:
-        raise UserError(f"DVC: {' '.join(str(error).split()) or type(error).__name__}") from error
-
-
-def _initialise() -> Any:
-    from dvc.exceptions import InitError
-    from dvc.repo import Repo
-
-    top = git.top()
-    try:
-        repo = Repo.init(no_scm=not top, subdir=bool(top) and not Path(top).samefile("."))
-    except InitError:
-        return Repo()
-    with repo.config.edit() as config:
-        config["core"].update(analytics=False, check_update=False)
-        config["cache"]["type"] = _LINKS
-        if "remote" not in repo.config["core"]:
-            config["core"]["remote"] = "local"
-            config["remote"]["local"] = {"url": _REMOTE}
-    repo.close()
-    return Repo()
-
-
-def _patiently(action: Any) -> Any:
-    """Do something that needs DVC's lock, waiting for whoever holds it."""
-    from dvc.lock import LockError
-
-    deadline = time.monotonic() + _WAIT_S
-    while True:
-        try:
-            return action()
-        except LockError as error:
-            if time.monotonic() > deadline:
-                raise UserError(f"another DVC command holds its lock since {_WAIT_S // 60} minutes: {error}") from error
-            time.sleep(0.5)
 
 
 def _tree(repo: Any, md5: str) -> Tree:
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.tree import Tree
 
-    _check_hash(md5)
+    check_hash(md5)
     try:
         if repo is None:
             raise FileNotFoundError
@@ -296,14 +228,8 @@ def _tree(repo: Any, md5: str) -> Tree:
         raise UserError(f"version {md5} is not in DVC's cache; fetch it first") from None
     for names, _, file in tree:
         inside(".", "/".join(names))
-        _check_hash(file.value)
+        check_hash(file.value)
     return tree
-
-
-def _check_hash(md5: object) -> None:
-    """Refuse what is no hash of DVC's: it becomes the name of a file in the cache."""
-    if not isinstance(md5, str) or not re.fullmatch(r"[0-9a-f]{32}(\.dir)?", md5):
-        raise UserError(f"{md5!r} is not a version of DVC's, which is 32 hexadecimal digits and '.dir'")
 
 
 def _ids(tree: Tree) -> set[HashInfo]:
