@@ -283,6 +283,7 @@ def test_card_says_what_was_seen_and_measured(dataset):
     card = model_card(make_plan("bound", "demo"), dataset, "run-1", {"val/pred/miou": 0.5, "time/x_s": 1.0})
     assert "image-level tags, masks" in card and "| val/pred | 50.0 |" in card and "time/" not in card
     assert dataset.digest in card and "run-1" in card and all(name in card for name in dataset.classes.names)
+    assert "scales 1; without a CRF" in card and "It is not known at what sizes it learned" in card
     assert "the dataset has no masks" in model_card(make_plan("cam", "demo"), dataset, "run-1", {})
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from wsss import commands
-from wsss.cli import cluster, data, exports, models, offline, reproduce, runs, store
+from wsss.cli import cluster, data, exports, models, offline, packages, reproduce, runs, store
 from wsss.errors import UserError
 from wsss.failures import DEBUG, ended
 
@@ -36,6 +36,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     models.promote,
     models.history,
     models.serve,
+    packages.predict,
     offline.pack,
     runs.doctor,
     store.migrate,

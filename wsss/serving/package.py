@@ -225,13 +225,13 @@ def _local(address: str) -> Iterator[Path]:
         yield package
 
 
-def load_step(folder: Path, classes: Classes) -> Segmenter:
-    """The network of a training step's output folder, as it is packaged by default.
+def load_step(folder: Path, classes: Classes, inference: Inference | None = None) -> Segmenter:
+    """The network of a training step's output folder, as it is packaged; by default at one scale, without a CRF.
 
     Raises:
         UserError: there is none, or it has another number of classes.
     """
-    description = describe(describe_step(folder / DESCRIPTION), classes)
+    description = describe(describe_step(folder / DESCRIPTION), classes, inference)
     return _segmenter(_network(description.network, folder / WEIGHTS), description, str(folder))
 
 

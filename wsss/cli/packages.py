@@ -1,0 +1,31 @@
+"""`wsss predict` and `wsss model`: what is done with packaged models beside serving them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsss.cli.models import follow_ledger
+
+Model = Annotated[str, typer.Option(help="models:/NAME@champion, models:/NAME/VERSION, or a package's folder.")]
+
+
+def predict(
+    images: Annotated[Path, typer.Argument(help="A folder of images.")],
+    model: Model,
+    out: Annotated[Path, typer.Option(help="The folder of the label maps; an interrupted command goes on there.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    ray_address: Annotated[
+        str, typer.Option(help="A Ray cluster that shares the folders: its address, auto, or local for this machine.")
+    ] = "",
+) -> None:
+    """Label a folder of images: ID.png of class indices for each, on all cores, a GPU or a cluster."""
+    from wsss.run.steps import choose_device
+    from wsss.serving.package import load_package
+    from wsss.serving.predict import predict_folder
+
+    follow_ledger(model)
+    count = predict_folder(images, load_package(model), out, choose_device(device), ray_address)
+    typer.echo(f"{out}: {count:,} label maps")
