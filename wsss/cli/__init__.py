@@ -25,6 +25,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data", help="Datasets: add, download, make, list, show, check.")
 app.add_typer(runs.labels_app, name="labels", help="Label maps: of runs, and from elsewhere.")
 app.add_typer(cluster.app, name="cluster", help="Work on a Ray cluster.")
+app.add_typer(packages.app, name="model", help="Packaged models: export.")
 app.add_typer(exports.app, name="export", help="Predictions in other people's formats.")
 _COMMANDS: tuple[Callable[..., None], ...] = (
     runs.run,

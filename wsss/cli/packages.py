@@ -9,6 +9,7 @@ import typer
 
 from wsss.cli.models import follow_ledger
 
+app = typer.Typer(no_args_is_help=True)
 Model = Annotated[str, typer.Option(help="models:/NAME@champion, models:/NAME/VERSION, or a package's folder.")]
 
 
@@ -29,3 +30,26 @@ def predict(
     follow_ledger(model)
     count = predict_folder(images, load_package(model), out, choose_device(device), ray_address)
     typer.echo(f"{out}: {count:,} label maps")
+
+
+@app.callback()
+def _model() -> None:
+    """Packaged models."""
+
+
+@app.command("export")
+def export(
+    model: Annotated[str, typer.Argument(help="models:/NAME@champion, models:/NAME/VERSION, or a package's folder.")],
+    to: Annotated[str, typer.Option(help="The format: onnx or openvino.")],
+    data: Annotated[str, typer.Option(help="The dataset on whose images both must agree.")],
+    out: Annotated[Path, typer.Option(help="A new folder for the exported network.")],
+    split: Annotated[str, typer.Option(help="The split of these images: train, dev or val.")] = "val",
+) -> None:
+    """A model's network for another runtime, kept only if it agrees with the package on a split."""
+    from wsss.data import open_dataset
+    from wsss.serving.export import export_model
+    from wsss.serving.package import load_package
+
+    follow_ledger(model)
+    agreement = export_model(load_package(model), to, open_dataset(data), split, out)
+    typer.echo(f"{out}: {agreement}")

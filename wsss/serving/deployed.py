@@ -70,6 +70,11 @@ class Deployed(nn.Module):
         stride = content["network"]["output_stride"]
         return cls(net, stride, pixels["mean"], pixels["std"], how["sides"], how["scales"], how["flip"])
 
+    def with_net(self, net: nn.Module) -> Deployed:
+        """The same with another network in its place."""
+        mean, std = self.mean.flatten().tolist(), self.std.flatten().tolist()
+        return Deployed(net, self.stride, mean, std, self.sides, self.scales, self.flip)
+
     def forward(self, image: Tensor) -> Tensor:
         """The label map of an image: uint8 H x W of uint8 H x W x 3, on the same device."""
         size = (image.shape[0], image.shape[1])

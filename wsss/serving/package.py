@@ -103,11 +103,14 @@ def save_package(
     (out / CARD).write_text(card, encoding="utf-8")
 
 
+def example_for(stride: int) -> torch.Tensor:
+    """Images to export a network with: an axis of length 1 would be fixed, and two of equal lengths stay equal."""
+    return torch.rand(2, 3, 3 * stride + 1, 4 * stride + 1).contiguous(memory_format=torch.channels_last)
+
+
 def export_graph(net: Probabilities, description: Description, to: Path) -> None:
     """The network as a graph for images of any size whose borders are on nodes, with the description in it."""
-    stride = description.network.output_stride
-    # An axis of length 1 would be exported as fixed, and so would axes of equal lengths as equal.
-    example = torch.rand(2, 3, 3 * stride + 1, 4 * stride + 1).contiguous(memory_format=torch.channels_last)
+    example = example_for(description.network.output_stride)
     axis = torch.export.Dim.AUTO
     program = torch.export.export(net, (example,), dynamic_shapes=({0: axis, 2: axis, 3: axis},))
     torch.export.save(program, to, extra_files={DESCRIPTION: description.model_dump_json()})
