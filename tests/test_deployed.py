@@ -11,7 +11,7 @@ from wsss.nets.deeplab import DeepLab
 from wsss.serving import deployed
 from wsss.serving.deployed import Deployed, best_classes, brought, in_tiles, resize, rows_at_size
 from wsss.serving.memory import LabellingMemory
-from wsss.serving.segmenter import Inference, Probabilities, Segmenter
+from wsss.serving.segmenter import Inference, Probabilities, Segmenter, fused
 from wsss.stages.inference import multi_scale, node_grid, node_size
 from wsss.stages.refine import CrfSettings, crf_labels, probabilities
 
@@ -160,3 +160,11 @@ def test_a_phones_photograph_is_labelled_within_the_servers_memory(size, sides):
     net = DeepLab(classes=21, backbone="mobilenet_v2", weights="none", output_stride=16, rates=(2, 4, 6)).eval()
     model = Deployed(Probabilities(net), 16, MEAN, STD, sides, (0.75, 1.0, 1.25), True).eval()
     assert LabellingMemory(model).bytes(*size) + 3 * size[0] * size[1] < 576 * 2**20
+
+
+def test_the_faster_network_gives_the_same_labels(net):
+    model = segmenter(net, Inference((40, 300), (0.75, 1.0), True))
+    fast = fused(model)
+    for size in [(90, 101), (300, 200), (5, 7), (1, 1)]:
+        assert (fast(picture(*size)) == model(picture(*size))).mean() >= 0.9999
+    assert fast.version == model.version and fast.network_size(9, 9) == model.network_size(9, 9)

@@ -1,7 +1,9 @@
 """`wsss model export`: kept only where it agrees with the package."""
 
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,7 +15,8 @@ from wsss.errors import UserError
 from wsss.nets.deeplab import DeepLab
 from wsss.serving import export
 from wsss.serving.deployed import Deployed
-from wsss.serving.export import Runtime, export_model
+from wsss.serving.export import Runtime, export_model, with_runtime
+from wsss.serving.memory import LabellingMemory
 from wsss.serving.segmenter import Inference, Probabilities, Segmenter
 
 
@@ -36,6 +39,9 @@ def model(dataset):
     return Segmenter(module, dataset.classes, "models:/little/1", inference)
 
 
+IMAGE = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+
+
 class Shifted(nn.Module):
     def __init__(self, net, by):
         super().__init__()
@@ -48,7 +54,7 @@ class Shifted(nn.Module):
 
 
 def runtime(model, by):
-    return Runtime(lambda _, folder: (folder / "model.x").touch(), lambda _: Shifted(model.module.net, by))
+    return Runtime(lambda _, folder: (folder / "model.x").touch(), lambda _, net: Shifted(net, by))
 
 
 def test_what_agrees_is_kept_and_what_does_not_leaves_nothing(model, dataset, tmp_path, monkeypatch):
@@ -56,6 +62,11 @@ def test_what_agrees_is_kept_and_what_does_not_leaves_nothing(model, dataset, tm
     agreement = export_model(model, "same", dataset, "val", tmp_path / "same")
     assert agreement.pixels == 1 and agreement.points == 0 and agreement.images == 4
     assert sorted(path.name for path in (tmp_path / "same").iterdir()) == ["about.json", "model.x"]
+    assert np.array_equal(with_runtime(model, tmp_path / "same")(IMAGE), model(IMAGE))
+    with pytest.raises(UserError, match="was exported of models:/little/1, not of models:/little/2"):
+        with_runtime(replace(model, version="models:/little/2", inference=Inference()), tmp_path / "same")
+    with pytest.raises(UserError, match="is no exported model"):
+        with_runtime(model, tmp_path)
     with pytest.raises(UserError, match=r"does not agree with models:/little/1 on shapes/val: .* so it was not kept"):
         export_model(model, "other", dataset, "val", tmp_path / "other")
     assert [path.name for path in tmp_path.iterdir()] == ["same"]
@@ -78,4 +89,7 @@ def test_runtimes_agree_where_they_are_installed(model, dataset, tmp_path, kind)
         if not export.installed(module):
             return
     assert export_model(model, kind, dataset, "val", tmp_path / "out").accepted
+    other = with_runtime(model, tmp_path / "out")
+    assert (other(IMAGE) == model(IMAGE)).mean() > 0.999
+    assert LabellingMemory(other.module).bytes(50, 70) == LabellingMemory(model.module).bytes(50, 70)
     assert sys.modules["openvino_telemetry"] is None

@@ -21,6 +21,9 @@ def predict(
     ray_address: Annotated[
         str, typer.Option(help="A Ray cluster that shares the folders: its address, auto, or local for this machine.")
     ] = "",
+    runtime: Annotated[
+        Path | None, typer.Option(help="What `wsss model export` made of this model: its runtime computes the network.")
+    ] = None,
 ) -> None:
     """Label a folder of images: ID.png of class indices for each, on all cores, a GPU or a cluster."""
     from wsss.run.steps import choose_device
@@ -28,7 +31,7 @@ def predict(
     from wsss.serving.predict import predict_folder
 
     follow_ledger(model)
-    count = predict_folder(images, load_package(model), out, choose_device(device), ray_address)
+    count = predict_folder(images, load_package(model), out, choose_device(device), ray_address, runtime)
     typer.echo(f"{out}: {count:,} label maps")
 
 

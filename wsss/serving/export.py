@@ -8,6 +8,7 @@ Sizes, scales and the way to a label map are those of `wsss.serving.deployed`.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import json
@@ -28,7 +29,7 @@ from wsss.errors import UserError, unknown
 from wsss.progress import ConsoleReporter
 from wsss.scores import Masks, Scores, confusion
 from wsss.serving.package import example_for
-from wsss.serving.segmenter import Segmenter
+from wsss.serving.segmenter import Segmenter, digest
 from wsss.storage import disk_errors, unfinished
 
 ABOUT = "about.json"
@@ -87,9 +88,9 @@ def export_model(model: Segmenter, kind: str, dataset: Dataset, split: str, to: 
         part.mkdir()
         try:
             RUNTIMES[kind].write(model, part)
-            (part / ABOUT).write_text(json.dumps(_about(model), indent=1), encoding="utf-8")
-            other = replace(model, module=model.module.with_net(RUNTIMES[kind].load(part)))
-            agreement = compare(model, other, dataset, split)
+            about = {"format": kind, "sha256": digest(model), **_about(model)}
+            (part / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
+            agreement = compare(model, with_runtime(model, part), dataset, split)
             if not agreement.accepted:
                 raise UserError(
                     f"the exported model does not agree with {model.version} on {dataset.name}/{split}: {agreement}; "
@@ -134,12 +135,37 @@ def _about(model: Segmenter) -> dict[str, Any]:
     }
 
 
-class _Runtime(nn.Module):
-    """A network that another runtime computes."""
+def with_runtime(model: Segmenter, folder: Path) -> Segmenter:
+    """A package whose network another runtime computes, as it was exported and accepted.
 
-    def __init__(self, run: Callable[[np.ndarray], np.ndarray]) -> None:
+    Args:
+        model: of the package.
+        folder: where `export_model` wrote it.
+
+    Raises:
+        UserError: nothing was exported there, or another package; its runtime is not installed.
+    """
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        kind, sha256 = about["format"], about["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder} is no exported model; wsss model export makes one") from None
+    if kind not in RUNTIMES:
+        raise unknown("format", str(kind), RUNTIMES)
+    if sha256 != digest(model):
+        raise UserError(f"{folder} was exported of {about.get('model')}, not of {model.version}; export that one")
+    return replace(model, module=model.module.with_net(RUNTIMES[kind].load(folder, model.module.net)))
+
+
+class _Runtime(nn.Module):
+    """A network that another runtime computes; a copy is the network itself, by which memory is reckoned."""
+
+    def __init__(self, net: nn.Module, run: Callable[[np.ndarray], np.ndarray]) -> None:
         super().__init__()
-        self._run = run
+        self._net, self._run = net, run
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        return copy.deepcopy(self._net, memo)
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.from_numpy(self._run(np.ascontiguousarray(images.numpy())))
@@ -158,13 +184,13 @@ def _write_onnx(model: Segmenter, folder: Path) -> None:
     exported.save(folder / "model.onnx")
 
 
-def _load_onnx(folder: Path) -> nn.Module:
+def _load_onnx(folder: Path, net: nn.Module) -> nn.Module:
     runtime = _needed("onnx", "onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = runtime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return _Runtime(lambda images: session.run(None, {name: images})[0])
+    return _Runtime(net, lambda images: session.run(None, {name: images})[0])
 
 
 def _write_openvino(model: Segmenter, folder: Path) -> None:
@@ -172,12 +198,12 @@ def _write_openvino(model: Segmenter, folder: Path) -> None:
     openvino.save_model(openvino.convert_model(_program(model)), folder / "model.xml", compress_to_fp16=False)
 
 
-def _load_openvino(folder: Path) -> nn.Module:
+def _load_openvino(folder: Path, net: nn.Module) -> nn.Module:
     openvino = _needed("openvino", "openvino")
     # On some processors it would take bfloat16 by itself.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", settings)
-    return _Runtime(lambda images: compiled(images)[0])
+    return _Runtime(net, lambda images: compiled(images)[0])
 
 
 def installed(module: str) -> bool:
@@ -200,7 +226,7 @@ class Runtime:
     """How a network gets into another runtime's format, and from there to an answer."""
 
     write: Callable[[Segmenter, Path], None]
-    load: Callable[[Path], nn.Module]
+    load: Callable[[Path, nn.Module], nn.Module]
 
 
 RUNTIMES: Mapping[str, Runtime] = {

@@ -24,7 +24,7 @@ from wsss.data.parallel import some
 from wsss.errors import UserError
 from wsss.progress import ConsoleReporter
 from wsss.serving.package import load_package
-from wsss.serving.segmenter import Segmenter
+from wsss.serving.segmenter import Segmenter, digest
 from wsss.storage import disk_errors, remove_unfinished, write_bytes
 from wsss.stream import ordered_map
 
@@ -44,11 +44,13 @@ class Prediction:
         model: the address of a package that does not move: a folder, or a version.
         images: the folder of the images, and
         out: that of the label maps, under the same paths on every machine.
+        runtime: the folder of the same model as it was exported for another runtime.
     """
 
     model: str
     images: Path
     out: Path
+    runtime: Path | None = None
 
     @cached_property
     def paths(self) -> dict[str, Path]:
@@ -57,7 +59,12 @@ class Prediction:
     def stream(self, ids: Sequence[str], device: torch.device) -> Iterator[Row]:
         """Label images and write their maps; "id", "sha256" and, where an image can't be labelled, "problem"."""
         model = load_package(self.model)
-        model = replace(model, module=model.module.to(device))
+        if self.runtime is not None:
+            from wsss.serving.export import with_runtime
+
+            model = with_runtime(model, self.runtime)
+        else:
+            model = replace(model, module=model.module.to(device))
         # On a GPU, threads read and write while one of them computes.
         yield from ordered_map(partial(self._label, model), ids)
 
@@ -72,7 +79,14 @@ class Prediction:
         return {"id": image_id, "sha256": sha256, "problem": ""}
 
 
-def predict_folder(images: Path, model: Segmenter, out: Path, device: torch.device, ray_address: str = "") -> int:
+def predict_folder(
+    images: Path,
+    model: Segmenter,
+    out: Path,
+    device: torch.device,
+    ray_address: str = "",
+    runtime: Path | None = None,
+) -> int:
     """Label all images of a folder; those that were labelled before, by the same model, are left as they are.
 
     Args:
@@ -81,6 +95,7 @@ def predict_folder(images: Path, model: Segmenter, out: Path, device: torch.devi
         out: the folder of the label maps, made if it is missing; see this module.
         device: where the network runs, if not on a cluster.
         ray_address: of a Ray cluster whose machines share the work; empty for this process alone.
+        runtime: the folder of the same model as it was exported for another runtime, which runs on the CPU.
 
     Returns:
         How many label maps there are.
@@ -89,7 +104,7 @@ def predict_folder(images: Path, model: Segmenter, out: Path, device: torch.devi
         UserError: no image is in the folder, or `out` holds another model's label maps; when all others are done,
             images that can't be labelled (names the first ten).
     """
-    prediction = Prediction(_lasting(model.version), images.absolute(), out.absolute())
+    prediction = Prediction(_lasting(model.version), images.absolute(), out.absolute(), runtime and runtime.absolute())
     if not prediction.paths:
         raise UserError(f"{images} holds no images; give a folder of JPEG, PNG, WebP, BMP or TIFF files")
     with disk_errors(out):
@@ -166,12 +181,3 @@ def _is_done(prediction: Prediction, image_id: str, sha256: str) -> bool:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest(model: Segmenter) -> str:
-    """What decides a model's answers: sha256 over its weights, classes and how it predicts."""
-    content = hashlib.sha256(repr((model.inference, model.classes.names, model.module.stride)).encode())
-    for name, tensor in sorted(model.module.state_dict().items()):
-        content.update(f"{name} {tuple(tensor.shape)}".encode())
-        content.update(tensor.cpu().contiguous().numpy().tobytes())
-    return content.hexdigest()
