@@ -167,4 +167,5 @@ def test_the_faster_network_gives_the_same_labels(net):
     fast = fused(model)
     for size in [(90, 101), (300, 200), (5, 7), (1, 1)]:
         assert (fast(picture(*size)) == model(picture(*size))).mean() >= 0.9999
+    assert LabellingMemory(fast.module).bytes(90, 101) == LabellingMemory(model.module).bytes(90, 101)
     assert fast.version == model.version and fast.network_size(9, 9) == model.network_size(9, 9)

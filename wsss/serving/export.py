@@ -8,7 +8,6 @@ Sizes, scales and the way to a label map are those of `wsss.serving.deployed`.
 
 from __future__ import annotations
 
-import copy
 import importlib
 import importlib.util
 import json
@@ -22,14 +21,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from wsss.commands import command
 from wsss.data import Dataset
 from wsss.errors import UserError, unknown
 from wsss.progress import ConsoleReporter
 from wsss.scores import Masks, Scores, confusion
 from wsss.serving.package import example_for
-from wsss.serving.segmenter import Segmenter, digest
+from wsss.serving.segmenter import Instead, Segmenter, digest
 from wsss.storage import disk_errors, unfinished
 
 ABOUT = "about.json"
@@ -149,7 +149,8 @@ def with_runtime(model: Segmenter, folder: Path) -> Segmenter:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         kind, sha256 = about["format"], about["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder} is no exported model; wsss model export makes one") from None
+        made = command("wsss", "model", "export", model.version, "--to", "onnx", "--data", "DATASET", "--out", "FOLDER")
+        raise UserError(f"{folder} is no exported model; `{made}` makes one") from None
     if kind not in RUNTIMES:
         raise unknown("format", str(kind), RUNTIMES)
     if sha256 != digest(model):
@@ -157,18 +158,8 @@ def with_runtime(model: Segmenter, folder: Path) -> Segmenter:
     return replace(model, module=model.module.with_net(RUNTIMES[kind].load(folder, model.module.net)))
 
 
-class _Runtime(nn.Module):
-    """A network that another runtime computes; a copy is the network itself, by which memory is reckoned."""
-
-    def __init__(self, net: nn.Module, run: Callable[[np.ndarray], np.ndarray]) -> None:
-        super().__init__()
-        self._net, self._run = net, run
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
-        return copy.deepcopy(self._net, memo)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.from_numpy(self._run(np.ascontiguousarray(images.numpy())))
+def _instead(net: nn.Module, run: Callable[[np.ndarray], np.ndarray]) -> Instead:
+    return Instead(net, lambda images: torch.from_numpy(run(np.ascontiguousarray(images.numpy()))))
 
 
 def _program(model: Segmenter) -> torch.export.ExportedProgram:
@@ -190,7 +181,7 @@ def _load_onnx(folder: Path, net: nn.Module) -> nn.Module:
     options.intra_op_num_threads = torch.get_num_threads()
     session = runtime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return _Runtime(net, lambda images: session.run(None, {name: images})[0])
+    return _instead(net, lambda images: session.run(None, {name: images})[0])
 
 
 def _write_openvino(model: Segmenter, folder: Path) -> None:
@@ -203,7 +194,7 @@ def _load_openvino(folder: Path, net: nn.Module) -> nn.Module:
     # On some processors it would take bfloat16 by itself.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", settings)
-    return _Runtime(net, lambda images: compiled(images)[0])
+    return _instead(net, lambda images: compiled(images)[0])
 
 
 def installed(module: str) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -160,12 +162,23 @@ def digest(model: Segmenter) -> str:
     return content.hexdigest()
 
 
-def fused(model: Segmenter) -> Segmenter:
-    """A model whose convolutions run with what follows them, by oneDNN: the same up to rounding, faster on a CPU.
+class Instead(nn.Module):
+    """What computes a network's probabilities in its place; a copy is the network, by which memory is reckoned."""
 
-    A copy of its module for `wsss.serving.memory` takes no more than the model's own.
-    """
+    def __init__(self, net: nn.Module, run: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self._run = net, run
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        return copy.deepcopy(self.net, memo)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._run(images)
+
+
+def fused(model: Segmenter) -> Segmenter:
+    """A model whose convolutions run with what follows them, by oneDNN: the same up to rounding, faster on a CPU."""
     net = model.module.net
     if not isinstance(net, Probabilities) or model.device.type != "cpu":
         return model
-    return replace(model, module=model.module.with_net(Probabilities(net.net, fuse=True)).eval())
+    return replace(model, module=model.module.with_net(Instead(net, Probabilities(net.net, fuse=True))).eval())
