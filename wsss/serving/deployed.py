@@ -151,7 +151,8 @@ def best_classes(maps: Tensor, size: Size) -> Tensor:
         uint8 H x W.
     """
     labels = torch.empty(size, dtype=torch.uint8, device=maps.device)
-    step = rows_at_once(maps, size)
+    # Of another memory format, torch would round in another way.
+    maps, step = maps.contiguous(), rows_at_once(maps, size)
     for start in range(0, size[0], step):
         stop = min(start + step, size[0])
         labels[start:stop] = rows_at_size(maps, size, start, stop)[0].max(0).indices
