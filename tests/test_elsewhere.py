@@ -7,7 +7,7 @@ import io
 import re
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from wsss import methods
 from wsss.classes import VOC, Classes, palette
 from wsss.cli import main
 from wsss.data import Dataset
+from wsss.data.augmentation import MEAN, STD
 from wsss.data.label_folder import LabelFolder
 from wsss.data.label_maps import LabelMaps, LabelMapWriter
 from wsss.data.palette_png import decode_palette_png, read_palette_png, write_palette_png
@@ -31,6 +32,7 @@ from wsss.run.method import run_method
 from wsss.run.plan import make_plan, stands_alone
 from wsss.run.steps import StepRunner
 from wsss.scores import Masks
+from wsss.serving.deployed import Deployed
 from wsss.serving.segmenter import Segmenter
 from wsss.serving.voc_test import write_voc_test
 from wsss.stages.evaluate import read_evaluations
@@ -211,10 +213,14 @@ def test_an_export_never_writes_into_a_folder_that_exists(tmp_path: Path) -> Non
         export_labels("0123", tmp_path)
 
 
-class Stripes(torch.nn.Module):
+class Stripes(Deployed):
     """Class 20 where red is above a half, else background."""
 
-    def coarse(self, images: torch.Tensor) -> torch.Tensor:
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Identity(), 8, MEAN, STD)
+
+    def coarse(self, pictures: Sequence[torch.Tensor]) -> torch.Tensor:
+        images = pictures[0]
         found = torch.zeros(1, 21, *images.shape[2:])
         found[:, 20] = (images[:, 0] > 0.5).float()
         found[:, 0] = 1 - found[:, 20]

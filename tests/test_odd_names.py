@@ -12,12 +12,14 @@ from PIL import Image
 
 from wsss.classes import VOC, Classes
 from wsss.data import Dataset
+from wsss.data.augmentation import MEAN, STD
 from wsss.data.folder import add_folder
 from wsss.data.label_folder import LabelFolder
 from wsss.data.palette_png import write_palette_png
 from wsss.data.sbd import Benchmark
 from wsss.data.voc import add_voc
 from wsss.errors import UserError
+from wsss.serving.deployed import Deployed
 from wsss.serving.segmenter import Segmenter
 from wsss.serving.voc_test import write_voc_test
 from wsss.storage.disk import unfinished
@@ -240,11 +242,11 @@ def test_label_maps_called_png_in_capitals_are_read(tmp_path):
 
 
 def black():
-    class Black(torch.nn.Module):
+    class Black(Deployed):
         def coarse(self, images):
-            return torch.zeros(1, 21, *images.shape[2:])
+            return torch.zeros(1, 21, *images[0].shape[2:])
 
-    return Segmenter(Black(), Classes(VOC), "models:/wsss-voc/1")
+    return Segmenter(Black(torch.nn.Identity(), 8, MEAN, STD), Classes(VOC), "models:/wsss-voc/1")
 
 
 @pytest.mark.parametrize("name", ["x" * 60, "x" * 240, "\N{CAT FACE}" * 60])

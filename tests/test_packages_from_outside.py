@@ -62,10 +62,10 @@ def tamper(package, marker):
     for module in ("wsss_evil", "sitecustomize"):
         (package / "code" / f"{module}.py").write_text(f"open({str(marker)!r}, 'w')\n")
     mlmodel = yaml.safe_load((package / "MLmodel").read_text())
-    mlmodel["flavors"]["pytorch"]["code"] = "code"
+    (package / "model.py").write_text(f"open({str(marker)!r}, 'w')\n")
     mlmodel["flavors"]["python_function"] |= {"code": "code", "loader_module": "wsss_evil"}
     (package / "MLmodel").write_text(yaml.safe_dump(mlmodel))
-    graph = package / "data" / "model.pt2"
+    graph = package / "artifacts" / "model.pt2"
     with zipfile.ZipFile(graph) as archive:
         members = {info.filename: archive.read(info) for info in archive.infolist()}
     expression = json.dumps(f"__import__('pathlib').Path({str(marker)!r}).touch()")
@@ -79,7 +79,7 @@ def tamper(package, marker):
     with zipfile.ZipFile(graph, "w", zipfile.ZIP_STORED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-    for name in ("model.pkl", "data/model.pth", "data/pickle_module_info.txt"):
+    for name in ("model.pkl", "model.pth", "artifacts/python_model.pkl"):
         (package / name).write_bytes(pickle.dumps(Bomb(str(marker))))
 
 
@@ -158,6 +158,17 @@ def test_a_package_of_the_version_before_still_loads(honest, tmp_path):
     assert np.array_equal(model(PICTURE), load_package(str(honest))(PICTURE))
 
 
+def test_a_package_of_format_2_still_loads_and_predicts_at_one_scale(honest, tmp_path):
+    package = tmp_path / "old"
+    shutil.copytree(honest, package)
+    description = json.loads((package / "model.json").read_text())
+    del description["inference"]
+    (package / "model.json").write_text(json.dumps(description | {"format": 2}))
+    model = load_package(str(package))
+    assert model.inference.passes == 1 and model.inference.crf is None
+    assert np.array_equal(model(PICTURE), load_package(str(honest))(PICTURE))
+
+
 def edited(**changes):
     def edit(document):
         for path, value in changes.items():
@@ -174,9 +185,13 @@ def edited(**changes):
 @pytest.mark.parametrize(
     ("edit", "sentence"),
     [
-        (edited(format=3), "is of format 3, this version of wsss reads 1 and 2"),
+        (edited(format=4), "is of format 4, this version of wsss reads 1 to 3"),
         (edited(format="x"), "is of format 'x'"),
         (edited(scales=[1]), "scales: unknown key"),
+        (edited(inference__scales=[0]), "inference.scales.0: "),
+        (edited(inference__sides=[500, 256]), "the shorter and the longer"),
+        (edited(inference__crf={"os.system": 1}), "os.system"),
+        (edited(inference__crf={"iterations": 1e9}), "iterations"),
         (edited(network__backbone="os.system"), "network.backbone: "),
         (edited(network__output_stride=1), "network.output_stride: "),
         (edited(network__rates=[10**9]), "network.rates.0: "),
@@ -196,7 +211,7 @@ def edited(**changes):
 )
 def test_a_bad_description_is_one_sentence(honest, tmp_path, edit, sentence):
     package = tmp_path / "edited"
-    shutil.copytree(honest, package, ignore=shutil.ignore_patterns("data"))
+    shutil.copytree(honest, package, ignore=shutil.ignore_patterns("artifacts"))
     path = package / "model.json"
     path.write_text(edit(json.loads(path.read_text())))
     with pytest.raises(UserError, match="no model can be loaded from") as error:
@@ -206,7 +221,7 @@ def test_a_bad_description_is_one_sentence(honest, tmp_path, edit, sentence):
 
 def test_damaged_weights_and_a_missing_description_are_one_sentence(honest, tmp_path):
     package = tmp_path / "damaged"
-    shutil.copytree(honest, package, ignore=shutil.ignore_patterns("data"))
+    shutil.copytree(honest, package, ignore=shutil.ignore_patterns("artifacts"))
     (package / "model.safetensors").write_bytes(pickle.dumps(Bomb(str(tmp_path / "it-ran"))))
     with pytest.raises(UserError, match="does not hold the weights"):
         load_package(str(package))

@@ -24,7 +24,7 @@ from wsss.classes import Classes
 from wsss.nets.deeplab import DeepLab
 from wsss.serving import connections, server, uploads
 from wsss.serving.description import describe, describe_step
-from wsss.serving.segmenter import Segmenter
+from wsss.serving.segmenter import Inference, Segmenter
 from wsss.stages.outputs import save_model
 
 NAME = "modèle 日本 100% \x7f"
@@ -63,7 +63,9 @@ def served(tmp_path_factory):
     package = tmp_path_factory.mktemp("packages") / NAME
     package.mkdir()
     save_model(package, DeepLab(weights="none", **architecture).eval(), architecture)
-    description = describe(describe_step(package / "model.json"), Classes(("disc", "bar", "ring")))
+    description = describe(
+        describe_step(package / "model.json"), Classes(("disc", "bar", "ring")), Inference((1, 2**15))
+    )
     (package / "model.json").write_text(description.model_dump_json())
     log = (package / "log").open("wb+")
     command = [sys.executable, "-m", "wsss.cli", "serve", NAME, "--port", "0"]

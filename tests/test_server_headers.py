@@ -12,11 +12,13 @@ from fastapi import HTTPException
 from PIL import Image, PngImagePlugin
 
 from wsss.classes import Classes
+from wsss.data.augmentation import MEAN, STD
 from wsss.nets.deeplab import DeepLab
 from wsss.serving import headers, server
+from wsss.serving.deployed import Deployed
 from wsss.serving.headers import read_header
 from wsss.serving.memory import LabellingMemory
-from wsss.serving.segmenter import DeployedSegmenter, Segmenter
+from wsss.serving.segmenter import Probabilities, Segmenter
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
 
@@ -25,7 +27,8 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
 def limits():
     torch.manual_seed(0)
     net = DeepLab(classes=3, backbone="tiny", weights="none", output_stride=16, rates=[1, 2])
-    return server.Limits(Segmenter(DeployedSegmenter(net.eval()).eval(), Classes(("a", "b")), "model"))
+    module = Deployed(Probabilities(net.eval()), 16, MEAN, STD, (1, 2**15)).eval()
+    return server.Limits(Segmenter(module, Classes(("a", "b")), "model"))
 
 
 def decode(data, limits):
@@ -203,18 +206,19 @@ def test_damaged_files_are_a_sentence(limits, name):
             assert decode(body, limits).ndim == 3
 
 
-def test_memory_grows_with_the_padded_size():
+def test_memory_grows_with_the_padded_size_and_in_tiles_with_the_pixels_alone():
     net = DeepLab(classes=3, backbone="tiny", weights="none", output_stride=16, rates=[1, 2])
-    memory = LabellingMemory(DeployedSegmenter(net.eval()).eval())
-    square, strip = memory.bytes(512, 512), memory.bytes(1, 512 * 512)
-    assert 100 * 512**2 < square < 200 * 512**2
-    assert strip > 10 * square
-    assert memory.bytes(1024, 1024) == pytest.approx(4 * square, rel=0.05)
+    memory = LabellingMemory(Deployed(Probabilities(net.eval()), 16, MEAN, STD, (1, 2**15)).eval())
+    square = memory.bytes(384, 384)
+    assert 100 * 384**2 < square < 200 * 384**2
+    assert memory.bytes(1, 384 * 64) > 5 * memory.bytes(384, 64)
+    assert memory.bytes(768, 768) == pytest.approx(4 * square, rel=0.05)
+    assert memory.bytes(3072, 3072) < 0.5 * 64 * square
 
 
 def test_the_limit_of_memory_is_the_users(limits):
     roomy = server.Limits(Segmenter(limits._labelling._source, Classes(("a", "b")), "model"), 4 * 2**30)
-    picture = read_header(png(3000, 3000))
+    picture = read_header(png(4000, 4000))
     assert 576 * 2**20 < roomy.check(picture) < 3.5 * 2**30
     with pytest.raises(HTTPException, match=r"at most 576 MiB are given to one"):
         limits.check(picture)

@@ -11,15 +11,17 @@ import torch
 from PIL import Image
 
 from wsss.classes import Classes
-from wsss.serving import segmenter, server, uploads
-from wsss.serving.segmenter import Segmenter, best_classes
-from wsss.stages.inference import resize
+from wsss.data.augmentation import MEAN, STD
+from wsss.serving import deployed, server, uploads
+from wsss.serving.deployed import Deployed, best_classes, resize, rows_at_size
+from wsss.serving.segmenter import Segmenter
 
 
-class Slow:
+class Slow(Deployed):
     """Scores that come only when they are let."""
 
     def __init__(self):
+        super().__init__(torch.nn.Identity(), 8, MEAN, STD)
         self.go = threading.Event()
 
     def coarse(self, images):
@@ -188,30 +190,30 @@ def test_pixels_times_classes_are_bounded(slow, monkeypatch):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("classes", "coarse", "size"), [(21, (48, 63), (375, 500)), (255, (5, 6), (33, 41))])
-def test_classes_a_few_at_a_time_equal_all_at_once(monkeypatch, threads, layout, classes, coarse, size):
+def test_classes_a_few_rows_at_a_time_equal_all_at_once(monkeypatch, threads, layout, classes, coarse, size):
     scores = torch.randn(1, classes, *coarse, generator=torch.manual_seed(0)).softmax(1)
     scores[:, 7] = scores[:, 3]
     scores = scores.contiguous(memory_format=layout)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        whole = resize(scores.contiguous(), size).argmax(1)[0].to(torch.uint8)
-        for values in (1, 4 * size[0] * size[1], 1 << 24):
-            monkeypatch.setattr(segmenter, "_VALUES", values)
+        whole = rows_at_size(scores.contiguous(), size, 0, size[0]).max(1).indices[0].to(torch.uint8)
+        for values in (1, 4 * classes * size[1], 1 << 24):
+            monkeypatch.setattr(deployed, "_VALUES", values)
             assert torch.equal(best_classes(scores, size), whole)
     finally:
         torch.set_num_threads(before)
 
 
 def test_memory_does_not_grow_with_pixels_times_classes(monkeypatch):
-    """At any moment there is room for the scores of a few classes only."""
+    """At any moment there is room for the scores of a few rows only."""
     sizes = []
 
     def watched(scores, size):
         sizes.append(scores.shape[1] * size[0] * size[1])
         return resize(scores, size)
 
-    monkeypatch.setattr(segmenter, "resize", watched)
-    monkeypatch.setattr(segmenter, "_VALUES", 100_000)
+    monkeypatch.setattr(deployed, "resize", watched)
+    monkeypatch.setattr(deployed, "_VALUES", 100_000)
     best_classes(torch.rand(1, 255, 4, 4), (200, 200))
     assert max(sizes) <= 100_000 and sum(sizes) == 255 * 200 * 200

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from wsss import commands
-from wsss.cli import cluster, data, exports, gc, models, offline, reproduce, runs, store
+from wsss.cli import cluster, data, exports, gc, models, offline, packages, reproduce, runs, store
 from wsss.errors import UserError
 from wsss.failures import DEBUG, ended
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data", help="Datasets: add, download, make, list, show, check.")
 app.add_typer(runs.labels_app, name="labels", help="Label maps: of runs, and from elsewhere.")
 app.add_typer(cluster.app, name="cluster", help="Work on a Ray cluster.")
+app.add_typer(packages.app, name="model", help="Packaged models: export.")
 app.add_typer(exports.app, name="export", help="Predictions in other people's formats.")
 _COMMANDS: tuple[Callable[..., None], ...] = (
     runs.run,
@@ -36,6 +37,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     models.promote,
     models.history,
     models.serve,
+    packages.predict,
     offline.pack,
     runs.doctor,
     store.migrate,

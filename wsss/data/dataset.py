@@ -161,6 +161,11 @@ class Dataset:
             digest=hashlib.sha256(content.encode()).hexdigest(),
         )
 
+    @property
+    def has_images(self) -> bool:
+        """Whether it has any image; one that a record describes has none."""
+        return bool(self._images)
+
     def has_image(self, id: str) -> bool:
         """Whether the manifest names an image of that id."""
         return id in self._images

@@ -6,14 +6,39 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wsss.classes import Classes
 from wsss.data.dataset import Dataset
 from wsss.errors import UserError
 
 
+_SIZES = 2000
+"""The sizes of so many training images are read at most, evenly spread."""
+_SIDES = "sides"
+
+
+def longer_sides(dataset: Dataset) -> tuple[int, int] | None:
+    """The range of the longer sides of the training images in px, but for the outermost hundredth at each end.
+
+    None where neither the images nor their sizes are known, as of a dataset in an older record.
+    """
+    if not dataset.has_images:
+        sides = dataset.settings.get(_SIDES)
+        return None if sides is None else (int(sides[0]), int(sides[1]))
+    ids = dataset.splits["train"]
+    sizes = [max(dataset.size(image_id)) for image_id in ids[:: -(-len(ids) // _SIZES) or 1]]
+    if not sizes:
+        return None
+    low, high = np.quantile(sizes, (0.01, 0.99), method="nearest").tolist()
+    return int(low), int(high)
+
+
 def facts(dataset: Dataset) -> dict[str, Any]:
     """What is known of a dataset without its images and tags, JSON-ready."""
+    sides = longer_sides(dataset)
     return {
+        _SIDES: None if sides is None else list(sides),
         "name": dataset.name,
         "kind": dataset.kind,
         "classes": list(dataset.classes.names),
@@ -39,6 +64,9 @@ def described(content: Mapping[str, Any], where: str) -> Dataset:
             raise TypeError("names must be text")
         splits = {str(split): tuple(map(str, ids)) for split, ids in content["splits"].items()}
         classes = Classes(tuple(map(str, content["classes"])))
+        sides = content.get(_SIDES)
+        if sides is not None and not (len(sides) == 2 and 1 <= int(sides[0]) <= int(sides[1]) <= 1 << 15):
+            raise ValueError("sides must be two lengths in px")
     except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
         raise UserError(f"{where} does not describe its dataset ({error}); it is damaged") from None
-    return Dataset(root=Path(), classes=classes, settings={}, splits=splits, _images={}, _tags={}, **texts)
+    return Dataset(root=Path(), classes=classes, settings={_SIDES: sides}, splits=splits, _images={}, _tags={}, **texts)

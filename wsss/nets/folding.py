@@ -58,12 +58,13 @@ class FusedConv(nn.Module):
         return packed
 
 
-def folded(model: Network, dtype: torch.dtype = torch.float32) -> Network:
+def folded(model: Network, dtype: torch.dtype = torch.float32, *, fuse: bool = True) -> Network:
     """A copy of a network for inference alone, its backbone folded and in channels-last order.
 
     Args:
         model: in eval mode, on the device where it will run; every `Backbone` in it is folded, nothing else.
         dtype: of the backbone's convolutions; with bfloat16, run the copy under autocast.
+        fuse: let oneDNN run a convolution with what follows it, where it can; without, the copy can be exported.
 
     Returns:
         The copy, with the same outputs up to rounding.
@@ -71,11 +72,11 @@ def folded(model: Network, dtype: torch.dtype = torch.float32) -> Network:
     model = copy.deepcopy(model).requires_grad_(False).to(memory_format=torch.channels_last)
     for module in model.modules():
         if isinstance(module, Backbone):
-            module.levels = nn.ModuleList(_fold(level, dtype) for level in module.levels)
+            module.levels = nn.ModuleList(_fold(level, dtype, fuse) for level in module.levels)
     return model
 
 
-def _fold(level: nn.Module, dtype: torch.dtype) -> nn.Module:
+def _fold(level: nn.Module, dtype: torch.dtype, fuse: bool) -> nn.Module:
     traced = fx.symbolic_trace(level)
     layers = dict(traced.named_modules())
     nodes = list(traced.graph.nodes)
@@ -89,7 +90,7 @@ def _fold(level: nn.Module, dtype: torch.dtype) -> nn.Module:
             _absorb_user(node)
         conv = conv.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         layer: nn.Module = conv
-        if _fusible(conv):
+        if fuse and _fusible(conv):
             layer = _fuse(conv, node, nodes, layers)
         elif conv.weight.is_cuda:
             layer = of_any_shape(conv)

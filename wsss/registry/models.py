@@ -15,6 +15,7 @@ from wsss.interface import StepResult
 from wsss.run.method import Outcome
 from wsss.run.plan import Plan
 from wsss.serving.card import model_card
+from wsss.serving.learned import measure_cost, prediction_evaluations, run_inference
 from wsss.serving.package import log_model
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
@@ -81,8 +82,18 @@ def register(model_uri: str, name: str) -> ModelVersion:
 
 def publish(plan: Plan, dataset: Dataset, trained: StepResult, outcome: Outcome) -> str:
     """Package a run's trained network, log it with the run and register it; the address of the version."""
-    card = model_card(plan, dataset, outcome.run_id, outcome.metrics)
-    address = log_model(outcome.run_id, trained.folder, dataset.classes, card)
+    inference = run_inference(plan, dataset)
+    card = model_card(
+        plan,
+        dataset,
+        outcome.run_id,
+        outcome.metrics,
+        inference,
+        cost=measure_cost(trained, dataset, inference),
+        evaluations=prediction_evaluations(outcome.steps),
+        lineage=_tags_of_run(outcome.run_id),
+    )
+    address = log_model(outcome.run_id, trained.folder, dataset.classes, card, inference)
     return register(address, default_name(dataset.name, plan.supervision)).address
 
 

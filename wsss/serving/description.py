@@ -1,32 +1,41 @@
-"""`model.json`: what a package says of its network, its classes and the pixels it expects, read as plain data.
+"""`model.json`: what a package says of its network, its classes, the pixels it expects and how it predicts.
 
-    {"format": 2, "network": {...}, "classes": [...], "palette": [...], "preprocessing": {"mean": [...], "std": [...]}}
+    {"format": 3, "network": {...}, "classes": [...], "palette": [...], "preprocessing": {"mean": [...], "std": [...]},
+     "inference": {"sides": [LOW, HIGH], "scales": [...], "flip": false, "crf": null or {...}}}
 
-A later format may add keys (scales, mirrored copies, a CRF): it has another number, so that no version answers with
-half of what a package asks for. Format 1 had the network's keys alone, and the names in the metadata of `MLmodel`.
+It is read as plain data. A later format may add keys: it has another number, so that no version answers with half of
+what a package asks for. Format 2 had no "inference": one scale, the image's own. Format 1 had the network's keys alone,
+and the names in the metadata of `MLmodel`.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from wsss.classes import Classes, palette
 from wsss.data.augmentation import MEAN, STD
 from wsss.errors import UserError
 from wsss.nets.backbones import BACKBONES
+from wsss.serving.deployed import MAX_SIDE
+from wsss.serving.segmenter import Inference
+from wsss.settings import flatten, parse
+from wsss.stages.refine import CrfSettings
 
 DESCRIPTION = "model.json"
-FORMAT = 2
+FORMAT = 3
 _METADATA = "classes"
 _MAX_BYTES = 1 << 20
 
 _Channel = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Deviation = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+_Side = Annotated[int, Field(ge=1, le=1 << 15)]
+_Scale = Annotated[float, Field(ge=0.1, le=8, allow_inf_nan=False)]
 _Byte = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -54,14 +63,30 @@ class Preprocessing(_Plain):
     std: tuple[_Deviation, _Deviation, _Deviation] = STD
 
 
+class InferenceKeys(_Plain):
+    """The values of an `Inference`; those of the CRF are checked where they are read."""
+
+    sides: tuple[_Side, _Side] = (1, MAX_SIDE)
+    scales: tuple[_Scale, ...] = Field(default=(1.0,), min_length=1, max_length=16)
+    flip: bool = False
+    crf: dict[str, float] | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> InferenceKeys:
+        if self.sides[0] > self.sides[1]:
+            raise ValueError("sides must be the shorter and the longer one")
+        return self
+
+
 class Description(_Plain):
     """The content of `model.json`."""
 
-    format: Literal[2]
+    format: Literal[3]
     network: Network
     classes: tuple[str, ...]
     palette: tuple[tuple[_Byte, _Byte, _Byte], ...]
     preprocessing: Preprocessing
+    inference: InferenceKeys
 
 
 def describe_step(path: Path) -> Network:
@@ -73,7 +98,7 @@ def describe_step(path: Path) -> Network:
     return _checked(Network, path, _content(path))
 
 
-def describe(network: Network, classes: Classes) -> Description:
+def describe(network: Network, classes: Classes, inference: Inference | None = None) -> Description:
     """The description of a package that is made now.
 
     Raises:
@@ -81,13 +106,42 @@ def describe(network: Network, classes: Classes) -> Description:
     """
     _check_number("the network", network, classes)
     colours = [tuple(colour) for colour in palette()[: network.classes].tolist()]
+    chosen = inference or Inference()
     return Description(
-        format=2, network=network, classes=classes.names, palette=tuple(colours), preprocessing=Preprocessing()
+        format=3,
+        network=network,
+        classes=classes.names,
+        palette=tuple(colours),
+        preprocessing=Preprocessing(),
+        inference=InferenceKeys(
+            sides=chosen.sides,
+            scales=chosen.scales,
+            flip=chosen.flip,
+            crf=None if chosen.crf is None else _crf_keys(chosen.crf),
+        ),
     )
 
 
+def inference_of(description: Description, where: str) -> Inference:
+    """How a package predicts.
+
+    Raises:
+        UserError: a setting of its CRF is unknown or out of its range.
+    """
+    keys = description.inference
+    if keys.crf is None:
+        return Inference(keys.sides, keys.scales, keys.flip)
+    values = {name: int(v) if name == "iterations" and v == int(v) else v for name, v in keys.crf.items()}
+    return Inference(keys.sides, keys.scales, keys.flip, parse(CrfSettings, values, f"{where}: inference.crf."))
+
+
+def _crf_keys(crf: CrfSettings) -> dict[str, float]:
+    names = [field.name for field in fields(CrfSettings)]
+    return {name: float(value) for name, value in flatten(crf).items() if name in names}
+
+
 def read_description(package: Path) -> Description:
-    """The description of a package, also of one in format 1.
+    """The description of a package, also of one in format 1 or 2.
 
     Raises:
         UserError: it is missing or damaged, of a later format, has unknown keys, or values that are wrong or absurd.
@@ -98,9 +152,11 @@ def read_description(package: Path) -> Description:
     if number == 1:
         network = _checked(Network, path, {key: value for key, value in content.items() if key != "format"})
         return describe(network, _classes_of_mlmodel(package / "MLmodel"))
-    if number != FORMAT or not isinstance(number, int):
+    if number == 2 and "inference" not in content:
+        content = {**content, "format": FORMAT, "inference": InferenceKeys().model_dump(mode="json")}
+    elif number != FORMAT or not isinstance(number, int):
         raise UserError(
-            f"{path} is of format {number!r}, this version of wsss reads 1 and {FORMAT}; load it with the version that "
+            f"{path} is of format {number!r}, this version of wsss reads 1 to {FORMAT}; load it with the version that "
             "made it, or register the run's model again"
         )
     description = _checked(Description, path, content)

@@ -7,14 +7,15 @@ import ctypes
 import weakref
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
+from threading import Lock
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from wsss.serving.segmenter import DeployedSegmenter, label
+from wsss.serving.deployed import Deployed, brought, rows_at_once, rows_at_size
 
 
 class _Live(TorchDispatchMode):
@@ -42,6 +43,27 @@ class _Live(TorchDispatchMode):
         self.now -= size
 
 
+class _MeteredNet(nn.Module):
+    """A network on the device "meta" that is run once for each shape of images: what it took then, it takes again."""
+
+    def __init__(self, net: nn.Module, live: _Live) -> None:
+        super().__init__()
+        self.net, self.live = net, live
+        self.known: dict[torch.Size, tuple[torch.Size, int]] = {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        live, before = self.live, self.live.now
+        if images.shape not in self.known:
+            most, live.most = live.most, before
+            scores = self.net(images)
+            self.known[images.shape] = scores.shape, live.most - before
+            live.most = max(most, live.most)
+            return scores
+        shape, extra = self.known[images.shape]
+        live.most = max(live.most, before + extra)
+        return images.new_empty(shape)
+
+
 class LabellingMemory:
     """What a network needs for images of any size; nothing is computed, and no pixel is held.
 
@@ -49,19 +71,34 @@ class LabellingMemory:
         module: the network; a copy of it without weights is made when it is first asked for.
     """
 
-    def __init__(self, module: DeployedSegmenter) -> None:
+    def __init__(self, module: Deployed) -> None:
         self._source = module
+        self._lock = Lock()
         self.bytes = lru_cache(1024)(self._bytes)
 
     @cached_property
-    def _module(self) -> DeployedSegmenter:
-        return copy.deepcopy(self._source).to("meta")
+    def _module(self) -> Deployed:
+        module = copy.deepcopy(self._source).to("meta")
+        module.net = _MeteredNet(module.net, _Live())
+        return module
 
     def _bytes(self, height: int, width: int) -> int:
         """The tensors that are alive at the same time while an image of this size is labelled, in bytes."""
-        with torch.no_grad(), _Live() as live:
-            label(self._module, torch.empty(height, width, 3, dtype=torch.uint8, device="meta"))
-        return live.most
+        with self._lock, torch.no_grad():
+            size, model = (height, width), self._module
+            assert isinstance(model.net, _MeteredNet)
+            live = model.net.live
+            live.now = live.most = 0
+            with live:
+                image = torch.empty(height, width, 3, dtype=torch.uint8, device="meta")
+                maps = model.coarse([brought(image, model.learned_size(size))])
+                labels = torch.empty(size, dtype=torch.uint8, device="meta")
+                # Every other piece of the rows takes the same.
+                rows = min(rows_at_once(maps, size), height)
+                labels[:rows] = rows_at_size(maps, size, 0, rows)[0].max(0).indices
+            # They go now, while they are counted.
+            del image, maps, labels
+            return live.most
 
 
 def return_memory() -> None:

@@ -1,12 +1,12 @@
 """A trained segmenter packaged for deployment.
 
     model.json, model.safetensors   the description (see `wsss.serving.description`) and the weights: what we load
-    MLmodel, data/model.pt2         the same as an exported graph, MLflow's PyTorch flavour: images in [0, 1] in, class
-                                    probabilities out, of any size; for other people's tools, never loaded here
+    MLmodel, model.py,              the same for people who have only MLflow and PyTorch, as a pyfunc model: a copy of
+        artifacts/model.pt2         `wsss.serving.deployed`, and the network as an exported graph; never loaded here
     README.md                       the model card
 
 A package may come from anybody, so none is executed: neither the graph, whose expressions torch evaluates while
-loading, nor the code that `MLmodel` can name. Nothing in ours is a pickle, and none is read.
+loading, nor the code beside it. Nothing in ours is a pickle, and none is read.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -27,18 +28,56 @@ from wsss.classes import Classes
 from wsss.errors import UserError, one_line
 from wsss.failures import sentence
 from wsss.nets.deeplab import DeepLab
-from wsss.serving.description import DESCRIPTION, Network, describe, describe_step, read_description
-from wsss.serving.segmenter import DeployedSegmenter, Segmenter
+from wsss.serving import deployed
+from wsss.serving.deployed import Deployed
+from wsss.serving.description import (
+    DESCRIPTION,
+    Description,
+    Network,
+    describe,
+    describe_step,
+    inference_of,
+    read_description,
+)
+from wsss.serving.segmenter import Inference, Probabilities, Segmenter
 from wsss.tracking.connection import mlflow_client
 
 NAME = "segmenter"
 CARD = "README.md"
 WEIGHTS = "model.safetensors"
-# An axis of length 1 would be exported as fixed.
-_EXAMPLE = (2, 3, 35, 50)
+GRAPH = "model.pt2"
+CODE = "model.py"
+_PYFUNC = '''
+
+import mlflow.pyfunc
+import numpy as np
+from mlflow.models import set_model
 
 
-def save_package(folder: Path, out: Path, classes: Classes, card: str, run_id: str = "", model_id: str = "") -> None:
+class Packaged(mlflow.pyfunc.PythonModel):
+    """Images uint8 N x H x W x 3, RGB, to label maps uint8 N x H x W: 0 is the background."""
+
+    def load_context(self, context):
+        self.model = Deployed.of_package(Path(context.artifacts["graph"]))
+
+    @torch.inference_mode()
+    def predict(self, context, model_input, params=None):
+        return np.stack([self.model(torch.from_numpy(np.array(image))).numpy() for image in model_input])
+
+
+set_model(Packaged())
+'''
+
+
+def save_package(
+    folder: Path,
+    out: Path,
+    classes: Classes,
+    card: str,
+    run_id: str = "",
+    model_id: str = "",
+    inference: Inference | None = None,
+) -> None:
     """Write a package.
 
     Args:
@@ -47,39 +86,63 @@ def save_package(folder: Path, out: Path, classes: Classes, card: str, run_id: s
         classes: the foreground classes.
         card: the model card, markdown.
         run_id, model_id: what `MLmodel` says of its origin, where it is known.
+        inference: how it predicts; by default at one scale, without a CRF.
 
     Raises:
         UserError: no trained network is in the folder, or one of another number of classes than there are names.
     """
-    import mlflow.pytorch
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    pixel = np.dtype(np.float32)
-    mlflow.pytorch.save_model(
-        load_step(folder, classes).module,
-        out,
-        mlflow_model=Model(run_id=run_id or None, model_id=model_id or None),
-        signature=ModelSignature(
-            Schema([TensorSpec(pixel, (-1, 3, -1, -1), "images")]),
-            Schema([TensorSpec(pixel, (-1, len(classes) + 1, -1, -1), "probabilities")]),
-        ),
-        input_example=np.zeros(_EXAMPLE, pixel),
-        metadata={"classes": list(classes.names)},
-        conda_env={"dependencies": [f"python={platform.python_version()}", "pip", {"pip": _requirements()}]},
-    )
-    description = describe(describe_step(folder / DESCRIPTION), classes)
+    description = describe(describe_step(folder / DESCRIPTION), classes, inference)
+    net = _network(description.network, folder / WEIGHTS)
+    with tempfile.TemporaryDirectory() as scratch:
+        code, graph = Path(scratch) / CODE, Path(scratch) / GRAPH
+        code.write_text(Path(deployed.__file__).read_text(encoding="utf-8") + _PYFUNC, encoding="utf-8")
+        export_graph(Probabilities(net), description, graph)
+        _save_pyfunc(out, code, graph, classes, run_id, model_id)
     (out / DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
     shutil.copyfile(folder / WEIGHTS, out / WEIGHTS)
     (out / CARD).write_text(card, encoding="utf-8")
 
 
+def example_for(stride: int) -> torch.Tensor:
+    """Images to export a network with: an axis of length 1 would be fixed, and two of equal lengths stay equal."""
+    return torch.rand(2, 3, 3 * stride + 1, 4 * stride + 1).contiguous(memory_format=torch.channels_last)
+
+
+def export_graph(net: Probabilities, description: Description, to: Path) -> None:
+    """The network as a graph for images of any size whose borders are on nodes, with the description in it."""
+    example = example_for(description.network.output_stride)
+    axis = torch.export.Dim.AUTO
+    program = torch.export.export(net, (example,), dynamic_shapes=({0: axis, 2: axis, 3: axis},))
+    torch.export.save(program, to, extra_files={DESCRIPTION: description.model_dump_json()})
+
+
+def _save_pyfunc(out: Path, code: Path, graph: Path, classes: Classes, run_id: str, model_id: str) -> None:
+    import mlflow.pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    byte = np.dtype(np.uint8)
+    mlflow.pyfunc.save_model(
+        out,
+        python_model=str(code),
+        artifacts={"graph": str(graph)},
+        mlflow_model=Model(run_id=run_id or None, model_id=model_id or None),
+        signature=ModelSignature(
+            Schema([TensorSpec(byte, (-1, -1, -1, 3))]),
+            Schema([TensorSpec(byte, (-1, -1, -1))]),
+        ),
+        input_example=np.zeros((1, 33, 49, 3), byte),
+        metadata={"classes": list(classes.names)},
+        conda_env={"dependencies": [f"python={platform.python_version()}", "pip", {"pip": _requirements()}]},
+    )
+
+
 def _requirements() -> list[str]:
-    return [f"{name}=={version(name)}" for name in ("mlflow", "torch")]
+    return [f"{name}=={version(name)}" for name in ("mlflow", "numpy", "torch")]
 
 
-def log_model(run_id: str, folder: Path, classes: Classes, card: str) -> str:
-    """Package a trained segmenter and log it with its run.
+def log_model(run_id: str, folder: Path, classes: Classes, card: str, inference: Inference | None = None) -> str:
+    """Package a trained segmenter and log it with its run; arguments as for `save_package`.
 
     Returns:
         Its address, `models:/m-...`.
@@ -92,7 +155,7 @@ def log_model(run_id: str, folder: Path, classes: Classes, card: str) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         package = Path(scratch) / NAME
         try:
-            save_package(folder, package, classes, card, run_id=run_id, model_id=model.model_id)
+            save_package(folder, package, classes, card, run_id, model.model_id, inference)
             client.log_model_artifacts(model.model_id, str(package))
         except BaseException:
             client.finalize_logged_model(model.model_id, "FAILED")
@@ -119,11 +182,24 @@ def load_package(address: str) -> Segmenter:
         with _local(address) as package:
             description = read_description(package)
             net = _network(description.network, package / WEIGHTS)
+            inference_of(description, DESCRIPTION)
     except (MlflowException, OSError, UserError) as error:
         raise UserError(f"no model can be loaded from {address}: {sentence(error) or one_line(error)}") from None
-    pixels = description.preprocessing
-    module = DeployedSegmenter(net, pixels.mean, pixels.std).eval()
-    return Segmenter(module, Classes(description.classes), address)
+    return _segmenter(net, description, address)
+
+
+def _segmenter(net: DeepLab, description: Description, name: str) -> Segmenter:
+    inference, pixels = inference_of(description, name), description.preprocessing
+    module = Deployed(
+        Probabilities(net),
+        description.network.output_stride,
+        pixels.mean,
+        pixels.std,
+        inference.sides,
+        inference.scales,
+        inference.flip,
+    )
+    return Segmenter(module.eval(), Classes(description.classes), name, inference)
 
 
 def _pinned(address: str) -> str:
@@ -152,14 +228,14 @@ def _local(address: str) -> Iterator[Path]:
         yield package
 
 
-def load_step(folder: Path, classes: Classes) -> Segmenter:
-    """The network of a training step's output folder, as it would be packaged.
+def load_step(folder: Path, classes: Classes, inference: Inference | None = None) -> Segmenter:
+    """The network of a training step's output folder, as it is packaged; by default at one scale, without a CRF.
 
     Raises:
         UserError: there is none, or it has another number of classes.
     """
-    network = describe(describe_step(folder / DESCRIPTION), classes).network
-    return Segmenter(DeployedSegmenter(_network(network, folder / WEIGHTS)).eval(), classes, str(folder))
+    description = describe(describe_step(folder / DESCRIPTION), classes, inference)
+    return _segmenter(_network(description.network, folder / WEIGHTS), description, str(folder))
 
 
 def _network(network: Network, weights: Path) -> DeepLab:

@@ -1,96 +1,84 @@
-"""A trained network as it is deployed: from the pixels of an image of any size to its label map."""
+"""A model that is ready to label images: what `wsss.serving.deployed` does, and a CRF where the package has one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import cast
+import copy
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from wsss.classes import Classes
-from wsss.data.augmentation import MEAN, STD
 from wsss.nets.deeplab import DeepLab
-from wsss.stages.inference import resize
+from wsss.nets.folding import folded
+from wsss.serving.deployed import MAX_SIDE, Deployed, Size, best_classes, brought, resize
+from wsss.stages.refine import CrfSettings, dense_crf, probabilities
+from wsss.stages.segment import with_rare_together
 
-_VALUES = 1 << 24
-"""Scores at an image's full size that are held at once; of an image with more pixels, those of one class."""
-
-
-def nearest_nodes(side: int, stride: int) -> int:
-    """`wsss.stages.inference.node_size` of one side, in the integer arithmetic that an exported graph can hold.
-
-    The number of strides is rounded half to even, as `round` does; a stride is even.
-    """
-    strides = (side + stride // 2 - 1 + side // stride % 2) // stride
-    return cast(int, torch.sym_max(strides, 1)) * stride + 1
+FAR = 2
+"""An image whose longer side is more than so many times longer, or shorter, than any in training is far from it."""
 
 
-class DeployedSegmenter(nn.Module):
-    """A segmentation network from pixels to probabilities: normalisation, node size, network, softmax, image size.
+@dataclass(frozen=True)
+class Inference:
+    """How a package predicts.
 
-    Args:
-        net: trained, in eval mode.
-        mean, std: of the channels of the images it was trained on, RGB in [0, 1].
+    Attributes:
+        sides: the shortest and the longest longer side, in px, at which it labels; see `Deployed`.
+        scales: factors on that size.
+        flip: add mirrored copies.
+        crf: of the CRF that decides in the end; None without one.
     """
 
-    mean: Tensor
-    std: Tensor
+    sides: tuple[int, int] = (1, MAX_SIDE)
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    crf: CrfSettings | None = None
 
-    def __init__(self, net: DeepLab, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> None:
+    @property
+    def passes(self) -> int:
+        """How often the network runs over an image."""
+        return len(self.scales) * (2 if self.flip else 1)
+
+    def __str__(self) -> str:
+        words = ["scales " + ", ".join(f"{scale:g}" for scale in self.scales)]
+        words += ["mirrored copies"] * self.flip + ["with a CRF" if self.crf else "without a CRF"]
+        return "; ".join(words)
+
+
+class Probabilities(nn.Module):
+    """A segmentation network, folded for inference, and its softmax: what is exported, and what runs here.
+
+    Its convolutions are PyTorch's own, since those of `wsss.nets.folding.FusedConv` can't be exported and round in
+    another way where an image is small.
+    """
+
+    def __init__(self, net: DeepLab, *, fuse: bool = False) -> None:
         super().__init__()
-        self.net = net
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
+        self.net = folded(net, fuse=fuse)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class probabilities, float32 B x (C + 1) x H x W, of float32 B x 3 x H x W RGB images in [0, 1], any H, W."""
-        return resize(self.coarse(images), (images.shape[2], images.shape[3]))
-
-    def coarse(self, images: Tensor) -> Tensor:
-        """The same before they are resized to the image: float32 B x (C + 1) x h x w, at the network's stride."""
-        stride = self.net.backbone.output_stride
-        nodes = nearest_nodes(images.shape[2], stride), nearest_nodes(images.shape[3], stride)
-        normalised = (images - self.mean).div_(self.std)
-        del images
-        scaled = resize(normalised, nodes)
-        del normalised
-        return self.net(scaled).float().softmax(1)
+        """Float32 B x (C + 1) x h x w, of normalised float32 B x 3 x H x W images whose borders are on nodes."""
+        return self.net(images).softmax(1)
 
 
-def best_classes(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """The class with the highest score at each pixel of an image, the first of equal ones.
-
-    Equal to `resize(scores, size).argmax(1)`, but the scores are resized a few classes at a time, so that memory grows
-    with the pixels of the image and not with its pixels times its classes.
-
-    Args:
-        scores: float32 1 x K x h x w, at most 256 classes.
-        size: H, W of the image.
-
-    Returns:
-        uint8 H x W.
-    """
-    # Of another memory format, torch would round by how many classes it is given.
-    scores = scores.contiguous()
-    step = max(1, _VALUES // (size[0] * size[1]))
-    best, labels = resize(scores[:, :step], size)[0].max(0)
-    labels = labels.to(torch.uint8)
-    for start in range(step, scores.shape[1], step):
-        value, index = resize(scores[:, start : start + step], size)[0].max(0)
-        better = value > best
-        labels = torch.where(better, (index + start).to(torch.uint8), labels)
-        best = torch.where(better, value, best)
-    return labels
-
-
-def label(module: DeployedSegmenter, image: Tensor) -> Tensor:
-    """The label map of an image, uint8 H x W of uint8 H x W x 3, on the same device."""
-    # The caller keeps no copy of the pixels, which would stay beside the network's first maps.
-    scores = module.coarse(image.permute(2, 0, 1)[None].float().div_(255))
-    return best_classes(scores, (image.shape[0], image.shape[1]))
+def label_with_crf(model: Deployed, image: Tensor, settings: CrfSettings) -> Tensor:
+    """The label map of an image after the CRF, which runs at the learned size: uint8 H x W of uint8 H x W x 3."""
+    size: Size = (image.shape[0], image.shape[1])
+    learned = brought(image, model.learned_size(size))
+    scores = resize(model.coarse([learned]), (learned.shape[2], learned.shape[3]))[0].cpu().numpy()
+    weight = settings.gaussian_weight + settings.bilateral_weight
+    maps, classes = with_rare_together(probabilities(scores), weight)
+    unary = probabilities(maps)
+    if settings.iterations and len(classes) > 1:
+        pixels = (learned[0].permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
+        unary = dense_crf(pixels, settings)(unary, iterations=settings.iterations)
+    best = best_classes(torch.from_numpy(np.ascontiguousarray(unary))[None], size)
+    return torch.from_numpy(classes[best.numpy()])
 
 
 @dataclass(frozen=True)
@@ -98,16 +86,99 @@ class Segmenter:
     """A model ready to label images.
 
     Attributes:
-        module: the network, with what it does to pixels.
+        module: the network, with what is done to pixels; on the device where it runs.
         classes: the C foreground classes.
         version: what the model calls itself: a registered version, a run, a folder.
+        inference: how it predicts.
     """
 
-    module: DeployedSegmenter
+    module: Deployed
     classes: Classes
     version: str
+    inference: Inference = Inference()
+
+    @property
+    def device(self) -> torch.device:
+        return self.module.mean.device
 
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """The label map of an image: uint8 H x W of a uint8 H x W x 3 RGB image."""
-        return label(self.module, torch.from_numpy(np.array(image))).numpy()
+        """The label map of an image: uint8 H x W of a uint8 H x W x 3 RGB image, of any size from 1 x 1."""
+        pixels = self._pixels(image)
+        if self.inference.crf is not None:
+            return label_with_crf(self.module, pixels, self.inference.crf).cpu().numpy()
+        return self.module(pixels).cpu().numpy()
+
+    def network_size(self, height: int, width: int) -> tuple[Size, ...]:
+        """What the network sees of an image of this size; images that have it in common can be labelled together."""
+        return tuple(self.module.network_sizes(self.module.learned_size((height, width))))
+
+    @torch.inference_mode()
+    def segment_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The label maps of several images, together in each pass of the network.
+
+        At least 99.99 % of the pixels are as alone, and all whose two best probabilities differ by more than 1e-4.
+
+        Args:
+            images: uint8 H x W x 3, their sizes may differ.
+
+        Raises:
+            ValueError: they differ in `network_size`.
+        """
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        if len({self.network_size(*size) for size in sizes}) > 1:
+            raise ValueError("images of one batch must have their network_size in common")
+        if len(images) < 2 or self.inference.crf is not None:
+            return [self(image) for image in images]
+        learned = [
+            brought(self._pixels(image), self.module.learned_size(size))
+            for image, size in zip(images, sizes, strict=True)
+        ]
+        scores = self.module.coarse(learned)
+        return [best_classes(maps[None], size).cpu().numpy() for maps, size in zip(scores, sizes, strict=True)]
+
+    def far_from_training(self, height: int, width: int) -> str:
+        """What a caller should be told of an image's size; empty where such images were in training, or nobody knows.
+
+        ASCII of one line, so that a header can hold it.
+        """
+        low, high = self.inference.sides
+        longer = max(height, width)
+        if low / FAR <= longer <= high * FAR or self.inference.sides == Inference.sides:
+            return ""
+        seen = f"{low} px" if low == high else f"{low} to {high} px"
+        return f"longer side {longer} px, in training {seen}; labelled at {max(low, min(longer, high))} px"
+
+    def _pixels(self, image: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.require(image, np.uint8, ["C", "W"])).to(self.device)
+
+
+def digest(model: Segmenter) -> str:
+    """What decides a model's answers: sha256 over its weights, classes and how it predicts."""
+    content = hashlib.sha256(repr((model.inference, model.classes.names, model.module.stride)).encode())
+    for name, tensor in sorted(model.module.state_dict().items()):
+        content.update(f"{name} {tuple(tensor.shape)}".encode())
+        content.update(tensor.cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()
+
+
+class Instead(nn.Module):
+    """What computes a network's probabilities in its place; a copy is the network, by which memory is reckoned."""
+
+    def __init__(self, net: nn.Module, run: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self._run = net, run
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        return copy.deepcopy(self.net, memo)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._run(images)
+
+
+def fused(model: Segmenter) -> Segmenter:
+    """A model whose convolutions run with what follows them, by oneDNN: the same up to rounding, faster on a CPU."""
+    net = model.module.net
+    if not isinstance(net, Probabilities) or model.device.type != "cpu":
+        return model
+    return replace(model, module=model.module.with_net(Instead(net, Probabilities(net.net, fuse=True))).eval())

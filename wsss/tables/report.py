@@ -38,6 +38,10 @@ def print_outcome(
     if table.row_count:
         show(table)
     print(f"run {outcome.run_id}" + (f", model {outcome.model}" if outcome.model else ""))
+    if outcome.model:
+        print(
+            "    it predicts as `pred` above, at the same scales and without the CRF of `pred_crf`; see its README.md"
+        )
     print("\nNext:")
     if offline is not None:
         _suggest("the record as a few archives, where little may leave", "pack", str(offline), "--to", "DIR")

@@ -1,0 +1,81 @@
+"""How the model of a run predicts, what that costs, and at what sizes it learned."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from wsss.data import Dataset
+from wsss.data.described import longer_sides
+from wsss.interface import StepResult
+from wsss.run.plan import Plan
+from wsss.scores import Evaluation, Masks, Scores, confusion
+from wsss.serving.package import load_step
+from wsss.serving.segmenter import Inference
+from wsss.stages.evaluate import read_evaluations
+from wsss.stages.segment import PredictSettings
+
+_SECONDS = 60.0
+_IMAGES = 100
+"""So long, and over so many images at most, the cost of several passes is measured."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What several passes over an image cost and gain, against one, on images of dev.
+
+    Attributes:
+        images: how many were labelled.
+        seconds: for an image, at one pass and at all of them.
+        miou: in [0, 1], at one pass and at all of them.
+    """
+
+    images: int
+    seconds: tuple[float, float]
+    miou: tuple[float, float]
+
+
+def run_inference(plan: Plan, dataset: Dataset) -> Inference:
+    """How a run's model predicts: as its `pred`, at the scales and with the mirrored copies of `segment.predict`.
+
+    The CRF of `pred_crf` is left out, since it takes longer than everything else. Images outside of the sizes of
+    training are brought there, which `pred` does not do.
+    """
+    predict = next((p.settings for p in plan.steps if isinstance(p.settings, PredictSettings)), PredictSettings())
+    sides = longer_sides(dataset)
+    return Inference(Inference.sides if sides is None else sides, predict.scales, predict.flip)
+
+
+def measure_cost(trained: StepResult, dataset: Dataset, inference: Inference) -> Cost | None:
+    """What the scales and mirrored copies of a trained network cost and gain; None with one pass or without masks."""
+    if inference.passes == 1 or not dataset.has_images:
+        return None
+    masks = Masks(dataset)
+    ids = masks.ids("dev")[:_IMAGES]
+    if not ids:
+        return None
+    one = Inference(inference.sides)
+    models = [load_step(trained.folder, dataset.classes, how) for how in (one, inference)]
+    matrices, seconds = np.zeros((2, *(2 * [len(dataset.classes) + 1])), np.int64), np.zeros(2)
+    begin, done = time.monotonic(), 0
+    for image_id in ids:
+        image, mask = dataset.image(image_id), masks.read(image_id)
+        for place, model in enumerate(models):
+            start = time.monotonic()
+            labels = model(image)
+            seconds[place] += time.monotonic() - start
+            matrices[place] += confusion(mask, labels, len(dataset.classes))
+        done += 1
+        if time.monotonic() - begin > _SECONDS:
+            break
+    first, second = (Scores.of(matrix).miou for matrix in matrices)
+    return Cost(done, (float(seconds[0]) / done, float(seconds[1]) / done), (first, second))
+
+
+def prediction_evaluations(steps: Mapping[str, StepResult]) -> list[Evaluation]:
+    """The evaluations of what a run's segmenter predicts, as its package does (`pred`), on dev and val."""
+    step = steps.get("evaluate.pred")
+    return list(read_evaluations(step.folder).values()) if step else []
