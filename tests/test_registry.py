@@ -40,6 +40,7 @@ def workspace(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("workspace")
         patch.chdir(folder)
+        torch.set_num_threads(1)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
         yield folder
 
