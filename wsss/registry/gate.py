@@ -166,12 +166,12 @@ def sentence(record: PromotionRecord, dry_run: bool = False) -> str:
     figures = f"its mIoU on {record.dataset}/{record.split} is {own}; of the champion until now: {held}"
     if dry_run:
         verb = "would be" if record.promoted else "would not be"
-        return f"{record.candidate} {verb} promoted, {record.why}; {figures}; nothing was written"
+        return f"{record.asked} {verb} promoted, {record.why}; {figures}; nothing was written"
     if record.kind == FORCED:
         return f"{record.model} version {record.to} is champion, by force ({record.why}); {figures}"
     if record.promoted:
         return f"{record.model} version {record.to} is champion, {record.why}; {figures}"
-    return f"{record.candidate} is not promoted, {record.why}; {figures}"
+    return f"{record.asked} is not promoted, {record.why}; {figures}"
 
 
 def _percent(miou: float | None) -> str:

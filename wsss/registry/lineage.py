@@ -91,8 +91,8 @@ def _lineage(run_id: str, dataset: Dataset) -> list[dict[str, Any]]:
 
 
 def _same_data(digest: str, dataset: Dataset) -> bool:
-    version = versions.version_of(dataset.root)
-    return bool(digest) and (dataset.digest.startswith(digest) or (version is not None and version.md5 == digest))
+    """Whether a run's digest, DVC's or the beginning of the content's, is that of the dataset as it is here."""
+    return bool(digest) and (dataset.digest.startswith(digest) or versions.content_of(dataset.root).md5 == digest)
 
 
 def _resolved(entry: Mapping[str, Any], dataset: Dataset, images: Mapping[str, str]) -> dict[str, str]:

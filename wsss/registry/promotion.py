@@ -81,6 +81,11 @@ class PromotionRecord:
         return self.kind in (PROMOTION, FORCED, TAKEOVER, ROLLBACK)
 
     @property
+    def asked(self) -> str:
+        """What asked, for people."""
+        return f"{self.model} version {self.candidate}" if self.candidate.isdecimal() else self.candidate
+
+    @property
     def time(self) -> datetime:
         """When."""
         return datetime.fromisoformat(self.when)

@@ -37,7 +37,7 @@ def verdict_table(look: Look) -> Table:
     """What the gate asked: a row for each question."""
     record = look.record
     champion = f"champion (version {record.from_})" if record.from_ else "no champion"
-    table = Table(title=f"{record.candidate} for {record.model}", box=SIMPLE, padding=(0, 1, 0, 0))
+    table = Table(title=f"{record.asked} for {record.model}", box=SIMPLE, padding=(0, 1, 0, 0))
     for name in ("", "candidate", champion, "asked", "given"):
         table.add_column(name)
     for check in look.checks:
