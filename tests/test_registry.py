@@ -141,7 +141,7 @@ def test_worse_candidate_is_refused_then_forced(dataset, looks):
     assert all(record.masks == Masks(dataset).digest("val") and record.who and record.when for record in kept)
     shown = CliRunner().invoke(full, ["history", NAME, "--json"])
     assert [record["number"] for record in json.loads(shown.stdout)] == [4, 3, 2, 1]
-    assert "the customer" in CliRunner().invoke(full, ["history", NAME]).output
+    assert "the customer" in CliRunner().invoke(full, ["history", NAME], env={"COLUMNS": "200"}).output
     with pytest.raises(UserError, match=f"unknown registered model 'wsss-litle'; choose from .*{NAME}"):
         standing.history("wsss-litle")
 
