@@ -106,7 +106,7 @@ def test_a_folder_with_tags_becomes_a_dataset(page: dict[str, Any]) -> None:
 def test_a_run_leaves_objects_and_frames(page: dict[str, Any]) -> None:
     result, shapes = page["result"], page["shapes"]
     assert mlflow_client().get_run(result.run_id).info.status == "FINISHED"
-    assert result.model == "models:/wsss-shapes/1"
+    assert result.model == "models:/wsss-shapes-candidates/1"
     frame = result.to_frame().set_index(["split", "what"])
     assert frame.loc[("val", "pred_crf"), "miou"] == pytest.approx(result.metrics["val/pred_crf/miou"])
     assert frame.loc[("val", "pred_crf"), "images"] == len(shapes.splits["val"])
@@ -136,8 +136,9 @@ def test_runs_and_results_are_rows_and_frames(page: dict[str, Any]) -> None:
 def test_the_champion_labels_an_image(page: dict[str, Any]) -> None:
     assert page["mask"].dtype == np.uint8 and page["mask"].shape == page["image"].shape[:2]
     assert page["mask"].max() <= len(page["shapes"].classes)
-    mlflow_client().set_registered_model_alias("wsss-shapes", "champion", "1")
-    assert np.array_equal(wsss.load("models:/wsss-shapes@champion")(page["image"]), page["mask"])
+    name = "wsss-shapes-candidates"
+    mlflow_client().set_registered_model_alias(name, "champion", "1")
+    assert np.array_equal(wsss.load(f"models:/{name}@champion")(page["image"]), page["mask"])
     with pytest.raises(wsss.UserError, match="models:/none/1"):
         wsss.load("models:/none/1")
 

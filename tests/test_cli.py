@@ -43,6 +43,8 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         "evaluate",
         "compare",
         "promote",
+        "rollback",
+        "history",
         "serve",
         "doctor",
         "migrate",

@@ -28,5 +28,5 @@ def test_it_ends_with_a_served_mask(store: Any) -> None:
             names["server"].stdout.close()
     assert names["served"].shape == names["image"].shape[:2]
     assert (names["served"] == names["mask"]).all()
-    assert names["result"].model == "models:/wsss-pictures/1"
+    assert names["result"].model == "models:/wsss-pictures-candidates/1"
     assert not any("miou" in name for name in names["result"].metrics), "nothing was scored, there is no mask"

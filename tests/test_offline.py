@@ -116,7 +116,7 @@ def test_a_record_is_the_run_that_would_have_been_made_here(store, here, root: P
     assert (record["status"], record["finished"], record["title"]) == ("FINISHED", True, "cam-demo-shapes-0")
     assert here("import", root / "out") == (
         0,
-        f"run {folder.name}: cam-demo-shapes-0, finished, brought in, model models:/wsss-shapes/1\n"
+        f"run {folder.name}: cam-demo-shapes-0, finished, brought in, model models:/wsss-shapes-candidates/1\n"
         "11 step outputs entered the store",
     )
     code, text = here("import", root / "out")
@@ -179,7 +179,7 @@ def test_a_pack_is_read_like_the_folder_under_the_same_id(store, here, root: Pat
 
     # The folder itself brings what was left out, to the same run.
     code, text = here("import", root / "out")
-    assert code == 0 and "brought in, model models:/wsss-shapes/1" in text
+    assert code == 0 and "brought in, model models:/wsss-shapes-candidates/1" in text
     assert [each.id for each in query.runs()] == [run.id]
     assert model_of_run(folder.name) == model_of_run(run.id)
     assert export_labels(folder.name, tmp_path / "labels") == 36

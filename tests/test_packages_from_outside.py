@@ -21,6 +21,7 @@ from wsss.data.shapes import make_shapes
 from wsss.errors import UserError
 from wsss.nets.deeplab import DeepLab
 from wsss.registry import gate, models
+from wsss.registry.lineage import keep_lineage
 from wsss.serving import server
 from wsss.serving.package import load_package, log_model, save_package
 from wsss.stages.outputs import save_model
@@ -132,6 +133,7 @@ def little(store, tmp_path):
     run = store.create_run("0", tags={names.DATASET: "little", names.SUPERVISION: ""}).info.run_id
     (tmp_path / "step").mkdir()
     log_model(run, trained(tmp_path / "step", 2), dataset.classes, "# card\n")
+    keep_lineage(run, dataset)
     return run, dataset
 
 
@@ -139,11 +141,11 @@ def test_evaluate_and_promote_of_a_tampered_package_run_nothing(little, tmp_path
     run, dataset = little
     marker = tmp_path / "it-ran"
     version = models.find_version(run, NAME)
-    folder = MlflowClient().get_model_version_download_uri(NAME, version.number)
+    folder = MlflowClient().get_model_version_download_uri(version.name, version.number)
     tamper(Path(folder.removeprefix("file://")), marker)
     result = CliRunner().invoke(app, ["evaluate", version.address, "--data", "little", "--json"])
     assert result.exit_code == 0, result.output
-    assert gate.promote(run, NAME, dataset).promoted
+    assert gate.promote(run, NAME, dataset).record.promoted
     assert not marker.exists() and "wsss_evil" not in sys.modules
 
 

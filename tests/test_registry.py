@@ -10,12 +10,14 @@ from typer.testing import CliRunner
 
 from wsss.cli import app as full
 from wsss.cli import models as commands
+from wsss.cli import registry as registry_commands
 from wsss.data import open_dataset
 from wsss.data.shapes import make_shapes
 from wsss.errors import UserError
 from wsss.nets.deeplab import DeepLab
 from wsss.registry import gate, models, standing
 from wsss.registry.ledger import Ledger
+from wsss.registry.lineage import keep_lineage
 from wsss.scores import Masks, Scores, evaluation
 from wsss.serving.package import load_package, log_model
 from wsss.stages.outputs import save_model
@@ -29,7 +31,7 @@ def with_alias(name, alias):
     """The version that an alias points to; None without such a model or alias."""
     known = mlflow_client().search_registered_models(f"name = '{name}'")
     number = known[0].aliases.get(alias) if known else None
-    return models.find_version(str(number), name) if number else None
+    return models.find_version(f"models:/{name}/{number}", name) if number else None
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +40,14 @@ def workspace(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("workspace")
         patch.chdir(folder)
+        torch.set_num_threads(1)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
         yield folder
 
 
 @pytest.fixture(scope="module")
 def dataset(workspace):
-    make_shapes(workspace / "data" / "little", images=10, val_images=4, size=40, classes=2)
+    make_shapes(workspace / "data" / "little", images=10, val_images=10, size=40, classes=2)
     return open_dataset("little")
 
 
@@ -58,6 +61,7 @@ def run_of(dataset, answer, folder, supervision=""):
     save_model(folder, net.eval(), architecture)
     run = MlflowClient().create_run("0", tags={names.DATASET: "little", names.SUPERVISION: supervision}).info.run_id
     log_model(run, folder, dataset.classes, "# card\n")
+    keep_lineage(run, dataset)
     return run
 
 
@@ -78,7 +82,7 @@ def miou_of(dataset, answer):
 def looks(dataset, runs):
     """The worse model was promoted first, then the better one."""
     assert with_alias(NAME, models.CHAMPION) is None
-    return [gate.promote(run, NAME, dataset) for run in runs]
+    return [gate.promote(run, NAME, dataset).record for run in runs]
 
 
 def test_first_candidate_and_better_candidate_are_promoted(dataset, looks):
@@ -88,10 +92,12 @@ def test_first_candidate_and_better_candidate_are_promoted(dataset, looks):
     assert second.promoted and (second.to, second.from_) == ("2", "1")
     assert second.metrics["candidate/miou"] == pytest.approx(miou_of(dataset, 0))
     assert second.metrics["champion/miou"] == first.metrics["candidate/miou"]
-    assert with_alias(NAME, models.CHAMPION) == models.find_version("2", NAME)
-    assert with_alias(NAME, models.PREVIOUS) == models.find_version("1", NAME)
-    with pytest.raises(UserError, match="version 2 is the champion already"):
-        gate.promote("2", NAME, dataset)
+    assert with_alias(NAME, models.CHAMPION) == models.find_version(f"models:/{NAME}/2", NAME)
+    assert with_alias(NAME, models.PREVIOUS) == models.find_version(f"models:/{NAME}/1", NAME)
+    assert second.candidate == f"{NAME}-candidates/2" and second.looks == 2
+    for again in ("2", f"models:/{NAME}/2", f"models:/{NAME}-candidates/2"):
+        with pytest.raises(UserError, match="version 2 is the champion already"):
+            gate.promote(again, NAME, dataset)
 
 
 def test_a_record_names_the_confusion_matrices_of_both(dataset, looks):
@@ -111,9 +117,10 @@ def test_champion_is_loaded_under_its_version(dataset, looks):
 def test_worse_candidate_is_refused_then_forced(dataset, looks):
     """A refusal exits with 1 and moves nothing; every look is in the ledger, newest first."""
     app = typer.Typer()
-    app.command()(commands.promote)
+    app.command()(registry_commands.promote)
     refused = CliRunner().invoke(app, ["1", "--name", NAME])
-    assert refused.exit_code == 1 and "version 1 is not promoted, it is not better" in refused.output
+    assert refused.exit_code == 1 and "candidates/1 is not promoted, it is not shown to be better" in refused.output
+    assert "look 3 of the gate at the evaluation set shapes/val" in refused.output and "up to 14%" in refused.output
     assert with_alias(NAME, models.CHAMPION).number == "2"
 
     forced = CliRunner().invoke(app, ["1", "--name", NAME, "--force", "the customer asked"])
@@ -122,16 +129,19 @@ def test_worse_candidate_is_refused_then_forced(dataset, looks):
     assert with_alias(NAME, models.PREVIOUS).number == "2"
 
     kept = standing.history(NAME)
-    assert [(record.candidate, record.from_, record.to, record.kind, record.why) for record in kept] == [
-        ("1", "2", "1", "forced", "the customer asked"),
-        ("1", "2", "2", "refusal", "it is not better"),
-        ("2", "1", "2", "promotion", "it is better"),
-        ("1", "", "1", "promotion", "there was no champion"),
+    assert [(record.candidate[-2:], record.from_, record.to, record.kind) for record in kept] == [
+        ("/1", "2", "1", "forced"),
+        ("/1", "2", "2", "refusal"),
+        ("/2", "1", "2", "promotion"),
+        ("/1", "", "1", "promotion"),
     ]
+    whys = ("the customer asked", "it is not shown to be better", "it is better by", "there was no champion")
+    assert all(record.why.startswith(why) for record, why in zip(kept, whys, strict=True))
+    assert "not shown to be better" in kept[0].against[0] and kept[0].rule["confidence"] == 0.95
     assert all(record.masks == Masks(dataset).digest("val") and record.who and record.when for record in kept)
     shown = CliRunner().invoke(full, ["history", NAME, "--json"])
     assert [record["number"] for record in json.loads(shown.stdout)] == [4, 3, 2, 1]
-    assert "the customer" in CliRunner().invoke(full, ["history", NAME]).output
+    assert "the customer" in CliRunner().invoke(full, ["history", NAME], env={"COLUMNS": "200"}).output
     with pytest.raises(UserError, match=f"unknown registered model 'wsss-litle'; choose from .*{NAME}"):
         standing.history("wsss-litle")
 
@@ -144,21 +154,21 @@ def test_registering_again_gives_the_same_version(dataset, runs):
 
 def test_without_masks_only_force_promotes(workspace, runs):
     root = workspace / "data" / "unmasked"
-    make_shapes(root, images=10, val_images=4, size=40, classes=2)
+    make_shapes(root, images=10, val_images=10, size=40, classes=2)
     for mask in root.glob("SegmentationClass*/*.png"):
         mask.unlink()
     dataset = open_dataset(root)
     with pytest.raises(UserError, match="no masks for its split val.* --force WHY"):
         gate.promote(runs[0], "wsss-unmasked", dataset)
     assert Ledger("wsss-unmasked").records() == []
-    record = gate.promote(runs[0], "wsss-unmasked", dataset, force="nothing to measure with")
+    record = gate.promote(runs[0], "wsss-unmasked", dataset, force="nothing to measure with").record
     assert record.promoted and record.metrics == {} and record.masks == ""
     assert standing.history("wsss-unmasked")[0].why == "nothing to measure with"
 
 
 def test_other_classes_are_refused_and_move_nothing(workspace, runs):
     root = workspace / "data" / "other"
-    make_shapes(root, images=10, val_images=4, size=40, classes=3)
+    make_shapes(root, images=10, val_images=10, size=40, classes=3)
     with pytest.raises(UserError, match="nothing says that .* knows the classes"):
         gate.promote(runs[0], "wsss-other", open_dataset(root))
     assert with_alias("wsss-other", models.CHAMPION) is None and Ledger("wsss-other").records() == []
@@ -167,33 +177,33 @@ def test_other_classes_are_refused_and_move_nothing(workspace, runs):
 def test_force_promotes_after_the_classes_changed(workspace, runs, monkeypatch):
     """Neither the champion of yesterday's classes nor masks of today's say anything of the other."""
     root = workspace / "data" / "grown"
-    make_shapes(root, images=10, val_images=4, size=40, classes=3)
+    make_shapes(root, images=10, val_images=10, size=40, classes=3)
     dataset = open_dataset(root)
     for run in runs:
-        record = gate.promote(run, "wsss-grown", dataset, force="the classes have changed")
+        record = gate.promote(run, "wsss-grown", dataset, force="the classes have changed").record
         assert record.kind == "forced" and record.metrics == {}
         assert "by force (the classes have changed)" in gate.sentence(record)
     assert (record.from_, record.to) == ("1", "2")
     with pytest.raises(UserError, match="nothing says that wsss-grown version 1 is better: .*--force WHY"):
-        gate.promote("1", "wsss-grown", dataset)
+        gate.promote("models:/wsss-grown/1", "wsss-grown", dataset)
 
 
 def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(dataset, runs, monkeypatch):
     """While the first is measured a second one is decided."""
-    measure = gate.evaluate_model
+    measure = gate.measure
 
     def interrupted(*arguments):
-        monkeypatch.setattr(gate, "evaluate_model", measure)
-        assert gate.promote(runs[1], "wsss-race", dataset).promoted
+        monkeypatch.setattr(gate, "measure", measure)
+        assert gate.promote(runs[1], "wsss-race", dataset).record.promoted
         return measure(*arguments)
 
-    monkeypatch.setattr(gate, "evaluate_model", interrupted)
-    with pytest.raises(UserError, match=r"made version 2 champion of wsss-race \(record 1\); nothing was changed"):
+    monkeypatch.setattr(gate, "measure", interrupted)
+    with pytest.raises(UserError, match=r"made version 1 champion of wsss-race \(record 1\); nothing was changed"):
         gate.promote(runs[0], "wsss-race", dataset)
-    assert with_alias("wsss-race", models.CHAMPION).number == "2"
+    assert with_alias("wsss-race", models.CHAMPION).number == "1"
     assert [(record.number, record.kind, record.to) for record in standing.history("wsss-race")] == [
-        (2, "refusal", "2"),
-        (1, "promotion", "2"),
+        (2, "refusal", "1"),
+        (1, "promotion", "1"),
     ]
 
 
@@ -231,18 +241,33 @@ def test_a_changed_record_and_a_lost_ledger_are_found(dataset, runs, monkeypatch
         (kept.replace(b'"there was no champion"', b'"because I say so"'), "does not follow from the record before it"),
         (kept + b" ", "is not as a ledger writes it"),
         (b"{}", "is damaged"),
-        (kept.replace(b'"format": 1', b'"format": 9'), "made by another version of wsss"),
+        (kept.replace(b'"format": 2', b'"format": 9'), "made by another version of wsss"),
     ]:
         first.write_bytes(content)
         with pytest.raises(UserError, match=sentence):
             standing.history("wsss-chain")
     first.write_bytes(kept)
+    evaluation_file = Path(Ledger("wsss-chain").evaluation(json.loads(second.read_bytes())["evaluations"]["candidate"]))
+    whole = evaluation_file.read_bytes()
+    evaluation_file.write_bytes(whole[:-1])
+    shown = CliRunner().invoke(full, ["history", "wsss-chain"])
+    assert (
+        "of record 2, was changed" in str(shown.exception) and "- > 1" in shown.output and "1 > 2" not in shown.output
+    )
+    evaluation_file.write_bytes(whole)
+    (tmp_path / "gap").write_bytes(kept)
+    first.unlink()
+    with pytest.raises(UserError, match=r"000001.json is missing, though record 2 is there"):
+        standing.history("wsss-chain")
+    (tmp_path / "gap").rename(first)
     second.rename(tmp_path / "kept")
-    with pytest.raises(UserError, match="has 1 records of wsss-chain, the registry knows of 2, in .*WSSS_LEDGER"):
+    with pytest.raises(UserError, match="has 1 records of wsss-chain, the registry knows of 2, in .*from a backup"):
         gate.promote(runs[0], "wsss-chain", dataset)
     (tmp_path / "kept").rename(second)
     monkeypatch.setenv("WSSS_LEDGER", str(tmp_path / "another"))
-    with pytest.raises(UserError, match="has 0 records of wsss-chain, the registry knows of 2"):
+    with pytest.raises(
+        UserError, match="has 0 records of wsss-chain, .* knows of 2, .* use it with: export WSSS_LEDGER=/"
+    ):
         gate.promote(runs[0], "wsss-chain", dataset)
     result = CliRunner().invoke(full, ["evaluate", "models:/wsss-chain@champion", "--data", "little"])
     assert result.exit_code == 0 and "the alias is taken as it is" in result.stderr
@@ -252,7 +277,7 @@ def test_old_entries_and_an_old_alias_are_taken_over_once(dataset, runs):
     """The version before kept its looks as MLflow runs; one of them was cut short after it said `promoted`."""
     client = MlflowClient()
     for run in runs:
-        models.find_version(run, "wsss-before")
+        models.register(models.model_of_run(run), "wsss-before")
     experiment = client.create_experiment("wsss-promotions")
     looks = [("1", "", "true", "", "FINISHED"), ("2", "1", "false", "", "FINISHED"), ("2", "1", "true", "please", None)]
     for when, (candidate, champion, promoted, forced, status) in enumerate(looks):
@@ -277,6 +302,7 @@ def test_old_entries_and_an_old_alias_are_taken_over_once(dataset, runs):
     for _ in range(2):
         with pytest.raises(UserError, match="version 2 is the champion already"):
             gate.promote("2", "wsss-before", dataset)
+    assert gate.promote("1", "wsss-before", dataset, dry_run=True).record.from_ == "2"
     kept = standing.history("wsss-before")
     assert [(record.number, record.kind, record.from_, record.to) for record in kept] == [
         (4, "takeover", "1", "2"),
@@ -290,14 +316,16 @@ def test_old_entries_and_an_old_alias_are_taken_over_once(dataset, runs):
 def test_a_name_holds_models_of_one_supervision(dataset, runs, tmp_path):
     bound = run_of(dataset, 0, tmp_path, supervision="masks")
     app = typer.Typer()
-    app.command()(commands.promote)
+    app.command()(registry_commands.promote)
     own = CliRunner().invoke(app, [bound])
     assert own.exit_code == 0 and "wsss-shapes-masks version 1 is champion" in own.output
-    for name in ("wsss-shapes", "wsss-race"):
-        with pytest.raises(UserError, match=f"can't stand beside the models of {name}, it saw tags, masks; .*-masks"):
+    for name in ("wsss-shapes", "wsss-race", "a-new-name"):
+        with pytest.raises(
+            UserError, match=f"it saw tags, masks, and {name} allows .*; promote its run under .*-masks"
+        ):
             gate.promote(bound, name, dataset)
-    assert gate.promote(bound, "wsss-shapes", dataset, force="a demonstration").kind == "forced"
-    with pytest.raises(UserError, match="can't stand beside the models of wsss-shapes-masks, it saw tags"):
+    assert gate.promote(bound, "wsss-shapes", dataset, force="a demonstration").record.kind == "forced"
+    with pytest.raises(UserError, match="it saw tags, and wsss-shapes-masks allows what the name says"):
         gate.promote(runs[0], "wsss-shapes-masks", dataset)
 
 

@@ -108,7 +108,7 @@ def test_the_labels_of_a_run_can_be_fetched_though_nobody_committed_them(inside:
 
 
 def test_the_registered_model_labels_images(inside: Workspace) -> None:
-    model = load_package("models:/wsss-shapes/1")
+    model = load_package("models:/wsss-shapes-candidates/1")
     dataset = open_dataset("shapes")
     labels = model(dataset.image(dataset.splits["val"][0])[:50, :37])
     assert labels.shape == (50, 37)
@@ -221,7 +221,7 @@ def test_without_any_mask_all_but_the_figures_is_there(empty: Path) -> None:
     (photos / "tags.csv").write_text(text.replace('"', ""))
     add_folder(photos, "zoo", tags=photos / "tags.csv", class_list=photos / "names.txt")
     outcome = run_method("affinity", "demo", "zoo", overrides=SHORT, publish=publish)
-    assert outcome.model == "models:/wsss-zoo/1"
+    assert outcome.model == "models:/wsss-zoo-candidates/1"
     assert "val/tags/map" in outcome.metrics
     assert not [name for name in outcome.metrics if "miou" in name]
     with pytest.raises(UserError, match="learns from masks, and dataset zoo has none"):

@@ -137,7 +137,7 @@ def test_names_are_printed_as_they_are_by_every_table(names):
 
     from wsss.classes import Classes
     from wsss.console import show
-    from wsss.registry.ledger import FORCED, PromotionRecord
+    from wsss.registry.promotion import FORCED, PromotionRecord
     from wsss.registry.table import as_table as ledger_table
     from wsss.scores import Evaluation
     from wsss.serving.evaluate import as_table

@@ -89,7 +89,7 @@ def test_an_experiment_runs_where_there_is_nothing_but_the_wheel(installation: I
     done = installation.run("python", "-c", program)
     file, model, metrics, shape, rows, published, commit, backend = json.loads(done.stdout.splitlines()[-1])
     assert Path(file).is_relative_to(installation.bin.parent)
-    assert model == "models:/wsss-shapes/1" and "val/pred_crf/miou" in metrics
+    assert model == "models:/wsss-shapes-candidates/1" and "val/pred_crf/miou" in metrics
     assert shape == [64, 64] and rows == 1 and published
     assert commit is None, "neither the workspace nor the installation is a repository"
     if shutil.which("c++"):

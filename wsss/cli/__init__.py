@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from wsss import commands
-from wsss.cli import cluster, data, exports, gc, models, offline, packages, reproduce, runs, store
+from wsss.cli import cluster, data, exports, gc, models, offline, packages, registry, reproduce, runs, store
 from wsss.errors import UserError
 from wsss.failures import DEBUG, ended
 
@@ -34,8 +34,9 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     models.evaluate,
     models.compare,
     models.results,
-    models.promote,
-    models.history,
+    registry.promote,
+    registry.rollback,
+    registry.history,
     models.serve,
     packages.predict,
     offline.pack,

@@ -1,4 +1,4 @@
-"""`wsss promote`, `history`, `serve`, `compare`, `results`, `evaluate`: what is done with trained models."""
+"""`wsss serve`, `compare`, `results`, `evaluate`: what is done with trained models."""
 
 from __future__ import annotations
 
@@ -19,51 +19,6 @@ if TYPE_CHECKING:
     from wsss.tables.rows import Entry
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def promote(
-    candidate: Annotated[str, typer.Argument(help="A run's id, or a version number of the registered model.")],
-    name: Annotated[
-        str | None, typer.Option(help="The registered model; by default the run's: wsss-DATASET, wsss-DATASET-masks.")
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="The dataset of the comparison; by default the run's.")] = None,
-    force: Annotated[str | None, typer.Option(metavar="WHY", help="Promote whatever the figures say; why.")] = None,
-) -> None:
-    """Make a model the champion, if it is better than the present one on val."""
-    from wsss.data import open_dataset
-    from wsss.registry import gate, models
-
-    if data is None:
-        if candidate.isdecimal():
-            if name is None:
-                raise UserError(f"version {candidate} of which model? give --name, or --data for wsss-DATASET")
-            data = models.dataset_of_run(models.find_version(candidate, name).run)
-        else:
-            data = models.dataset_of_run(candidate)
-    dataset = open_dataset(data)
-    seen = None if candidate.isdecimal() else models.supervision_of_run(candidate)
-    record = gate.promote(candidate, name or models.default_name(dataset.name, seen or ()), dataset, force)
-    typer.echo(gate.sentence(record))
-    if not record.promoted:
-        raise typer.Exit(1)
-
-
-def history(
-    model: Annotated[str, typer.Argument(help="A registered model, such as wsss-DATASET.")],
-    as_json: Json = False,
-) -> None:
-    """Who became champion, when and why, newest first; the ledger is verified first."""
-    from wsss.console import show
-    from wsss.registry import standing
-    from wsss.registry.table import as_table
-
-    records = standing.history(model)
-    if as_json:
-        typer.echo(json.dumps([record.content for record in records], indent=1))
-    elif not records:
-        typer.echo(f"nobody has asked for a promotion of {model} yet; `{command('wsss', 'promote', 'RUN')}` does")
-    else:
-        show(as_table(records))
 
 
 def follow_ledger(address: str) -> None:

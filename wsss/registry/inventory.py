@@ -10,7 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsss.registry.ledger import Ledger, PromotionRecord
+from wsss.registry.ledger import Ledger
+from wsss.registry.promotion import PromotionRecord
 from wsss.registry.reach import Thing
 from wsss.registry.standing import settle
 from wsss.run.kept import folders, outputs

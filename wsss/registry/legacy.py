@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from wsss.registry.ledger import CANDIDATE_MIOU, CHAMPION_MIOU, FORCED, PROMOTION, REFUSAL, PromotionRecord
+from wsss.registry.promotion import CANDIDATE_MIOU, CHAMPION_MIOU, FORCED, PROMOTION, REFUSAL, PromotionRecord
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
 from wsss.tracking.query import search

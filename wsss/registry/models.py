@@ -1,4 +1,8 @@
-"""Registered models: a name for each dataset and supervision, a version for each registered run."""
+"""Registered models: a name for each dataset and supervision, and beside it one for the candidates that runs register.
+
+NAME-candidates    a version for each registered run; whoever trains writes it
+NAME               versions that were promoted, copies of candidates; only who promotes writes it
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from wsss.commands import command
 from wsss.data import Dataset
 from wsss.errors import UserError
 from wsss.interface import StepResult
+from wsss.registry.lineage import keep_lineage
 from wsss.run.method import Outcome
 from wsss.run.plan import Plan
 from wsss.serving.card import model_card
@@ -25,7 +30,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run, model_registry
 
-CHAMPION, PREVIOUS = "champion", "previous"
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+CANDIDATES = "-candidates"
 
 
 @dataclass(frozen=True)
@@ -34,20 +40,22 @@ class ModelVersion:
 
     Attributes:
         name: the registered model's.
-        number: the version's.
+        number: the version's; empty for a model that is not registered.
         run: the id of the run it comes from; empty if it comes from none.
+        source: the address that it was registered from.
     """
 
     name: str
     number: str
     run: str
+    source: str = ""
 
     @property
     def address(self) -> str:
-        return f"models:/{self.name}/{self.number}"
+        return f"models:/{self.name}/{self.number}" if self.number else self.source
 
     def __str__(self) -> str:
-        return f"{self.name} version {self.number}"
+        return f"{self.name} version {self.number}" if self.number else f"the model of run {self.run}"
 
 
 def default_name(dataset: str, supervision: Iterable[str] = ()) -> str:
@@ -72,16 +80,20 @@ def register(model_uri: str, name: str) -> ModelVersion:
 
     client = mlflow_client()
     try:
-        for known in every(lambda page: client.search_model_versions(f"name = '{name}'", page_token=page)):
-            if known.source == model_uri:
-                return _version(known)
+        if known := _registered_as(client, name, model_uri):
+            return known
         return _version(mlflow.register_model(model_uri, name))
     except MlflowException as error:
         raise UserError(f"{model_uri} can't be registered as {name}: {' '.join(str(error).split())}") from None
 
 
+def candidates(name: str) -> str:
+    """The registered model that holds the candidates of a name."""
+    return name if name.endswith(CANDIDATES) else name + CANDIDATES
+
+
 def publish(plan: Plan, dataset: Dataset, trained: StepResult, outcome: Outcome) -> str:
-    """Package a run's trained network, log it with the run and register it; the address of the version."""
+    """Package a run's trained network, log it with the run and register it as a candidate; the version's address."""
     inference = run_inference(plan, dataset)
     card = model_card(
         plan,
@@ -94,24 +106,80 @@ def publish(plan: Plan, dataset: Dataset, trained: StepResult, outcome: Outcome)
         lineage=_tags_of_run(outcome.run_id),
     )
     address = log_model(outcome.run_id, trained.folder, dataset.classes, card, inference)
-    return register(address, default_name(dataset.name, plan.supervision)).address
+    keep_lineage(outcome.run_id, dataset, plan)
+    return register(address, candidates(default_name(dataset.name, plan.supervision))).address
 
 
-def find_version(candidate: str, name: str) -> ModelVersion:
-    """A candidate as a version of a registered model; a run's model is registered if it was not.
+def find_version(candidate: str, name: str, enter: bool = True) -> ModelVersion:
+    """What asks to become champion of a registered model.
 
     Args:
-        candidate: a version's number or a run's id.
+        candidate: a run's id; a version of the candidates, or, where these have none of that number, of the model
+            itself (as the version before registered them); or the address of one, `models:/NAME/VERSION`.
         name: the registered model.
+        enter: register a run's model as a candidate if it is no version of either yet.
 
     Raises:
-        UserError: no such version or run, or a run without a model.
+        UserError: no such version or run, a run without a model, or the version of another name.
     """
     client = mlflow_client()
-    if not candidate.isdecimal():
-        return register(_model_of(client, candidate), name)
-    with _known(f"version {candidate} of the registered model {name}"):
-        return _version(client.get_model_version(name, candidate))
+    if candidate.startswith("models:/"):
+        of, _, number = candidate.removeprefix("models:/").rpartition("/")
+        if of not in (name, candidates(name)) or not number.isdecimal():
+            raise UserError(
+                f"{candidate} is no candidate of {name}; give a run's id, models:/{candidates(name)}/VERSION or "
+                f"models:/{name}/VERSION"
+            )
+        return _numbered(client, number, of)
+    if candidate.isdecimal():
+        try:
+            return _numbered(client, candidate, candidates(name))
+        except UserError:
+            return _numbered(client, candidate, name)
+    source = _model_of(client, candidate)
+    for of in (candidates(name), name):
+        if known := _registered_as(client, of, source):
+            return known
+    return register(source, candidates(name)) if enter else ModelVersion("", "", candidate, source)
+
+
+def promoted_copy(version: ModelVersion, name: str, enter: bool = True) -> ModelVersion | None:
+    """The version of a registered model that a candidate is, or becomes by a copy; no files are moved.
+
+    Args:
+        version: the candidate.
+        name: the registered model.
+        enter: copy it if it is no version yet.
+
+    Raises:
+        UserError: MLflow refuses.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = mlflow_client()
+    if version.name == name:
+        return version
+    try:
+        known = _registered_as(client, name, version.address, version.source)
+        return known or (_version(client.copy_model_version(version.address, name)) if enter else None)
+    except MlflowException as error:
+        raise UserError(
+            f"{version} can't be copied into {name}: {' '.join(str(error).split())}; only who may write {name} promotes"
+        ) from None
+
+
+def _registered_as(client: MlflowClient, name: str, *sources: str) -> ModelVersion | None:
+    """The version of a registered model that was made from one of some addresses."""
+    quoted = f'"{name}"' if "'" in name else f"'{name}'"
+    for known in every(lambda page: client.search_model_versions(f"name = {quoted}", page_token=page)):
+        if known.source in sources:
+            return _version(known)
+    return None
+
+
+def _numbered(client: MlflowClient, number: str, name: str) -> ModelVersion:
+    with _known(f"version {number} of the registered model {name}"):
+        return _version(client.get_model_version(name, number))
 
 
 def model_of_run(run_id: str) -> str:
@@ -150,7 +218,7 @@ def _tags_of_run(run_id: str) -> dict[str, str]:
 
 
 def _version(found: model_registry.ModelVersion) -> ModelVersion:
-    return ModelVersion(found.name, str(found.version), found.run_id or "")
+    return ModelVersion(found.name, str(found.version), found.run_id or "", found.source or "")
 
 
 def _model_of(client: MlflowClient, run_id: str) -> str:

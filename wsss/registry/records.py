@@ -16,7 +16,7 @@ from wsss.data.described import described
 from wsss.errors import UserError
 from wsss.interface import StepResult
 from wsss.progress import ConsoleReporter, say
-from wsss.registry.models import default_name, logged_model, publish, register
+from wsss.registry.models import candidates, default_name, logged_model, publish, register
 from wsss.run.method import LABELS, WORK, Outcome
 from wsss.run.plan import Plan, make_plan
 from wsss.run.store import StepStore
@@ -132,7 +132,7 @@ def _publish(plan: Plan, record: Record, run: Run) -> str:
     if dataset.name != record.file.dataset:
         raise UserError(f"the record {record.folder} is of {record.file.dataset}, its model of {dataset.name}: damaged")
     if logged := logged_model(run):
-        return register(logged, default_name(dataset.name, plan.supervision)).address
+        return register(logged, candidates(default_name(dataset.name, plan.supervision))).address
     trained = StepResult(plan.model, "", folder, False, 0.0, 0.0, {})
     return publish(plan, dataset, trained, Outcome(run.info.run_id, metrics=dict(run.data.metrics)))
 

@@ -115,7 +115,7 @@ def run_method(
     for planned in plan.steps:
         planned.check()
     dataset = open_dataset(data)
-    for used in (dataset, *_extra_datasets(plan)):
+    for used in (dataset, *extra_datasets(plan)):
         used.check()
     if "masks" in plan.supervision and not Masks(dataset).ids("train"):
         raise UserError(
@@ -160,8 +160,12 @@ def run_method(
     return outcome
 
 
-def _extra_datasets(plan: Plan) -> list[Dataset]:
-    """The datasets that settings name."""
+def extra_datasets(plan: Plan) -> list[Dataset]:
+    """The datasets that settings name.
+
+    Raises:
+        UserError: one is not there.
+    """
     chosen = [getattr(p.settings, s.key) for p in plan.steps for s in settings_of(p.step.settings) if s.dataset]
     return [open_dataset(name) for name in chosen if name is not None]
 

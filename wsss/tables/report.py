@@ -49,7 +49,7 @@ def print_outcome(
         return
     _suggest("the table of all runs", "compare")
     if outcome.model:
-        _suggest("make it the champion, if it is better on val", "promote", outcome.run_id)
+        _suggest("make it the champion, if the gate finds it better on val", "promote", outcome.run_id)
         _suggest("answer images with masks, on http://127.0.0.1:8000", "serve", outcome.model)
 
 

@@ -52,6 +52,8 @@ MLFLOW_TABLES = "mlflow.loggedArtifacts"
 # Artifacts of a method run.
 SETTINGS = "settings.json"
 ENVIRONMENT = "environment.txt"
+LINEAGE = "lineage.json"
+"""The images that its model learnt from, see `wsss.registry.lineage`."""
 PANELS = "panels"
 MAPS = "maps"
 DVC_MANIFESTS = "dvc"
