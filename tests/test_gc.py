@@ -24,7 +24,8 @@ from wsss.cli import app
 from wsss.errors import UserError
 from wsss.registry import gc, inventory
 from wsss.registry.gc import Collector
-from wsss.registry.ledger import FORCED, Ledger, PromotionRecord, signed
+from wsss.registry.ledger import Ledger
+from wsss.registry.promotion import FORCED, PromotionRecord, signed
 from wsss.registry.reach import Thing, chain, reached
 from wsss.registry.standing import settle
 from wsss.run.lease import held, lease
@@ -212,7 +213,7 @@ def test_a_ledger_that_is_not_here_stops_everything(local: Place, monkeypatch) -
     ledger.append(signed(PromotionRecord("wsss-x", FORCED, "1", "", "1", "why")))
     settle(ledger)
     monkeypatch.setenv("WSSS_LEDGER", "another")
-    with pytest.raises(UserError, match="set WSSS_LEDGER to where the ledger is"):
+    with pytest.raises(UserError, match="use it with: export WSSS_LEDGER="):
         local.collector.find()
 
 
