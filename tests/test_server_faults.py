@@ -299,6 +299,7 @@ def test_an_image_whose_client_has_gone_is_not_labelled(slow, monkeypatch):
     image = png(2, 2, pixels=bytes(14))
     with running(slow) as port:
         first = started(port, length=len(image), body=image)
+        time.sleep(0.2)
         gone = started(port, length=len(image), body=image)
         time.sleep(0.2)
         gone.close()

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import threading
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -11,13 +12,15 @@ import torch
 from PIL import Image
 
 from wsss.classes import Classes
-from wsss.serving import segmenter, server, uploads
+from wsss.serving import pictures, segmenter, server, uploads
 from wsss.serving.segmenter import Segmenter, best_classes
 from wsss.stages.inference import resize
 
 
 class Slow:
     """Scores that come only when they are let."""
+
+    net = SimpleNamespace(backbone=SimpleNamespace(output_stride=2))
 
     def __init__(self):
         self.go = threading.Event()
@@ -174,7 +177,7 @@ def test_a_slow_upload_ends_and_leaves_its_place(slow, monkeypatch):
 
 
 def test_pixels_times_classes_are_bounded(slow, monkeypatch):
-    monkeypatch.setattr(server, "MAX_SCORES", 8 * 8 * 3)
+    monkeypatch.setattr(pictures, "MAX_SCORES", 8 * 8 * 3)
     slow.go.set()
 
     async def talk(client):

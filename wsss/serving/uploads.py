@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from fastapi import HTTPException, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from wsss.serving.multipart import is_form
+
 MAX_BYTES = 32 * 2**20
 MAX_REQUESTS = 64
 """Images that are received, wait or are labelled at the same time."""
@@ -26,12 +28,14 @@ def announced_bytes(request: Request) -> int:
     """How many bytes the body of a request may have, known before it is read: `MAX_BYTES` where the client is silent.
 
     Raises:
-        HTTPException: 413 for more than `MAX_BYTES`, 415 for another content type than image/....
+        HTTPException: 413 for more than `MAX_BYTES`, 415 for another content type than image/... or a form.
     """
     kind = request.headers.get("content-type", "")
-    if not kind.strip().lower().startswith("image/"):
+    if not kind.strip().lower().startswith("image/") and not is_form(kind):
         raise HTTPException(
-            415, f"the content type is {kind or 'missing'}; send the file's bytes as image/jpeg or image/png"
+            415,
+            f"the content type is {kind[:200] or 'missing'}; send the file's bytes as image/jpeg or image/png, or a "
+            "form: curl -F image=@photo.jpg",
         )
     length = request.headers.get("content-length", "")
     size = int(length) if length.isdecimal() else MAX_BYTES

@@ -1,0 +1,160 @@
+"""Images on their way through the network: those of equal network size that wait together go together.
+
+One thread takes them. A GPU is given a group as one batch; the cores of a processor are given its images, one to each,
+since a larger batch leaves its caches, and threads within one image wait for each other. An image that is alone is
+labelled at once with all cores: nobody waits for company.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from wsss.process import own_cores
+from wsss.serving.segmenter import Segmenter, best_classes, nearest_nodes
+from wsss.stages.inference import resize
+
+MOST = 8
+"""Images of a group."""
+
+
+def network_size(segmenter: Segmenter, image: np.ndarray) -> tuple[int, int]:
+    """Height and width that an image (uint8 H x W x 3) has in the network, in px."""
+    stride = segmenter.module.net.backbone.output_stride
+    return nearest_nodes(image.shape[0], stride), nearest_nodes(image.shape[1], stride)
+
+
+@torch.inference_mode()
+def label_batch(segmenter: Segmenter, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The label maps of images of equal network size, in one batch, on the device that the model is on.
+
+    Args:
+        segmenter: the model.
+        images: uint8 H x W x 3 each.
+
+    Returns:
+        uint8 H x W each; of more than one image, a pixel in ten thousand may be another class's than alone, where the
+        two best scores are almost equal.
+    """
+    module = segmenter.module
+    inputs = []
+    for image in images:
+        pixels = torch.from_numpy(image).to(module.mean.device).permute(2, 0, 1)[None].float().div_(255)
+        inputs.append(resize((pixels - module.mean).div_(module.std), network_size(segmenter, image)))
+    scores = module.net(torch.cat(inputs)).float().softmax(1)
+    sizes = [(image.shape[0], image.shape[1]) for image in images]
+    return [best_classes(scores[i : i + 1], size).cpu().numpy() for i, size in enumerate(sizes)]
+
+
+@dataclass
+class _Job:
+    segmenter: Segmenter
+    image: np.ndarray
+    key: Hashable
+    labels: Future[np.ndarray] = field(default_factory=Future)
+
+
+class Batcher:
+    """Labels images in a thread of its own, in groups; the first to come is in the next group.
+
+    Args:
+        device: that the models are on.
+        seen: is told the number of images of each group.
+    """
+
+    def __init__(self, device: torch.device, seen: Callable[[int], object] = lambda _: None) -> None:
+        self._one_batch, self._seen = device.type != "cpu", seen
+        self._jobs: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._cores = ThreadPoolExecutor(own_cores(), "segment", torch.set_num_threads, (1,))
+        self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Images that no group has taken yet."""
+        return len(self._jobs)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread works."""
+        return self._thread.is_alive()
+
+    def submit(self, segmenter: Segmenter, image: np.ndarray) -> Future[np.ndarray]:
+        """The label map to come (uint8 H x W) of an image (uint8 H x W x 3); what is cancelled is not labelled."""
+        job = _Job(segmenter, image, (id(segmenter), network_size(segmenter, image)))
+        with self._changed:
+            self._jobs.append(job)
+            self._changed.notify()
+        return job.labels
+
+    def close(self) -> None:
+        """End the thread when the group at work is done."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._cores.shutdown(wait=False)
+
+    def _work(self) -> None:
+        torch.set_num_threads(own_cores())
+        while group := self._next():
+            self._label(group)
+            del group
+
+    def _next(self) -> list[_Job]:
+        """The job that has waited longest, and those of its size."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._closed)
+            if self._closed:
+                return []
+            group: list[_Job] = []
+            others: deque[_Job] = deque()
+            while self._jobs and len(group) < MOST:
+                job = self._jobs.popleft()
+                fits = not group or job.key == group[0].key
+                (group if fits else others).append(job)
+            self._jobs.extendleft(reversed(others))
+            return group
+
+    def _label(self, group: list[_Job]) -> None:
+        group = [job for job in group if job.labels.set_running_or_notify_cancel()]
+        if group:
+            self._seen(len(group))
+        if self._one_batch and group:
+            _answer_together(group)
+        elif len(group) == 1:
+            _answer_alone(group[0])
+        else:
+            for done in [self._cores.submit(_answer_alone, job) for job in group]:
+                done.result()
+
+
+def _answer_alone(job: _Job) -> None:
+    with _failures([job]):
+        job.labels.set_result(job.segmenter(job.image))
+
+
+def _answer_together(group: list[_Job]) -> None:
+    with _failures(group):
+        maps = label_batch(group[0].segmenter, [job.image for job in group])
+        for job, labels in zip(group, maps, strict=True):
+            job.labels.set_result(labels)
+
+
+@contextmanager
+def _failures(group: list[_Job]) -> Iterator[None]:
+    """What the network raises is raised where the labels are waited for."""
+    try:
+        yield
+    except Exception as error:
+        for job in group:
+            if not job.labels.done():
+                job.labels.set_exception(error)
