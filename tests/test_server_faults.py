@@ -251,8 +251,10 @@ def test_clients_that_hang_up_leave_nothing(served):
 class running:  # noqa: N801
     """A server in this process, whose limits a test may change; gives its port."""
 
-    def __init__(self, segmenter):
-        self.server = uvicorn.Server(server.make_config(segmenter))
+    def __init__(self, segmenter, options=None):
+        config = server.make_config(segmenter, options)
+        self.service = config.app.app.state.service
+        self.server = uvicorn.Server(config)
 
     def __enter__(self):
         listener = socket.create_server(("127.0.0.1", 0))

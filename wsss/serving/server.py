@@ -57,6 +57,7 @@ def _watches(service: MaskService, options: Options) -> list[Watch]:
     if options.every > 0 and has_alias(options.address):
         known = service.current.segmenter.version
         metrics = service.metrics
+        metrics.registry_up.set(1)
         watches.append(
             Watch(
                 options.address,
