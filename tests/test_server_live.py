@@ -232,10 +232,12 @@ def test_a_shadow_is_an_alias_of_the_same_model_or_an_address():
         ShadowSettings.parse("challenger:0.1", "folder")
 
 
-@pytest.mark.parametrize("seconds", [3])
-def test_promotions_under_load_fail_no_request_and_hold_no_memory(served, client, seconds):
-    """`make soak` runs the same for ten minutes with promotions every 30 s."""
-    soak(served[0], client, seconds, every=0.5)
+@pytest.mark.parametrize(
+    ("seconds", "every"),
+    [(4, 0.5), pytest.param(600, 30, marks=[pytest.mark.soak, pytest.mark.timeout(900)])],
+)
+def test_promotions_under_load_fail_no_request_and_hold_no_memory(served, client, seconds, every):
+    soak(served[0], client, seconds, every)
 
 
 def soak(port, client, seconds, every):

@@ -87,6 +87,11 @@ def serve(
         str | None, typer.Option(metavar="ALIAS:SHARE", help="Who labels a share too, such as challenger:0.1.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")] = "auto",
+    on_ray: Annotated[bool, typer.Option("--ray", help="On Ray Serve, in several replicas.")] = False,
+    replicas: Annotated[str, typer.Option(help="With --ray: how many, 2, or 1-4 by how many requests wait.")] = "1-4",
+    ray_address: Annotated[
+        str, typer.Option(envvar="RAY_ADDRESS", help="With --ray: the cluster; local is one of this machine's cores.")
+    ] = "local",
 ) -> None:
     """Serve a model over HTTP: the bytes of images in, their masks out; a page to try it at /."""
     from wsss.registry.standing import settle_address
@@ -105,7 +110,12 @@ def serve(
     follow_ledger(model)
     if host not in ("127.0.0.1", "::1", "localhost") and api_keys is None:
         typer.echo(f"wsss: whoever reaches {host} may ask for masks; --api-keys FILE asks for a key", err=True)
-    server.serve(load_package(model), host, port, chosen)
+    if on_ray:
+        from wsss.serving.ray_serve import replicas_of, serve_on_ray
+
+        serve_on_ray(model, host, port, chosen, replicas_of(replicas), device, ray_address, told=typer.echo)
+    else:
+        server.serve(load_package(model), host, port, chosen)
 
 
 def compare(
