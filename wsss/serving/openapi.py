@@ -99,4 +99,9 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     **{status: {"description": text, "content": _REFUSAL} for status, text in _REFUSALS.items()},
 }
 REFUSED: dict[int | str, dict[str, Any]] = {401: RESPONSES[401], 503: RESPONSES[503]}
-"""Of the other paths."""
+"""Of the other paths; beside these,"""
+MORE: dict[str, dict[int | str, dict[str, Any]]] = {
+    "/metrics": {200: {"description": "in Prometheus's text format", "content": {"text/plain": {"schema": _TEXT}}}},
+    "/shadow": {404: {"description": "no challenger answers", "content": _REFUSAL}},
+}
+"""those of single ones."""

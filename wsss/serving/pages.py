@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from fastapi import FastAPI, HTTPException, Response
+from fastapi.responses import JSONResponse
 
 from wsss.classes import palette
 from wsss.git import VERSION
@@ -47,7 +48,8 @@ def _get(app: FastAPI, path: str) -> Callable[[Handler], Handler]:
 
     def register(answer: Handler) -> Handler:
         app.head(path, include_in_schema=False)(answer)
-        return app.get(path, responses=openapi.REFUSED)(answer)
+        kind = Response if path == "/metrics" else JSONResponse
+        return app.get(path, responses=openapi.REFUSED | openapi.MORE.get(path, {}), response_class=kind)(answer)
 
     return register
 
