@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from wsss.classes import Classes
-from wsss.serving import pictures, segmenter, server, uploads
+from wsss.serving import pictures, segmenter, server, service, uploads
 from wsss.serving.segmenter import Segmenter, best_classes
 from wsss.stages.inference import resize
 
@@ -93,6 +93,50 @@ def test_beyond_the_bounds_503_comes_before_the_body_is_read(slow, monkeypatch):
         return (await send(client)).status_code
 
     assert session(slow, talk) == 200
+
+
+def test_an_image_that_takes_too_long_is_503_and_the_next_is_answered(slow, monkeypatch):
+    monkeypatch.setattr(service, "ANSWER_S", 0.3)
+
+    async def talk(client):
+        first, second = send(client), send(client)
+        answers = [await first, await second]
+        slow.go.set()
+        monkeypatch.setattr(service, "ANSWER_S", 20)
+        return [*answers, await send(client)]
+
+    *late, last = session(slow, talk)
+    assert all(answer.status_code == 503 and answer.headers["retry-after"] for answer in late)
+    assert "not labelled within 0.3 s" in late[0].json()["detail"] and last.status_code == 200
+
+
+def test_images_at_work_share_the_memory_in_their_order():
+    """The second waits for the first, the third, which would fit, for the second; one that gives up holds nothing."""
+    memory, order = pictures.WorkingMemory(pictures.MEMORY), []
+    half = (pictures.MEMORY - pictures._RESERVED) // 2
+
+    async def work(name, needed, go):
+        async with memory.hold(needed):
+            order.append(name)
+            await go.wait()
+
+    async def run():
+        go = asyncio.Event()
+        first = asyncio.create_task(work("first", half + 1, go))
+        second = asyncio.create_task(work("second", 2 * half, go))
+        third = asyncio.create_task(work("third", 1, go))
+        await asyncio.sleep(0.01)
+        assert order == ["first"]
+        second.cancel()
+        await asyncio.sleep(0.01)
+        assert order == ["first", "third"]
+        go.set()
+        await asyncio.gather(first, third)
+        async with memory.hold(2 * half):
+            order.append("last")
+
+    asyncio.run(asyncio.wait_for(run(), 5))
+    assert order[-1] == "last"
 
 
 def test_bytes_in_flight_are_bounded_whether_announced_or_not(slow, monkeypatch):

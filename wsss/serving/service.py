@@ -102,15 +102,25 @@ class MaskService:
         Raises:
             HTTPException: 413 or 422, an image is refused, of several with its place and name; 503, it took too long.
         """
+        answering = asyncio.ensure_future(self._answer(body, content_type, media_type, served))
         try:
-            async with asyncio.timeout(ANSWER_S):
-                files = await self._in_thread(_files, body, content_type)
-                if len(files) == 1 and media_type != answers.JSON:
-                    return await self._label(files.pop(), media_type, served)
-                done = await self._label_all(files, served)
-        except TimeoutError:
+            await asyncio.wait([answering], timeout=ANSWER_S)
+        except asyncio.CancelledError:
+            answering.cancel()
+            await asyncio.wait([answering])
+            raise
+        if not answering.done():
+            # What has begun goes on to its end, and holds its memory until then.
+            answering.cancel()
             sentence = f"the image was not labelled within {ANSWER_S} s; send it again later, or a smaller one"
-            raise HTTPException(503, sentence, {"Retry-After": "10"}) from None
+            raise HTTPException(503, sentence, {"Retry-After": "10"})
+        return answering.result()
+
+    async def _answer(self, body: bytearray, content_type: str, media_type: str, served: Served) -> Answer:
+        files = await self._in_thread(_files, body, content_type)
+        if len(files) == 1 and media_type != answers.JSON:
+            return await self._label(files.pop(), media_type, served)
+        done = await self._label_all(files, served)
         warning = next((answer.warning for answer in done if answer.warning), "")
         offers = [offer for answer in done for offer in answer.offers]
         content = {"model": served.name, "images": [answer.content for answer in done]}
