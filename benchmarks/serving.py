@@ -32,9 +32,10 @@ from benchmarks.common import Row, photographs
 from wsss.classes import VOC, Classes
 from wsss.data.palette_png import encode_palette_png
 from wsss.nets.deeplab import DeepLab
-from wsss.serving.batching import MOST, label_batch
+from wsss.serving.batching import MOST
 from wsss.serving.package import load_package, save_package
 from wsss.serving.segmenter import Segmenter
+from wsss.serving.together import label_batch
 from wsss.stages.outputs import save_model
 from wsss.stream import use_own_cores
 
@@ -123,8 +124,7 @@ def shadow(files: list[bytes], port: int, shadowed: int) -> Row:
 
 def beside_mlflow(files: list[bytes], port: int, peer: int) -> Row:
     """Requests a second of one client beside `mlflow models serve` with the same network."""
-    image = (_pixels(files[0]).transpose(2, 0, 1)[None] / 255).round(4)
-    body = json.dumps({"inputs": image.tolist()}).encode()
+    body = json.dumps({"inputs": _pixels(files[0])[None].tolist()}).encode()
     own, other = [], []
     for number in range(ROUNDS):
         seconds, whole = asked(port, files, 1, EACH)

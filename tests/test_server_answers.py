@@ -16,8 +16,8 @@ from test_server_headers import encoded, png, rotated
 from wsss.classes import Classes, palette
 from wsss.nets.deeplab import DeepLab
 from wsss.serving import answers, multipart, server
-from wsss.serving.batching import label_batch, network_size
 from wsss.serving.segmenter import DeployedSegmenter, Segmenter
+from wsss.serving.together import label_batch, network_size
 
 CLASSES = Classes(("disc", "bar", "ring"))
 
@@ -207,8 +207,8 @@ def test_rotated_and_16_bit_pictures_are_read_as_in_training(ask, model, tmp_pat
 
 def test_a_picture_far_from_training_is_answered_and_said_so(model):
     class Aware(Segmenter):
-        def far_from_training(self, size):
-            return f"{size[0]} x {size[1]} px is far" if max(size) > 50 else None
+        def far_from_training(self, height, width):
+            return f"{height} x {width} px is far" if max(height, width) > 50 else ""
 
     app = server.make_app(Aware(model.module, model.classes, "aware"))
 

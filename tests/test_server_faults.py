@@ -24,7 +24,6 @@ from wsss.classes import Classes
 from wsss.nets.deeplab import DeepLab
 from wsss.serving import connections, server, uploads
 from wsss.serving.description import describe, describe_step
-from wsss.serving.segmenter import Segmenter
 from wsss.stages.outputs import save_model
 
 NAME = "modèle 日本 100% \x7f"
@@ -184,9 +183,9 @@ def test_any_version_survives_its_header(served):
     "name", ["models:/wsss-pets/1", "é", "łódź", "日本", "a\r\nB: c", " a ", "100%41", "\udcff", "☃" * 500]
 )
 def test_versions_of_every_kind(name):  # fmt: skip
-    slow = Slow()
+    slow = Slow(name)
     slow.go.set()
-    with running(Segmenter(slow, Classes(("a", "b")), name)) as port:
+    with running(slow) as port:
         status, headers, _ = ask(port, "POST", "/segment", png(2, 2, pixels=bytes(14)), content_type="image/png")
         said = json.loads(ask(port, "GET", "/health")[2])["model"]
     assert status == 200 and unquote(headers["x-model-version"]) == said
@@ -269,9 +268,9 @@ class running:  # noqa: N801
 
 @pytest.fixture
 def slow():
-    module = Slow()
-    yield Segmenter(module, Classes(("a", "b")), "slow")
-    module.go.set()
+    slow = Slow()
+    yield slow
+    slow.go.set()
 
 
 def test_a_refused_upload_is_told_why(slow, monkeypatch):
@@ -308,7 +307,7 @@ def test_an_image_whose_client_has_gone_is_not_labelled(slow, monkeypatch):
         time.sleep(0.2)
         last = started(port, length=len(image), body=image)
         time.sleep(0.2)
-        slow.module.go.set()
+        slow.go.set()
         assert [status_of(client) for client in (first, last)] == [200, 200]
 
 

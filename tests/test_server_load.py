@@ -13,21 +13,25 @@ from PIL import Image
 
 from wsss.classes import Classes
 from wsss.serving import pictures, segmenter, server, service, uploads
-from wsss.serving.segmenter import Segmenter, best_classes
+from wsss.serving.segmenter import best_classes
 from wsss.stages.inference import resize
 
 
 class Slow:
-    """Scores that come only when they are let."""
+    """A model whose labels come only when they are let, in what the server asks of one."""
 
-    net = SimpleNamespace(backbone=SimpleNamespace(output_stride=2))
-
-    def __init__(self):
+    def __init__(self, version="slow"):
+        self.version, self.classes = version, Classes(("a", "b"))
         self.go = threading.Event()
+        stride = SimpleNamespace(output_stride=2)
+        self.module = SimpleNamespace(net=SimpleNamespace(backbone=stride))
 
-    def coarse(self, images):
+    def network_size(self, height, width):
+        return height, width
+
+    def __call__(self, image):
         self.go.wait(30)
-        return torch.zeros(1, 3, 2, 2)
+        return np.zeros(image.shape[:2], np.uint8)
 
 
 @pytest.fixture
@@ -47,7 +51,7 @@ def session(module, talk):
     """Run a conversation with a server; the conversation gets a client."""
 
     async def run():
-        app = server.make_app(Segmenter(module, Classes(("a", "b")), "slow"))
+        app = server.make_app(module)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
             return await asyncio.wait_for(talk(client), 30)
 
@@ -202,7 +206,7 @@ def test_a_slow_upload_ends_and_leaves_its_place(slow, monkeypatch):
     slow.go.set()
     unfinished = b"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 99\r\n\r\nab"
     listener = socket.create_server(("127.0.0.1", 0))
-    app = server.make_app(Segmenter(slow, Classes(("a", "b")), "slow"))
+    app = server.make_app(slow)
     running = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -32,7 +32,7 @@ def _hash(tag: str) -> str:
 
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
-        f"default-src 'none'; script-src {_hash('script')}; style-src {_hash('style')}; img-src 'self' blob:; "
+        f"default-src 'none'; script-src {_hash('script')}; style-src {_hash('style')}; img-src 'self' blob: data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",

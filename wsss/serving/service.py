@@ -197,4 +197,4 @@ def _encode(name: str, image: np.ndarray, labels: np.ndarray, media_type: str, s
 def _warning(served: Served, picture: Picture) -> str:
     """Where a model knows the sizes it has learned at: how far a picture is from them; else empty."""
     far = getattr(served.segmenter, "far_from_training", None)
-    return (far((picture.height, picture.width)) or "") if far else ""
+    return str(far(picture.height, picture.width) or "") if far else ""
