@@ -102,6 +102,8 @@ async def _fault(request: Request, error: Exception) -> Response:
 def make_app(segmenter: Segmenter, options: Options | None = None) -> FastAPI:
     """The application that serves a model, and those that take its place."""
     options = options or Options()
+    if options.device.type != "cpu":
+        segmenter.module.to(options.device)
     service = MaskService(segmenter, options.memory, options.device, options.shadow.share if options.shadow else 0.0)
     if options.shadow and service.shadow and not has_alias(options.shadow.address):
         service.shadow.take(load_package(options.shadow.address))
