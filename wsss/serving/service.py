@@ -151,12 +151,10 @@ class MaskService:
         async with self._working.hold(needed):
             image = await self._in_thread(decode, picture)
             self.metrics.images.inc()
-            try:
-                labels = await _settled(self.batcher.submit(served.segmenter, image))
-                content = await self._in_thread(_encode, file.name, image, labels, media_type, served)
-            finally:
-                if needed > _LARGE:
-                    return_memory()
+            labels = await _settled(self.batcher.submit(served.segmenter, image))
+            content = await self._in_thread(_encode, file.name, image, labels, media_type, served)
+            if needed > _LARGE:
+                await self._in_thread(return_memory)
         sampled = self.shadow is not None and self.shadow.sampled(labels.size)
         return Answer(content, _warning(served, picture), [Offer(image, labels, served)] if sampled else [])
 
