@@ -45,7 +45,7 @@ ROUNDS = 5
 EACH = 24
 """Requests of a round, of all clients together; for MLflow's server"""
 EACH_MLFLOW = 2
-THINKING_S = 0.02
+THINKING_S = 0.05
 """What a client of the shadow's row waits between two requests, so that there is time in which nobody asks."""
 NETWORK = {"classes": 21, "backbone": "mobilenet_v2", "output_stride": 16, "rates": [2, 4, 6]}
 _START_S = 120
@@ -122,7 +122,7 @@ def shadow(files: list[bytes], port: int, shadowed: int) -> Row:
         own.append(statistics.median(asked(shadowed, files, 1, EACH, THINKING_S)[0]))
         _settle(shadowed)
     images = _get(shadowed, "/shadow")["images"]
-    what = f"one client that waits 20 ms: p50 with a shadow of 0.1, which labelled {images} images; without"
+    what = f"one client that waits 50 ms: p50 with a shadow of 0.1, which labelled {images} images; without"
     return _row("shadow", what, 0.9, "ms", [1e3 * s for s in own[1:]], [1e3 * s for s in without[1:]], lower=True)
 
 

@@ -28,6 +28,8 @@ from wsss.serving.uploads import Admission, Turns
 
 ANSWER_S = 120
 """Within which images that have arrived are answered."""
+QUIET_S = 0.01
+"""Without a request before a challenger works: who asks one after the other is not held up."""
 _LARGE = 64 * 2**20
 """Bytes of memory after which the allocator is asked for what it keeps."""
 
@@ -73,7 +75,7 @@ class MaskService:
         self.batcher = Batcher(self.device, self.metrics.group.observe)
         self.current = Served.of(segmenter, memory)
         self.metrics.model.info({"version": self.current.name})
-        busy = lambda: self.admission.requests > 0  # noqa: E731
+        busy = lambda: not self.admission.quiet(QUIET_S)  # noqa: E731
         self.shadow = Shadow(shadow_share, busy, self.metrics) if shadow_share else None
 
     def take(self, segmenter: Segmenter | None) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
@@ -102,6 +104,11 @@ class Admission:
 
     def __init__(self) -> None:
         self.requests = self.bytes = 0
+        self._left = -math.inf
+
+    def quiet(self, seconds: float) -> bool:
+        """Whether nothing has been held for so long; may be asked by any thread."""
+        return self.requests == 0 and time.monotonic() - self._left >= seconds
 
     @contextmanager
     def admit(self, size: int) -> Iterator[None]:
@@ -119,6 +126,7 @@ class Admission:
         try:
             yield
         finally:
+            self._left = time.monotonic()
             self.requests -= 1
             self.bytes -= size
 
