@@ -76,7 +76,6 @@ class Batcher:
         self._cores.shutdown(wait=False)
 
     def _work(self) -> None:
-        torch.set_num_threads(own_cores())
         while group := self._next():
             self._label(group)
             del group
@@ -103,8 +102,11 @@ class Batcher:
         if self._one_batch and group:
             _answer_together(group)
         elif len(group) == 1:
+            # A part of what this sets is the process's (MKL's share), and other threads have set it to 1.
+            torch.set_num_threads(own_cores())
             _answer_alone(group[0])
-        else:
+        elif group:
+            torch.set_num_threads(1)
             for done in [self._cores.submit(_answer_alone, job) for job in group]:
                 done.result()
 
