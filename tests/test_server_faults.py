@@ -157,6 +157,18 @@ def test_health_answers_at_once_under_load(served):
     assert all(statistics.median(seconds) < 0.05 for seconds in times.values()), times
 
 
+def test_requests_that_follow_each_other_wait_for_no_acknowledgement(served):
+    """An answer is two packets; 40 ms is what a client waits before it acknowledges the first."""
+    connection, seconds = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60), []
+    for _ in range(15):
+        begun = time.perf_counter()
+        connection.request("GET", "/classes")
+        connection.getresponse().read()
+        seconds.append(time.perf_counter() - begun)
+    connection.close()
+    assert statistics.median(seconds) < 0.03, seconds
+
+
 def test_uploads_that_are_too_many_are_told_so(served):
     """The whole way, as `wsss serve` runs it: each of 20 clients that send 20 MB and close gets an answer."""
     statuses, body = [], bytes(20_000_000)
