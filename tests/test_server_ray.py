@@ -40,7 +40,8 @@ def test_one_command_serves_in_replicas(registry):  # noqa: F811
             assert status == 200 and headers["x-model-version"] == "models:/wsss-little/2"
         assert ask(8199, "POST", "/segment", b"hello", content_type="image/png")[0] == 422
         with urlopen("http://127.0.0.1:8199/classes") as answer:
-            assert all(name in answer.read().decode() for name in CLASSES.names)
+            told = answer.read().decode()
+        assert all(name in told for name in CLASSES.names)
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
