@@ -43,6 +43,10 @@ demo: $(READY) ## from image-level tags to a tracked, versioned segmentation mod
 test: lint ## all checks and all tests (REQUIRE_ALL=1 makes a skipped test a failure)
 	pytest -q
 
+.PHONY: soak
+soak: $(READY) ## what takes long: ten minutes of a server with promotions, Ray Serve
+	WSSS_SOAK=1 pytest -q -m soak --timeout 1200
+
 .PHONY: lint
 lint: $(READY) ## style, types and who may import whom
 	ruff check .

@@ -52,10 +52,11 @@ SMALL = {
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where there is no GPU, tests marked `gpu` are left out: they say nothing of such a machine."""
-    if not torch.cuda.is_available():
-        left_out = [item for item in items if item.get_closest_marker("gpu")]
-        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+    """Tests marked `gpu` are left out where there is no GPU, those marked `soak` but for `make soak`."""
+    there = {"gpu": torch.cuda.is_available(), "soak": os.environ.get("WSSS_SOAK") == "1"}
+    left_out = [item for item in items if any(item.get_closest_marker(mark) and not there[mark] for mark in there)]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
         config.hook.pytest_deselected(items=left_out)
 
 

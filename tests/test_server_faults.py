@@ -24,7 +24,7 @@ from wsss.classes import Classes
 from wsss.nets.deeplab import DeepLab
 from wsss.serving import connections, server, uploads
 from wsss.serving.description import describe, describe_step
-from wsss.serving.segmenter import Inference, Segmenter
+from wsss.serving.segmenter import Inference
 from wsss.stages.outputs import save_model
 
 NAME = "modèle 日本 100% \x7f"
@@ -160,6 +160,18 @@ def test_health_answers_at_once_under_load(served):
     assert all(statistics.median(seconds) < 0.05 for seconds in times.values()), times
 
 
+def test_requests_that_follow_each_other_wait_for_no_acknowledgement(served):
+    """An answer is two packets; 40 ms is what a client waits before it acknowledges the first."""
+    connection, seconds = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60), []
+    for _ in range(15):
+        begun = time.perf_counter()
+        connection.request("GET", "/classes")
+        connection.getresponse().read()
+        seconds.append(time.perf_counter() - begun)
+    connection.close()
+    assert statistics.median(seconds) < 0.03, seconds
+
+
 def test_uploads_that_are_too_many_are_told_so(served):
     """The whole way, as `wsss serve` runs it: each of 20 clients that send 20 MB and close gets an answer."""
     statuses, body = [], bytes(20_000_000)
@@ -186,9 +198,9 @@ def test_any_version_survives_its_header(served):
     "name", ["models:/wsss-pets/1", "é", "łódź", "日本", "a\r\nB: c", " a ", "100%41", "\udcff", "☃" * 500]
 )
 def test_versions_of_every_kind(name):  # fmt: skip
-    slow = Slow()
+    slow = Slow(name)
     slow.go.set()
-    with running(Segmenter(slow, Classes(("a", "b")), name)) as port:
+    with running(slow) as port:
         status, headers, _ = ask(port, "POST", "/segment", png(2, 2, pixels=bytes(14)), content_type="image/png")
         said = json.loads(ask(port, "GET", "/health")[2])["model"]
     assert status == 200 and unquote(headers["x-model-version"]) == said
@@ -253,8 +265,10 @@ def test_clients_that_hang_up_leave_nothing(served):
 class running:  # noqa: N801
     """A server in this process, whose limits a test may change; gives its port."""
 
-    def __init__(self, segmenter):
-        self.server = uvicorn.Server(server.make_config(segmenter))
+    def __init__(self, segmenter, options=None):
+        config = server.make_config(segmenter, options)
+        self.service = config.app.app.state.service
+        self.server = uvicorn.Server(config)
 
     def __enter__(self):
         listener = socket.create_server(("127.0.0.1", 0))
@@ -269,9 +283,9 @@ class running:  # noqa: N801
 
 @pytest.fixture
 def slow():
-    module = Slow()
-    yield Segmenter(module, Classes(("a", "b")), "slow")
-    module.go.set()
+    slow = Slow()
+    yield slow
+    slow.go.set()
 
 
 def test_a_refused_upload_is_told_why(slow, monkeypatch):
@@ -301,13 +315,14 @@ def test_an_image_whose_client_has_gone_is_not_labelled(slow, monkeypatch):
     image = png(2, 2, pixels=bytes(14))
     with running(slow) as port:
         first = started(port, length=len(image), body=image)
+        time.sleep(0.2)
         gone = started(port, length=len(image), body=image)
         time.sleep(0.2)
         gone.close()
         time.sleep(0.2)
         last = started(port, length=len(image), body=image)
         time.sleep(0.2)
-        slow.module.go.set()
+        slow.go.set()
         assert [status_of(client) for client in (first, last)] == [200, 200]
 
 

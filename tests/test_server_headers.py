@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 from wsss.classes import Classes
 from wsss.data.augmentation import MEAN, STD
 from wsss.nets.deeplab import DeepLab
-from wsss.serving import headers, server
+from wsss.serving import headers, pictures
 from wsss.serving.deployed import Deployed
 from wsss.serving.headers import read_header
 from wsss.serving.memory import LabellingMemory
@@ -28,13 +28,13 @@ def limits():
     torch.manual_seed(0)
     net = DeepLab(classes=3, backbone="tiny", weights="none", output_stride=16, rates=[1, 2])
     module = Deployed(Probabilities(net.eval()), 16, MEAN, STD, (1, 2**15)).eval()
-    return server.Limits(Segmenter(module, Classes(("a", "b")), "model"))
+    return pictures.Limits(Segmenter(module, Classes(("a", "b")), "model"))
 
 
 def decode(data, limits):
     picture = read_header(data)
     limits.check(picture)
-    return server.decode(picture)
+    return pictures.decode(picture)
 
 
 def encoded(kind, array=PIXELS, **options):
@@ -180,7 +180,7 @@ def test_bombs_are_refused_before_a_decoder_sees_them(limits, name, monkeypatch)
     """But for a PNG with a second header, which is dropped: what Pillow then sees has no pixels."""
     body, status, sentence = BOMBS[name]
     if name != "PNG of two sizes":
-        monkeypatch.setattr(server.Image, "open", lambda *_, **__: pytest.fail("a decoder was asked"))
+        monkeypatch.setattr(pictures.Image, "open", lambda *_, **__: pytest.fail("a decoder was asked"))
     with pytest.raises(HTTPException) as refusal:
         decode(body, limits)
     assert refusal.value.status_code == status and sentence in refusal.value.detail
@@ -217,7 +217,7 @@ def test_memory_grows_with_the_padded_size_and_in_tiles_with_the_pixels_alone():
 
 
 def test_the_limit_of_memory_is_the_users(limits):
-    roomy = server.Limits(Segmenter(limits._labelling._source, Classes(("a", "b")), "model"), 4 * 2**30)
+    roomy = pictures.Limits(Segmenter(limits._labelling._source, Classes(("a", "b")), "model"), 4 * 2**30)
     picture = read_header(png(4000, 4000))
     assert 576 * 2**20 < roomy.check(picture) < 3.5 * 2**30
     with pytest.raises(HTTPException, match=r"at most 576 MiB are given to one"):

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import threading
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -11,22 +12,25 @@ import torch
 from PIL import Image
 
 from wsss.classes import Classes
-from wsss.data.augmentation import MEAN, STD
-from wsss.serving import deployed, server, uploads
-from wsss.serving.deployed import Deployed, best_classes, resize, rows_at_size
-from wsss.serving.segmenter import Segmenter
+from wsss.serving import deployed, pictures, server, service, uploads
+from wsss.serving.deployed import best_classes, resize, rows_at_size
 
 
-class Slow(Deployed):
-    """Scores that come only when they are let."""
+class Slow:
+    """A model whose labels come only when they are let, in what the server asks of one."""
 
-    def __init__(self):
-        super().__init__(torch.nn.Identity(), 8, MEAN, STD)
+    def __init__(self, version="slow"):
+        self.version, self.classes = version, Classes(("a", "b"))
         self.go = threading.Event()
+        stride = SimpleNamespace(output_stride=2)
+        self.module = SimpleNamespace(net=SimpleNamespace(backbone=stride))
 
-    def coarse(self, images):
+    def network_size(self, height, width):
+        return height, width
+
+    def __call__(self, image):
         self.go.wait(30)
-        return torch.zeros(1, 3, 2, 2)
+        return np.zeros(image.shape[:2], np.uint8)
 
 
 @pytest.fixture
@@ -46,7 +50,7 @@ def session(module, talk):
     """Run a conversation with a server; the conversation gets a client."""
 
     async def run():
-        app = server.make_app(Segmenter(module, Classes(("a", "b")), "slow"))
+        app = server.make_app(module)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
             return await asyncio.wait_for(talk(client), 30)
 
@@ -92,6 +96,50 @@ def test_beyond_the_bounds_503_comes_before_the_body_is_read(slow, monkeypatch):
         return (await send(client)).status_code
 
     assert session(slow, talk) == 200
+
+
+def test_an_image_that_takes_too_long_is_503_and_the_next_is_answered(slow, monkeypatch):
+    monkeypatch.setattr(service, "ANSWER_S", 0.3)
+
+    async def talk(client):
+        first, second = send(client), send(client)
+        answers = [await first, await second]
+        slow.go.set()
+        monkeypatch.setattr(service, "ANSWER_S", 20)
+        return [*answers, await send(client)]
+
+    *late, last = session(slow, talk)
+    assert all(answer.status_code == 503 and answer.headers["retry-after"] for answer in late)
+    assert "not labelled within 0.3 s" in late[0].json()["detail"] and last.status_code == 200
+
+
+def test_images_at_work_share_the_memory_in_their_order():
+    """The second waits for the first, the third, which would fit, for the second; one that gives up holds nothing."""
+    memory, order = pictures.WorkingMemory(pictures.MEMORY), []
+    half = (pictures.MEMORY - pictures._RESERVED) // 2
+
+    async def work(name, needed, go):
+        async with memory.hold(needed):
+            order.append(name)
+            await go.wait()
+
+    async def run():
+        go = asyncio.Event()
+        first = asyncio.create_task(work("first", half + 1, go))
+        second = asyncio.create_task(work("second", 2 * half, go))
+        third = asyncio.create_task(work("third", 1, go))
+        await asyncio.sleep(0.01)
+        assert order == ["first"]
+        second.cancel()
+        await asyncio.sleep(0.01)
+        assert order == ["first", "third"]
+        go.set()
+        await asyncio.gather(first, third)
+        async with memory.hold(2 * half):
+            order.append("last")
+
+    asyncio.run(asyncio.wait_for(run(), 5))
+    assert order[-1] == "last"
 
 
 def test_bytes_in_flight_are_bounded_whether_announced_or_not(slow, monkeypatch):
@@ -157,7 +205,7 @@ def test_a_slow_upload_ends_and_leaves_its_place(slow, monkeypatch):
     slow.go.set()
     unfinished = b"POST /segment HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 99\r\n\r\nab"
     listener = socket.create_server(("127.0.0.1", 0))
-    app = server.make_app(Segmenter(slow, Classes(("a", "b")), "slow"))
+    app = server.make_app(slow)
     running = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
@@ -176,7 +224,7 @@ def test_a_slow_upload_ends_and_leaves_its_place(slow, monkeypatch):
 
 
 def test_pixels_times_classes_are_bounded(slow, monkeypatch):
-    monkeypatch.setattr(server, "MAX_SCORES", 8 * 8 * 3)
+    monkeypatch.setattr(pictures, "MAX_SCORES", 8 * 8 * 3)
     slow.go.set()
 
     async def talk(client):

@@ -25,7 +25,7 @@ from wsss.errors import UserError
 from wsss.nets.deeplab import DeepLab
 from wsss.run.plan import make_plan
 from wsss.scores import Masks, Scores, confusion
-from wsss.serving import server, uploads
+from wsss.serving import pictures, server, uploads
 from wsss.serving.card import model_card
 from wsss.serving.evaluate import as_json, evaluate
 from wsss.serving.package import load_package, load_step, save_package
@@ -200,7 +200,7 @@ def test_refusals(ask, body, kind, status, sentence):
 
 
 def test_large_image_and_large_body_are_refused(ask, monkeypatch):
-    monkeypatch.setattr(server, "MAX_PIXELS", 63 * 64)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 63 * 64)
     answer = ask("POST", "/segment", png(picture(64, 64)))
     assert answer.status_code == 413 and "64 x 64 px" in answer.json()["detail"]
     monkeypatch.setattr(uploads, "MAX_BYTES", 1000)

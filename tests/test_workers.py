@@ -88,7 +88,7 @@ def test_two_workers_of_which_one_is_killed_learn_what_one_learns(tiny_shapes: D
     report = Reports()
     together.run_together(train_tiny, context(tmp_path / "together", tiny_shapes, report), 2, "local")
     assert (tmp_path / "killed").exists()
-    alone, shared = (torch.load(tmp_path / name / "weights.pt", weights_only=False) for name in ("alone", "together"))
+    alone, shared = (torch.load(tmp_path / name / "weights.pt", weights_only=True) for name in ("alone", "together"))
     for one, other in zip(alone, shared, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     one, other = (float((tmp_path / name / "loss.txt").read_text()) for name in ("alone", "together"))

@@ -36,13 +36,41 @@ def serve(
     memory: Annotated[
         float, typer.Option(min=0.5, help="GiB that answers may take together, above the idle server.")
     ] = 1.0,
+    api_keys: Annotated[Path | None, typer.Option(metavar="FILE", help="Keys that requests need, one a line.")] = None,
+    watch: Annotated[float, typer.Option(min=0, help="Seconds between two looks at the alias; 0 for none.")] = 5.0,
+    shadow: Annotated[
+        str | None, typer.Option(metavar="ALIAS:SHARE", help="Who labels a share too, such as challenger:0.1.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")] = "auto",
+    on_ray: Annotated[bool, typer.Option("--ray", help="On Ray Serve, in several replicas.")] = False,
+    replicas: Annotated[str, typer.Option(help="With --ray: how many, 2, or 1-4 by how many requests wait.")] = "1-4",
+    ray_address: Annotated[
+        str, typer.Option(envvar="RAY_ADDRESS", help="With --ray: the cluster; local is one of this machine's cores.")
+    ] = "local",
 ) -> None:
-    """Serve a model over HTTP: the bytes of an image in, its mask out."""
-    from wsss.serving import server
+    """Serve a model over HTTP: the bytes of images in, their masks out; a page to try it at /."""
+    from wsss.registry.standing import settle_address
+    from wsss.serving import options, server
     from wsss.serving.package import load_package
 
+    chosen = options.Options(
+        memory=int(memory * 2**30),
+        device=options.device_of(device),
+        keys=options.ApiKeys.read(api_keys) if api_keys else None,
+        shadow=options.ShadowSettings.parse(shadow, model) if shadow else None,
+        address=model,
+        every=watch,
+        settle=lambda: settle_address(model),
+    )
     follow_ledger(model)
-    server.serve(load_package(model), host, port, int(memory * 2**30))
+    if host not in ("127.0.0.1", "::1", "localhost") and api_keys is None:
+        typer.echo(f"wsss: whoever reaches {host} may ask for masks; --api-keys FILE asks for a key", err=True)
+    if on_ray:
+        from wsss.serving.ray_serve import replicas_of, serve_on_ray
+
+        serve_on_ray(model, host, port, chosen, replicas_of(replicas), device, ray_address, told=typer.echo)
+    else:
+        server.serve(load_package(model), host, port, chosen)
 
 
 def compare(

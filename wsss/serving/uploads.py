@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 from fastapi import HTTPException, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from wsss.serving.multipart import is_form
 
 MAX_BYTES = 32 * 2**20
 MAX_REQUESTS = 64
@@ -26,12 +30,14 @@ def announced_bytes(request: Request) -> int:
     """How many bytes the body of a request may have, known before it is read: `MAX_BYTES` where the client is silent.
 
     Raises:
-        HTTPException: 413 for more than `MAX_BYTES`, 415 for another content type than image/....
+        HTTPException: 413 for more than `MAX_BYTES`, 415 for another content type than image/... or a form.
     """
     kind = request.headers.get("content-type", "")
-    if not kind.strip().lower().startswith("image/"):
+    if not kind.strip().lower().startswith("image/") and not is_form(kind):
         raise HTTPException(
-            415, f"the content type is {kind or 'missing'}; send the file's bytes as image/jpeg or image/png"
+            415,
+            f"the content type is {kind[:200] or 'missing'}; send the file's bytes as image/jpeg or image/png, or a "
+            "form: curl -F image=@photo.jpg",
         )
     length = request.headers.get("content-length", "")
     size = int(length) if length.isdecimal() else MAX_BYTES
@@ -98,6 +104,11 @@ class Admission:
 
     def __init__(self) -> None:
         self.requests = self.bytes = 0
+        self._left = -math.inf
+
+    def quiet(self, seconds: float) -> bool:
+        """Whether nothing has been held for so long; may be asked by any thread."""
+        return self.requests == 0 and time.monotonic() - self._left >= seconds
 
     @contextmanager
     def admit(self, size: int) -> Iterator[None]:
@@ -115,6 +126,7 @@ class Admission:
         try:
             yield
         finally:
+            self._left = time.monotonic()
             self.requests -= 1
             self.bytes -= size
 

@@ -1,0 +1,51 @@
+"""How a model is served: what the command line, the server and Ray Serve agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from wsss.errors import UserError, unknown
+from wsss.serving.keys import ApiKeys
+from wsss.serving.pictures import MEMORY
+from wsss.serving.shadow import ShadowSettings
+
+__all__ = ["ApiKeys", "Options", "ShadowSettings", "device_of"]
+
+
+def device_of(name: str) -> torch.device:
+    """The device of a name: cpu, cuda, or auto, which is cuda where there is one.
+
+    Raises:
+        UserError: another name, or cuda where there is none.
+    """
+    if name not in (known := ("auto", "cpu", "cuda")):
+        raise unknown("device", name, known)
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("this machine has no GPU that torch can use; choose --device cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is served.
+
+    Attributes:
+        memory: as in `wsss.serving.pictures.Limits`.
+        device: that models are on.
+        keys: who may ask; None for everybody.
+        shadow: who answers too; None for nobody.
+        address: what was asked for; where it has an alias, the alias is watched.
+        every: seconds between two looks at an alias; 0 for none.
+        settle: has an alias follow the ledger.
+    """
+
+    memory: int = MEMORY
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    keys: ApiKeys | None = None
+    shadow: ShadowSettings | None = None
+    address: str = ""
+    every: float = 5.0
+    settle: Callable[[], object] = lambda: None
