@@ -9,13 +9,12 @@ from wsss.data import Dataset
 from wsss.run.plan import Plan
 from wsss.scores import Evaluation, metric_names
 from wsss.scores.bootstrap import bootstrap
-from wsss.serving.learned import Cost
+from wsss.serving.learned import PREDICTION, Cost
 from wsss.serving.segmenter import Inference
 from wsss.tracking import names
 
 _DRAWS = 200
 """Of the bootstrap, for each class."""
-_PREDICTION = "pred"
 _VERSIONS = {
     "Data, DVC version": names.DATA_MD5,
     "Label maps, DVC version": names.LABELS_MD5,
@@ -100,7 +99,7 @@ def _by_class(dataset: Dataset, metrics: Mapping[str, float], evaluations: Seque
     columns = {e.split: _with_intervals(e) for e in evaluations if e.split in ("dev", "val")}
     for split in ("dev", "val"):
         keys = [
-            metric_names.metric(split, _PREDICTION, metric_names.IOU, name) for name in dataset.classes.with_background
+            metric_names.metric(split, PREDICTION, metric_names.IOU, name) for name in dataset.classes.with_background
         ]
         if split not in columns and any(key in metrics for key in keys):
             columns[split] = [_percent(metrics.get(key, math.nan)) for key in keys]

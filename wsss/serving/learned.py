@@ -18,6 +18,8 @@ from wsss.serving.segmenter import Inference
 from wsss.stages.evaluate import read_evaluations
 from wsss.stages.segment import PredictSettings
 
+PREDICTION = "pred"
+"""What a run's segmenter predicts, and its package too; see `wsss.scores.scored`."""
 _SECONDS = 60.0
 _IMAGES = 100
 """So long, and over so many images at most, the cost of several passes is measured."""
@@ -77,5 +79,5 @@ def measure_cost(trained: StepResult, dataset: Dataset, inference: Inference) ->
 
 def prediction_evaluations(steps: Mapping[str, StepResult]) -> list[Evaluation]:
     """The evaluations of what a run's segmenter predicts, as its package does (`pred`), on dev and val."""
-    step = steps.get("evaluate.pred")
+    step = steps.get(f"evaluate.{PREDICTION}")
     return list(read_evaluations(step.folder).values()) if step else []
