@@ -12,16 +12,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 from PIL import Image, UnidentifiedImageError
 
 from wsss.cli import main
-from wsss.errors import UserError
+from wsss.errors import StoppedError, UserError
 from wsss.failures import ADVICE, ended, sentence
 from wsss.storage import disk_errors, temporary_folder, write_bytes
 
 
 def raised(error: BaseException) -> object:
     raise error
+
+
+def test_an_interrupt_says_how_it_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    app = typer.Typer()
+    app.command()(lambda: raised(KeyboardInterrupt()))
+    for action in (lambda: app([]), lambda: raised(KeyboardInterrupt())):
+        assert ended("wsss", action) == 130
+        assert capsys.readouterr().err == "wsss: interrupted; the same command continues where it stopped\n"
+    assert ended("tune", lambda: raised(StoppedError("interrupted; this goes on: x"))) == 130
+    assert capsys.readouterr().err == "tune: interrupted; this goes on: x\n"
 
 
 @pytest.mark.parametrize("number", [*ADVICE, errno.ENOSPC, errno.EDQUOT, errno.ECONNRESET, errno.EBUSY])

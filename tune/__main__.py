@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from wsss.errors import StoppedError
 from wsss.failures import ended
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -60,7 +61,7 @@ def search(
     from tune.runner import run_search
     from tune.search import plan_search
     from tune.space import Narrowing
-    from tune.studies import check_new, resumed
+    from tune.studies import check_new, resume_command, resumed
     from wsss.cli.runs import parse_settings, words
     from wsss.run.method import WORK
 
@@ -115,7 +116,12 @@ def search(
     if not quiet:
         spaces = "; ".join(f"{each.method}: {', '.join(each.space) or 'nothing'}" for each in plan.methods)
         print(f"search {plan.name}: {plan.metric} over {spaces}", flush=True)
-    say_result(run_search(plan, budget, ray_address=ray_address, quiet=quiet, warm=warm), budget)
+    try:
+        result = run_search(plan, budget, ray_address=ray_address, quiet=quiet, warm=warm)
+    except KeyboardInterrupt:
+        again = resume_command(plan.name, "--trials", str(trials))
+        raise StoppedError(f"interrupted; this goes on:\n  {again}") from None
+    say_result(result, budget)
 
 
 def main() -> int:

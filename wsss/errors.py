@@ -16,6 +16,10 @@ class OutOfTimeError(Exception):
     """The time that was given is over; what was done so far stays, and the same call goes on from there."""
 
 
+class StoppedError(Exception):
+    """A person interrupted it; the sentence says how it goes on. The command line exits with status 130."""
+
+
 def unknown(kind: str, name: str, known: object) -> UserError:
     """The error for a name that does not exist; `known` are the names that do."""
     return UserError(f"unknown {kind} {name!r}; choose from {', '.join(sorted(map(str, known)))}")  # type: ignore[call-overload]

@@ -14,10 +14,13 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 
-from wsss.errors import UserError, masked, one_line
+from wsss.errors import StoppedError, UserError, masked, one_line
 from wsss.surroundings import settle_streams
 
 DEBUG = "--debug"
+INTERRUPTED = 130
+"""The exit status after an interrupt."""
+_GOES_ON = "interrupted; the same command continues where it stopped"
 _PILLOW = "PIL"
 _LIBRARIES = {
     "mlflow": "MLflow refuses",
@@ -125,9 +128,13 @@ def ended(program: str, action: Callable[[], object]) -> int:
     try:
         return _status(action())
     except SystemExit as end:
-        return _status(end.code)
+        if end.code != INTERRUPTED:  # what typer makes of a keyboard's interrupt
+            return _status(end.code)
+        line, status = _GOES_ON, INTERRUPTED
     except KeyboardInterrupt:
-        line, status = "interrupted; the same command continues where it stopped", 130
+        line, status = _GOES_ON, INTERRUPTED
+    except StoppedError as stop:
+        line, status = str(stop), INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
