@@ -190,7 +190,7 @@ def ran(data: Path, template, tmp_path_factory):
         with pytest.raises(KeyboardInterrupt):
             run_grid(grid, Budget(), quiet=True)
         patch.setattr(tune.grid_run, "run_method", write)
-        steps_before = {path: path.stat().st_mtime_ns for path in Path("work/store").glob("*/*/manifest.json")}
+        steps_before = {path: path.stat().st_ino for path in Path("work/store").glob("*/*/manifest.json")}
         options = [f"--fix={key}={value}" for key, value in FAST.items()]
         sets = [f"--grid={key}={','.join(values)}" for key, values in axes.items()]
         patch.setattr(sys, "argv", ["tune", "--method=cam", "--data=little", *options, *sets])
@@ -206,7 +206,7 @@ def test_interrupted_the_same_command_goes_on(ran) -> None:
     assert {(record.rng, record.params["refine.background.alpha"]) for record in records} == {
         (0, "1.0"), (0, "4.0"), (1, "1.0"), (1, "4.0")
     }  # fmt: skip
-    now = {path: path.stat().st_mtime_ns for path in Path("work/store").glob("*/*/manifest.json")}
+    now = {path: path.stat().st_ino for path in Path("work/store").glob("*/*/manifest.json")}
     assert steps_before.items() <= now.items(), "a step that was there was computed again"
     assert len(list(Path("work/store/localize.cam.train").glob("*/manifest.json"))) == 2
 
