@@ -11,6 +11,7 @@ the network's keys alone, and the names in the metadata of `MLmodel`.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -24,7 +25,7 @@ from wsss.errors import UserError
 from wsss.nets.backbones import BACKBONES
 from wsss.serving.deployed import MAX_SIDE
 from wsss.serving.heatmaps import Direct, direct_of
-from wsss.serving.networks import SEGMENTER
+from wsss.serving.networks import NETWORKS, SEGMENTER
 from wsss.serving.segmenter import Inference
 from wsss.settings import flatten, parse
 from wsss.stages.refine import CrfSettings
@@ -284,8 +285,13 @@ def _checked(kind: type[Kind], path: Path, content: dict[str, Any]) -> Kind:
     try:
         return kind.model_validate_json(json.dumps(content))
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, p['loc']))}: {_words(p['type'], p['msg'])}" for p in error.errors()]
+        problems = [f"{_key(p['loc'])}: {_words(p['type'], p['msg'])}" for p in error.errors()]
         raise UserError(f"{path} describes no model that wsss knows: {'; '.join(problems[:5])}") from None
+
+
+def _key(place: Sequence[int | str]) -> str:
+    """Where in the file a problem is; which of the networks was read is no key."""
+    return ".".join(str(part) for part in place if part not in NETWORKS)
 
 
 def _words(kind: str, message: str) -> str:
