@@ -1,5 +1,9 @@
 """The packaged model: at what size it labels, in tiles, together with others, and what it takes."""
 
+import os
+import threading
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +14,9 @@ from wsss.data.augmentation import MEAN, STD
 from wsss.nets.deeplab import DeepLab
 from wsss.serving import deployed
 from wsss.serving.deployed import Deployed, best_classes, brought, in_tiles, resize, rows_at_size
-from wsss.serving.memory import LabellingMemory
+from wsss.serving.headers import Picture
+from wsss.serving.memory import LabellingMemory, crf_bytes
+from wsss.serving.pictures import Limits
 from wsss.serving.segmenter import Inference, Probabilities, Segmenter, fused
 from wsss.stages.inference import multi_scale, node_grid, node_size
 from wsss.stages.refine import CrfSettings, crf_labels, probabilities
@@ -160,6 +166,34 @@ def test_a_phones_photograph_is_labelled_within_the_servers_memory(size, sides):
     net = DeepLab(classes=21, backbone="mobilenet_v2", weights="none", output_stride=16, rates=(2, 4, 6)).eval()
     model = Deployed(Probabilities(net), 16, MEAN, STD, sides, (0.75, 1.0, 1.25), True).eval()
     assert LabellingMemory(model).bytes(*size) + 3 * size[0] * size[1] < 576 * 2**20
+
+
+def test_the_memory_of_a_crf_is_counted(net):
+    """What labelling takes with one, of a picture without two like pixels, is no more than was said before."""
+    inference = Inference((200, 300), crf=CrfSettings())
+    model, size = segmenter(net, inference), (225, 300)
+    plain, counted = (LabellingMemory(model.module, labels).bytes(*size) for labels in (0, 4))
+    assert counted - plain == crf_bytes(225 * 300, 4)
+    assert LabellingMemory(model.module, 4).bytes(2250, 3000) - LabellingMemory(model.module).bytes(2250, 3000) == (
+        counted - plain
+    )
+    limits = Limits(model, 2**30)
+    assert limits.check(Picture("PNG", 300, 225, 0, b"")) >= counted
+    assert limits.check(Picture("PNG", 200, 20, 0, b"")) >= crf_bytes(200 * 20, 4)
+
+    peaks, done = [], threading.Event()
+    resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")  # noqa: E731
+
+    def watch():
+        while not done.wait(0.002):
+            peaks.append(resident())
+
+    before, watcher = resident(), threading.Thread(target=watch)
+    watcher.start()
+    model(picture(*size))
+    done.set()
+    watcher.join()
+    assert 0.1 * counted < max(peaks) - before < counted
 
 
 def test_the_faster_network_gives_the_same_labels(net):

@@ -187,7 +187,7 @@ def edited(**changes):
 @pytest.mark.parametrize(
     ("edit", "sentence"),
     [
-        (edited(format=4), "is of format 4, this version of wsss reads 1 to 3"),
+        (edited(format=5), "is of format 5, this version of wsss reads 1 to 4"),
         (edited(format="x"), "is of format 'x'"),
         (edited(scales=[1]), "scales: unknown key"),
         (edited(inference__scales=[0]), "inference.scales.0: "),

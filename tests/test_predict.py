@@ -122,6 +122,7 @@ def test_bad_folders_are_one_sentence(package, tmp_path):
     assert "no model can be loaded" in str(result.exception)
 
 
+@pytest.mark.soak
 def test_a_cluster_gives_the_same(package, photos, tmp_path, surroundings):
     here, there = tmp_path / "here", tmp_path / "there"
     assert predict(photos, "--model", package, "--out", here).exit_code == 0

@@ -17,12 +17,15 @@ from test_server_faults import ask, running
 from test_server_headers import encoded
 
 from wsss.classes import Classes
+from wsss.errors import UserError
 from wsss.nets.deeplab import DeepLab
 from wsss.serving import live
 from wsss.serving.description import describe, describe_step
 from wsss.serving.live import Watch, has_alias
 from wsss.serving.options import Options, ShadowSettings
 from wsss.serving.package import load_package
+from wsss.serving.segmenter import Instead
+from wsss.serving.server import make_app
 from wsss.serving.shadow import Shadow
 from wsss.stages.outputs import save_model
 
@@ -267,3 +270,19 @@ def soak(port, client, seconds, every):
         thread.join()
     assert not failures and answers[0] > 10
     assert held[-1] - held[len(held) // 3] < 60 * 2**20, [size >> 20 for size in held]
+
+
+def test_the_faster_network_serves_what_takes_its_place_too(client):
+    """`wsss serve --runtime fused`; by default the answers are those of everywhere, bit for bit."""
+    first, second = (load_package(f"models:/{NAME}/{number}") for number in (1, 2))
+    assert not isinstance(make_app(first).state.service.current.segmenter.module.net, Instead)
+    service = make_app(first, Options(runtime="fused")).state.service
+    for model in (first, second):
+        service.take(model)
+        served = service.current.segmenter
+        assert isinstance(served.module.net, Instead) and served.version == model.version
+        image = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
+        assert (served(image) == model(image)).mean() >= 0.9999
+    service.close()
+    with pytest.raises(UserError, match="unknown runtime 'fast'; choose from fused, torch"):
+        Options(runtime="fast")

@@ -42,6 +42,9 @@ def serve(
         str | None, typer.Option(metavar="ALIAS:SHARE", help="Who labels a share too, such as challenger:0.1.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")] = "auto",
+    runtime: Annotated[
+        str, typer.Option(help="torch, or fused: faster on a CPU, the same labels but for rounding.")
+    ] = "torch",
     on_ray: Annotated[bool, typer.Option("--ray", help="On Ray Serve, in several replicas.")] = False,
     replicas: Annotated[str, typer.Option(help="With --ray: how many, 2, or 1-4 by how many requests wait.")] = "1-4",
     ray_address: Annotated[
@@ -61,6 +64,7 @@ def serve(
         address=model,
         every=watch,
         settle=lambda: settle_address(model),
+        runtime=runtime,
     )
     follow_ledger(model)
     if host not in ("127.0.0.1", "::1", "localhost") and api_keys is None:

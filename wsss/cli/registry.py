@@ -25,6 +25,9 @@ def promote(
     data: Annotated[str | None, typer.Option(help="The dataset of the comparison; by default the run's.")] = None,
     force: Annotated[str | None, typer.Option(metavar="WHY", help="Promote whatever the gate says; why.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare and say what would come of it.")] = False,
+    direct: Annotated[
+        bool, typer.Option("--direct", help="The run's localizer, which predicts by itself: wsss-DATASET-direct.")
+    ] = False,
     challenger: Annotated[
         bool, typer.Option("--challenger", help="Make it the challenger, for `wsss serve --shadow`; no comparison.")
     ] = False,
@@ -36,7 +39,7 @@ def promote(
 
     if challenger and (force is not None or dry_run):
         raise UserError("--challenger compares nothing: it goes with neither --force nor --dry-run")
-    name, dataset = _names(candidate, name, data)
+    name, dataset = _names(candidate, name, data, direct)
     if challenger:
         record = gate.challenge(candidate, name, dataset)
         typer.echo(f"{name} version {record.challenger} is challenger of version {record.to or '-'}")
@@ -50,21 +53,23 @@ def promote(
         raise typer.Exit(1)
 
 
-def _names(candidate: str, name: str | None, data: str | None) -> tuple[str, Dataset]:
+def _names(candidate: str, name: str | None, data: str | None, direct: bool) -> tuple[str, Dataset]:
     """The registered model and the dataset, from what was said of them."""
     from wsss.data import open_dataset
     from wsss.registry import models
 
     run = candidate
+    if direct and name is not None and not models.is_direct(name):
+        raise UserError(f"--direct goes with names that end in {models.DIRECT_NAMES}, which {name} does not")
     if candidate.startswith("models:/"):
         name = name or candidate.removeprefix("models:/").rpartition("/")[0].removesuffix(models.CANDIDATES)
     if candidate.startswith("models:/") or candidate.isdecimal():
         if name is None and data is None:
             raise UserError(f"version {candidate} of which model? give --name, or --data for wsss-DATASET")
-        name = name or models.default_name(open_dataset(str(data)).name)
+        name = name or models.default_name(open_dataset(str(data)).name, direct=direct)
         run = models.find_version(candidate, name).run
     dataset = open_dataset(data or models.dataset_of_run(run))
-    return name or models.default_name(dataset.name, models.supervision_of_run(run) or ()), dataset
+    return name or models.default_name(dataset.name, models.supervision_of_run(run) or (), direct=direct), dataset
 
 
 def rollback(

@@ -92,6 +92,10 @@ class WildcatSettings(ClassifierSettings):
 class DirectSettings(CamSettings, BackgroundSettings, CrfSettings):
     """Predicting with the heatmaps of the classes that the network itself sees."""
 
+    precision: str = setting(
+        "float32", "number format; a packaged model is float32", choices=("auto", "float32", "bfloat16")
+    )
+
 
 class Wildcat(nn.Module):
     """Backbone, transfer layer with M maps for each class, class-wise and spatial pooling.

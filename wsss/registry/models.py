@@ -2,6 +2,8 @@
 
 NAME-candidates    a version for each registered run; whoever trains writes it
 NAME               versions that were promoted, copies of candidates; only who promotes writes it
+
+Names that end in -direct are for localizers that predict without a segmenter.
 """
 
 from __future__ import annotations
@@ -16,12 +18,15 @@ from wsss.commands import command
 from wsss.data import Dataset
 from wsss.errors import UserError
 from wsss.interface import StepResult
+from wsss.progress import say
 from wsss.registry.lineage import keep_lineage
 from wsss.run.method import Outcome
 from wsss.run.plan import Plan
 from wsss.serving.card import model_card
-from wsss.serving.learned import measure_cost, prediction_evaluations, run_inference
-from wsss.serving.package import log_model
+from wsss.serving.learned import direct_inference, direct_step, measure_cost, prediction_evaluations, run_inference
+from wsss.serving.networks import NETWORKS, SEGMENTER
+from wsss.serving.package import DIRECT, NAME, log_model
+from wsss.serving.segmenter import Inference
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
 from wsss.tracking.query import every, run_of
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 CANDIDATES = "-candidates"
+DIRECT_NAMES = "-direct"
 
 
 @dataclass(frozen=True)
@@ -58,15 +64,21 @@ class ModelVersion:
         return f"{self.name} version {self.number}" if self.number else f"the model of run {self.run}"
 
 
-def default_name(dataset: str, supervision: Iterable[str] = ()) -> str:
+def default_name(dataset: str, supervision: Iterable[str] = (), *, direct: bool = False) -> str:
     """What a dataset's models are registered as: a name for each supervision, so that a champion's like compete.
 
     Args:
         dataset: its name.
         supervision: what was seen beyond tags, such as {"masks"} (`wsss-DATASET-masks`).
+        direct: of a localizer that predicts without a segmenter (`wsss-DATASET-direct`).
     """
     words = [re.sub("[^a-z0-9]+", "-", word.lower()).strip("-") for word in sorted(supervision)]
-    return "-".join(["wsss", dataset, *words])
+    return "-".join(["wsss", dataset, *words]) + DIRECT_NAMES * direct
+
+
+def is_direct(name: str) -> bool:
+    """Whether a registered model holds localizers that predict without a segmenter."""
+    return name.removesuffix(CANDIDATES).endswith(DIRECT_NAMES)
 
 
 def register(model_uri: str, name: str) -> ModelVersion:
@@ -93,21 +105,43 @@ def candidates(name: str) -> str:
 
 
 def publish(plan: Plan, dataset: Dataset, trained: StepResult, outcome: Outcome) -> str:
-    """Package a run's trained network, log it with the run and register it as a candidate; the version's address."""
-    inference = run_inference(plan, dataset)
+    """Package a run's trained network, log it with the run and register it as a candidate; the version's address.
+
+    So is a localizer that predicts without a segmenter, under a name of its own, where a package may hold its network.
+    """
+    keep_lineage(outcome.run_id, dataset, plan)
+    name = default_name(dataset.name, plan.supervision)
+    step = direct_step(plan)
+    if step and step.implementation in NETWORKS and (localizer := outcome.steps.get(f"{step.stage}.train")):
+        how, kind = direct_inference(step, dataset), step.implementation
+        address = _publish(plan, dataset, localizer, outcome, how, name + DIRECT_NAMES, kind)
+        say(f"the localizer, which predicts as `direct`, is {address}")
+    return _publish(plan, dataset, trained, outcome, run_inference(plan, dataset), name)
+
+
+def _publish(
+    plan: Plan,
+    dataset: Dataset,
+    trained: StepResult,
+    outcome: Outcome,
+    inference: Inference,
+    name: str,
+    kind: str = SEGMENTER,
+) -> str:
+    what = "pred" if kind == SEGMENTER else "direct"
     card = model_card(
         plan,
         dataset,
         outcome.run_id,
         outcome.metrics,
         inference,
-        cost=measure_cost(trained, dataset, inference),
-        evaluations=prediction_evaluations(outcome.steps),
+        cost=measure_cost(trained, dataset, inference, kind),
+        evaluations=prediction_evaluations(outcome.steps, what),
         lineage=_tags_of_run(outcome.run_id),
+        kind=kind,
     )
-    address = log_model(outcome.run_id, trained.folder, dataset.classes, card, inference)
-    keep_lineage(outcome.run_id, dataset, plan)
-    return register(address, candidates(default_name(dataset.name, plan.supervision))).address
+    address = log_model(outcome.run_id, trained.folder, dataset.classes, card, inference, kind)
+    return register(address, candidates(name)).address
 
 
 def find_version(candidate: str, name: str, enter: bool = True) -> ModelVersion:
@@ -136,7 +170,7 @@ def find_version(candidate: str, name: str, enter: bool = True) -> ModelVersion:
             return _numbered(client, candidate, candidates(name))
         except UserError:
             return _numbered(client, candidate, name)
-    source = _model_of(client, candidate)
+    source = _model_of(client, candidate, DIRECT if is_direct(name) else NAME)
     for of in (candidates(name), name):
         if known := _registered_as(client, of, source):
             return known
@@ -183,12 +217,12 @@ def _numbered(client: MlflowClient, number: str, name: str) -> ModelVersion:
 
 
 def model_of_run(run_id: str) -> str:
-    """The address (`models:/m-...`) of the model that a run logged.
+    """The address (`models:/m-...`) of the segmenter that a run logged.
 
     Raises:
         UserError: there is no such run, or it logged none.
     """
-    return _model_of(mlflow_client(), run_id)
+    return _model_of(mlflow_client(), run_id, NAME)
 
 
 def dataset_of_run(run_id: str) -> str:
@@ -221,17 +255,26 @@ def _version(found: model_registry.ModelVersion) -> ModelVersion:
     return ModelVersion(found.name, str(found.version), found.run_id or "", found.source or "")
 
 
-def _model_of(client: MlflowClient, run_id: str) -> str:
-    address = logged_model(_run(client, run_id))
+def _model_of(client: MlflowClient, run_id: str, name: str) -> str:
+    address = logged_model(_run(client, run_id), name)
+    if not address and name == DIRECT:
+        raise UserError(f"run {run_id} has logged no localizer that predicts by itself; its segmenter has another name")
     if not address:
         raise UserError(f"run {run_id} has logged no model; only a run that trained its segment stage has one")
     return address
 
 
-def logged_model(run: Run) -> str:
-    """The address (`models:/m-...`) of the model that a run logged; empty if it logged none."""
-    models = run.outputs.model_outputs if run.outputs else []
-    return f"models:/{models[-1].model_id}" if models else ""
+def logged_model(run: Run, name: str = NAME) -> str:
+    """The address (`models:/m-...`) of the first model of a name that a run logged; empty if it logged none.
+
+    Args:
+        run: MLflow's.
+        name: the segmenter's, or a localizer's (`wsss.serving.package.DIRECT`).
+    """
+    client, outputs = mlflow_client(), run.outputs.model_outputs if run.outputs else []
+    models = [client.get_logged_model(output.model_id) for output in outputs]
+    named = sorted((model.creation_timestamp, model.model_id) for model in models if model.name == name)
+    return f"models:/{named[0][1]}" if named else ""
 
 
 def _run(client: MlflowClient, run_id: str) -> Run:

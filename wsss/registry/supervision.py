@@ -5,7 +5,7 @@ from __future__ import annotations
 from wsss.commands import command
 from wsss.data import Dataset
 from wsss.errors import UserError
-from wsss.registry.models import ModelVersion, default_name, find_version, supervision_of_run
+from wsss.registry.models import ModelVersion, default_name, find_version, is_direct, supervision_of_run
 from wsss.registry.rules import TAGS, Rule
 
 _MASKS = "masks"
@@ -31,8 +31,8 @@ def allowed_supervision(version: ModelVersion, name: str, champion: str, dataset
     seen = supervision_of_run(version.run) if version.run else None
     if seen is None:
         raise UserError("it is not known what its run saw beyond tags")
-    words = ", ".join([TAGS, *sorted(seen)])
-    proper, plain = default_name(dataset.name, seen), default_name(dataset.name)
+    words, plain = ", ".join([TAGS, *sorted(seen)]), default_name(dataset.name)
+    proper = default_name(dataset.name, seen, direct=is_direct(name))
     if rule.settings.supervision is not None:
         fits, allowed = seen <= set(rule.settings.supervision), ", ".join(rule.settings.supervision)
     elif name == plain or name.startswith(f"{plain}-"):

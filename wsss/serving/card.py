@@ -9,7 +9,8 @@ from wsss.data import Dataset
 from wsss.run.plan import Plan
 from wsss.scores import Evaluation, metric_names
 from wsss.scores.bootstrap import bootstrap
-from wsss.serving.learned import PREDICTION, Cost
+from wsss.serving.learned import Cost
+from wsss.serving.networks import OF_GRADIENTS, SEGMENTER
 from wsss.serving.segmenter import Inference
 from wsss.tracking import names
 
@@ -36,6 +37,7 @@ def model_card(
     cost: Cost | None = None,
     evaluations: Sequence[Evaluation] = (),
     lineage: Mapping[str, str] | None = None,
+    kind: str = SEGMENTER,
 ) -> str:
     """A model card in Markdown.
 
@@ -49,10 +51,16 @@ def model_card(
         evaluations: of its predictions on dev and val, for the intervals of each class; without, the IoUs in `metrics`
             stand alone.
         lineage: the run's tags, of which the versions of data, labels and code are named.
+        kind: the network, one of `wsss.serving.networks.NETWORKS`.
     """
     how, tags = inference or Inference(), lineage or {}
+    noun, what, figures = _PRED if kind == SEGMENTER else _DIRECT
     versions = "".join(f"- {what}: `{tags[name]}`\n" for what, name in _VERSIONS.items() if tags.get(name))
     return _CARD.format(
+        noun=noun,
+        what=what,
+        figures=figures.format(how=how),
+        files=_NO_GRAPH if kind == OF_GRADIENTS else _GRAPH,
         method=plan.method,
         preset=plan.preset,
         run_id=run_id,
@@ -65,7 +73,7 @@ def model_card(
         sides=_sides(how),
         cost=_cost(cost),
         metrics=_means(metrics) or "None: the dataset has no masks.",
-        by_class=_by_class(dataset, metrics, evaluations),
+        by_class=_by_class(dataset, metrics, evaluations, "pred" if kind == SEGMENTER else "direct"),
     )
 
 
@@ -94,13 +102,11 @@ def _means(metrics: Mapping[str, float]) -> str:
     return f"| split/label maps | mIoU, % |\n| --- | ---: |\n{rows}" if rows else ""
 
 
-def _by_class(dataset: Dataset, metrics: Mapping[str, float], evaluations: Sequence[Evaluation]) -> str:
+def _by_class(dataset: Dataset, metrics: Mapping[str, float], evaluations: Sequence[Evaluation], what: str) -> str:
     """The IoU of each class on dev and val, in percent, with 95 % intervals over images where they can be drawn."""
     columns = {e.split: _with_intervals(e) for e in evaluations if e.split in ("dev", "val")}
     for split in ("dev", "val"):
-        keys = [
-            metric_names.metric(split, PREDICTION, metric_names.IOU, name) for name in dataset.classes.with_background
-        ]
+        keys = [metric_names.metric(split, what, metric_names.IOU, name) for name in dataset.classes.with_background]
         if split not in columns and any(key in metrics for key in keys):
             columns[split] = [_percent(metrics.get(key, math.nan)) for key in keys]
     if not columns:
@@ -128,10 +134,32 @@ def _percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{100 * share:.1f}"
 
 
+_PRED = (
+    "segmenter",
+    "A semantic segmentation network trained with",
+    """\
+`cam` to `labels_crf` are label maps made with the tags, on which the
+network was trained; `pred` is the network's prediction at several scales, `pred_crf` that with a CRF. This package
+predicts: {how}. Where these are the scales of the run's settings and there is no CRF, its figure is that of `pred`.""",
+)
+_DIRECT = (
+    "localizer",
+    "A network that learned from tags and predicts without a segmentation network, trained with",
+    """\
+`direct` is what this package predicts, in
+float32; `direct_crf` is the same after a CRF, which it is without. `pred` and `pred_crf` are the run's segmenter's.""",
+)
+"""What it is called, what it is, and what the figures are: of a segmenter, and of a localizer."""
+_GRAPH = """\
+`model.py` and
+`artifacts/model.pt2` are the same for those who have only MLflow and PyTorch, without a CRF."""
+_NO_GRAPH = """\
+It labels by
+gradients, which can't be exported: wsss alone loads it, `mlflow models serve` and `mlflow.pyfunc` do not."""
 _CARD = """\
-# {method.title} segmenter for {dataset.name}
+# {method.title} {noun} for {dataset.name}
 
-A semantic segmentation network trained with {method.title} ({method.citation}), preset `{preset}`; its settings are
+{what} {method.title} ({method.citation}), preset `{preset}`; its settings are
 those of run `{run_id}`. {method.summary}
 
 - Classes: background, {classes}
@@ -145,9 +173,7 @@ those of run `{run_id}`. {method.summary}
 {cost}
 ## Figures
 
-Mean IoU over the classes, background included. `cam` to `labels_crf` are label maps made with the tags, on which the
-network was trained; `pred` is the network's prediction at several scales, `pred_crf` that with a CRF. This package
-predicts: {how}. Where these are the scales of the run's settings and there is no CRF, its figure is that of `pred`.
+Mean IoU over the classes, background included. {figures}
 
 {metrics}
 {by_class}
@@ -158,6 +184,5 @@ classes apart; anything else is background or mistaken for one of them. Outlines
 mask, unless the supervision says otherwise: expect mistakes on thin parts and between objects that always appear
 together. Not for decisions about people, or where a mistake can hurt someone.
 
-`model.json` and `model.safetensors` beside this card hold the network and its weights. `model.py` and
-`artifacts/model.pt2` are the same for those who have only MLflow and PyTorch, without a CRF.
+`model.json` and `model.safetensors` beside this card hold the network and its weights. {files}
 """

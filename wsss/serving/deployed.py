@@ -1,7 +1,7 @@
 """From the pixels of an image to its label map, by a network: sizes, scales, mirrored copies, tiles, classes.
 
-It needs torch alone, since a copy of this file is the code of every package's pyfunc model: whoever loads a
-package without wsss runs the very same steps. wsss itself never runs the copy.
+It needs torch alone, since a copy of this file, and of the two that it imports, is the code of every package's pyfunc
+model: whoever loads a package without wsss runs the very same steps. wsss itself never runs the copy.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from wsss.ops.pooling import spatial_pool
+from wsss.serving.heatmaps import Direct, direct_of, seen_classes
 
 Size = tuple[int, int]
 """Height and width, in px."""
@@ -39,6 +42,7 @@ class Deployed(nn.Module):
             other image is brought to the nearer one first, and its probabilities to the image's size.
         scales: factors on that size; probabilities are averaged over them.
         flip: add mirrored copies.
+        direct: of a network that learned from tags alone; its maps are then kept in float16, as the run kept them.
     """
 
     mean: Tensor
@@ -53,9 +57,10 @@ class Deployed(nn.Module):
         sides: Sequence[int] = (1, MAX_SIDE),
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
+        direct: Direct | None = None,
     ) -> None:
         super().__init__()
-        self.net, self.stride = net, stride
+        self.net, self.stride, self.direct = net, stride, direct
         self.sides, self.scales, self.flip = tuple(sides), tuple(scales), flip
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
@@ -67,13 +72,13 @@ class Deployed(nn.Module):
         net = torch.export.load(graph, extra_files=described).module()
         content = json.loads(described["model.json"])
         pixels, how = content["preprocessing"], content["inference"]
-        stride = content["network"]["output_stride"]
-        return cls(net, stride, pixels["mean"], pixels["std"], how["sides"], how["scales"], how["flip"])
+        passes = how["sides"], how["scales"], how["flip"], direct_of(content)
+        return cls(net, content["network"]["output_stride"], pixels["mean"], pixels["std"], *passes)
 
     def with_net(self, net: nn.Module) -> Deployed:
         """The same with another network in its place."""
         mean, std = self.mean.flatten().tolist(), self.std.flatten().tolist()
-        return Deployed(net, self.stride, mean, std, self.sides, self.scales, self.flip)
+        return type(self)(net, self.stride, mean, std, self.sides, self.scales, self.flip, self.direct)
 
     def forward(self, image: Tensor) -> Tensor:
         """The label map of an image: uint8 H x W of uint8 H x W x 3, on the same device."""
@@ -89,34 +94,47 @@ class Deployed(nn.Module):
 
     def network_sizes(self, learned: Size) -> list[Size]:
         """What the network sees of an image of the learned size, at each scale: its borders are on nodes."""
-        sizes = []
-        for scale in self.scales:
-            height, width = (self._cells(round(length * scale)) * self.stride + 1 for length in learned)
-            sizes.append((height, width))
-        return sizes
+        return [self._nodes(learned, scale) for scale in self.scales]
 
-    def _cells(self, length: int) -> int:
-        return max(1, round(length / self.stride))
+    def _nodes(self, learned: Size, scale: float = 1.0) -> Size:
+        height, width = (_cells(round(length * scale), self.stride) * self.stride + 1 for length in learned)
+        return height, width
 
     def coarse(self, images: Sequence[Tensor]) -> Tensor:
-        """Probabilities on the network's cells: float32 B x (C + 1) x h x w, contiguous.
+        """Probabilities, or other scores, on cells of the image: float32 B x (C + 1) x h x w, contiguous.
 
         Args:
             images: float32 1 x 3 x H x W in [0, 1] of the learned size, alike in their `network_sizes`.
         """
         size = (images[0].shape[2], images[0].shape[3])
-        grid = (self._cells(size[0]) + 1, self._cells(size[1]) + 1)
+        cell = self.direct.cell if self.direct else self.stride
+        grid = (_cells(size[0], cell) + 1, _cells(size[1], cell) + 1)
+        pool = self.direct.pool if self.direct else None
         total: Tensor | None = None
         for seen in self.network_sizes(size):
-            scaled = [resize((image - self.mean).div_(self.std), seen) for image in images]
-            batch = torch.cat(scaled) if len(scaled) > 1 else scaled[0]
-            del scaled
+            batch = self._batch(images, seen)
             for mirrored in (False, True) if self.flip else (False,):
                 scores = in_tiles(self.net, batch.flip(3) if mirrored else batch, self.stride)
+                scores = scores.relu() if pool else scores
                 scores = resize(scores.flip(3) if mirrored else scores, grid)
                 total = scores if total is None else total + scores
+            del batch
         assert total is not None
-        return total / (len(self.scales) * (2 if self.flip else 1))
+        maps = total / (len(self.scales) * (2 if self.flip else 1))
+        if self.direct is None:
+            return maps
+        if pool is None:
+            return maps.half().float()
+        heatmaps = in_tiles(self.net, self._batch(images, self._nodes(size)), self.stride)
+        return seen_classes(maps, spatial_pool(heatmaps, *pool), self.direct)
+
+    def _batch(self, images: Sequence[Tensor], size: Size) -> Tensor:
+        scaled = [resize((image - self.mean).div_(self.std), size) for image in images]
+        return torch.cat(scaled) if len(scaled) > 1 else scaled[0]
+
+
+def _cells(length: int, stride: int) -> int:
+    return max(1, round(length / stride))
 
 
 def resize(maps: Tensor, size: Size) -> Tensor:

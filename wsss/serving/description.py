@@ -1,16 +1,17 @@
 """`model.json`: what a package says of its network, its classes, the pixels it expects and how it predicts.
 
-    {"format": 3, "network": {...}, "classes": [...], "palette": [...], "preprocessing": {"mean": [...], "std": [...]},
-     "inference": {"sides": [LOW, HIGH], "scales": [...], "flip": false, "crf": null or {...}}}
+    {"format": 4, "network": {...}, "classes": [...], "palette": [...], "preprocessing": {"mean": [...], "std": [...]},
+     "inference": {"sides": [LOW, HIGH], "scales": [...], "flip": false, "crf": null or {...}}, "direct": null or {...}}
 
 It is read as plain data. A later format may add keys: it has another number, so that no version answers with half of
-what a package asks for. Format 2 had no "inference": one scale, the image's own. Format 1 had the network's keys alone,
-and the names in the metadata of `MLmodel`.
+what a package asks for. Format 3 had no "direct". Format 2 had no "inference": one scale, the image's own. Format 1 had
+the network's keys alone, and the names in the metadata of `MLmodel`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -23,12 +24,14 @@ from wsss.data.augmentation import MEAN, STD
 from wsss.errors import UserError
 from wsss.nets.backbones import BACKBONES
 from wsss.serving.deployed import MAX_SIDE
+from wsss.serving.heatmaps import Direct, direct_of
+from wsss.serving.networks import NETWORKS, SEGMENTER
 from wsss.serving.segmenter import Inference
 from wsss.settings import flatten, parse
 from wsss.stages.refine import CrfSettings
 
 DESCRIPTION = "model.json"
-FORMAT = 3
+FORMAT = 4
 _METADATA = "classes"
 _MAX_BYTES = 1 << 20
 
@@ -36,6 +39,8 @@ _Channel = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Deviation = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 _Side = Annotated[int, Field(ge=1, le=1 << 15)]
 _Scale = Annotated[float, Field(ge=0.1, le=8, allow_inf_nan=False)]
+_Cell = Literal[2, 4, 8, 16]
+_Background = Literal["power", "constant"]
 _Byte = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -54,6 +59,43 @@ class Network(_Plain):
     backbone: Literal[BACKBONES]  # type: ignore[valid-type]
     output_stride: Literal[8, 16]
     rates: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(min_length=1, max_length=16)
+
+
+class Localizer(_Plain):
+    """The arguments of a localizer that predicts without a segmenter; `classes` does not count the background."""
+
+    classes: int = Field(ge=1, le=254)
+    backbone: Literal[BACKBONES]  # type: ignore[valid-type]
+    output_stride: Literal[8, 16]
+    dropout: float = Field(ge=0, lt=1)
+
+
+class FcnMil(Localizer):
+    """Those of `wsss.methods.fcn_mil.network.FcnMil`."""
+
+    kind: Literal["fcn_mil"] = "fcn_mil"
+
+
+class Dcsm(Localizer):
+    """Those of `wsss.methods.dcsm.network.DcsmNet`."""
+
+    kind: Literal["dcsm"] = "dcsm"
+
+
+class Wildcat(Localizer):
+    """Those of `wsss.methods.wildcat.Wildcat`."""
+
+    kind: Literal["wildcat"] = "wildcat"
+    per_class: int = Field(ge=1, le=64)
+    k_top: float = Field(ge=0, le=1 << 30)
+    k_bottom: float = Field(ge=0, le=1 << 30)
+    alpha: float = Field(ge=0, le=10)
+    legacy_half: bool
+    legacy_grad_scale: bool
+
+
+AnyNetwork = Network | FcnMil | Dcsm | Wildcat
+_NETWORKS: tuple[type[AnyNetwork], ...] = (Network, FcnMil, Dcsm, Wildcat)
 
 
 class Preprocessing(_Plain):
@@ -78,40 +120,68 @@ class InferenceKeys(_Plain):
         return self
 
 
+class DirectKeys(_Plain):
+    """How a localizer's maps become scores; see `wsss.serving.heatmaps.Direct`."""
+
+    cell: _Cell
+    background: _Background | None = None
+    alpha: float = Field(default=1.0, ge=0.05, le=256)
+    threshold: float = Field(default=0.0, ge=0, le=1)
+    side: int | None = Field(default=None, ge=1, le=1 << 12)
+
+    @classmethod
+    def of(cls, direct: Direct | None) -> DirectKeys | None:
+        """The values of a `Direct`; which classes are seen stands in the network's."""
+        if direct is None:
+            return None
+        background, alpha, threshold = direct.background or (None, 1.0, 0.0)
+        values = {"background": background, "alpha": alpha, "threshold": threshold}
+        return cls.model_validate({"cell": direct.cell, "side": direct.side, **values})
+
+
 class Description(_Plain):
     """The content of `model.json`."""
 
-    format: Literal[3]
-    network: Network
+    format: Literal[4]
+    network: AnyNetwork = Field(discriminator="kind")
     classes: tuple[str, ...]
     palette: tuple[tuple[_Byte, _Byte, _Byte], ...]
     preprocessing: Preprocessing
     inference: InferenceKeys
+    direct: DirectKeys | None = None
+
+    @model_validator(mode="after")
+    def _direct_of_localizers(self) -> Description:
+        if isinstance(self.network, Localizer) != (self.direct is not None):
+            raise ValueError("direct belongs to a localizer, and to nothing else")
+        if isinstance(self.network, Wildcat | Dcsm) and not (self.direct and self.direct.background):
+            raise ValueError("direct.background is missing")
+        return self
 
 
-def describe_step(path: Path) -> Network:
-    """The network that a training step left in its `model.json`.
+def describe_step(path: Path, kind: str = SEGMENTER) -> AnyNetwork:
+    """The network that a training step left in its `model.json`, one of `NETWORKS`.
 
     Raises:
         UserError: the file is no description of a network.
     """
-    return _checked(Network, path, _content(path))
+    chosen = next(each for each in _NETWORKS if each.model_fields["kind"].default == kind)
+    return _checked(chosen, path, _content(path))
 
 
-def describe(network: Network, classes: Classes, inference: Inference | None = None) -> Description:
+def describe(network: AnyNetwork, classes: Classes, inference: Inference | None = None) -> Description:
     """The description of a package that is made now.
 
     Raises:
         UserError: the network has another number of classes than there are names.
     """
     _check_number("the network", network, classes)
-    colours = [tuple(colour) for colour in palette()[: network.classes].tolist()]
     chosen = inference or Inference()
     return Description(
-        format=3,
+        format=4,
         network=network,
         classes=classes.names,
-        palette=tuple(colours),
+        palette=_colours(classes),
         preprocessing=Preprocessing(),
         inference=InferenceKeys(
             sides=chosen.sides,
@@ -119,6 +189,7 @@ def describe(network: Network, classes: Classes, inference: Inference | None = N
             flip=chosen.flip,
             crf=None if chosen.crf is None else _crf_keys(chosen.crf),
         ),
+        direct=DirectKeys.of(chosen.direct),
     )
 
 
@@ -128,11 +199,12 @@ def inference_of(description: Description, where: str) -> Inference:
     Raises:
         UserError: a setting of its CRF is unknown or out of its range.
     """
-    keys = description.inference
+    keys, direct = description.inference, direct_of(description.model_dump())
     if keys.crf is None:
-        return Inference(keys.sides, keys.scales, keys.flip)
+        return Inference(keys.sides, keys.scales, keys.flip, direct=direct)
     values = {name: int(v) if name == "iterations" and v == int(v) else v for name, v in keys.crf.items()}
-    return Inference(keys.sides, keys.scales, keys.flip, parse(CrfSettings, values, f"{where}: inference.crf."))
+    crf = parse(CrfSettings, values, f"{where}: inference.crf.")
+    return Inference(keys.sides, keys.scales, keys.flip, crf, direct)
 
 
 def _crf_keys(crf: CrfSettings) -> dict[str, float]:
@@ -141,7 +213,7 @@ def _crf_keys(crf: CrfSettings) -> dict[str, float]:
 
 
 def read_description(package: Path) -> Description:
-    """The description of a package, also of one in format 1 or 2.
+    """The description of a package, also of one in an earlier format.
 
     Raises:
         UserError: it is missing or damaged, of a later format, has unknown keys, or values that are wrong or absurd.
@@ -154,6 +226,8 @@ def read_description(package: Path) -> Description:
         return describe(network, _classes_of_mlmodel(package / "MLmodel"))
     if number == 2 and "inference" not in content:
         content = {**content, "format": FORMAT, "inference": InferenceKeys().model_dump(mode="json")}
+    elif number == 3 and "direct" not in content:
+        content = {**content, "format": FORMAT}
     elif number != FORMAT or not isinstance(number, int):
         raise UserError(
             f"{path} is of format {number!r}, this version of wsss reads 1 to {FORMAT}; load it with the version that "
@@ -162,14 +236,19 @@ def read_description(package: Path) -> Description:
     description = _checked(Description, path, content)
     classes = Classes(description.classes)
     _check_number(str(path), description.network, classes)
-    if description.palette != describe(description.network, classes).palette:
+    if description.palette != _colours(classes):
         raise UserError(f"{path}: palette is not the VOC colour map, the only one that this version of wsss draws with")
     return description
 
 
-def _check_number(what: str, network: Network, classes: Classes) -> None:
-    if network.classes != len(classes) + 1:
-        raise UserError(f"{what} has {network.classes} classes, background included, not {len(classes) + 1}")
+def _colours(classes: Classes) -> tuple[tuple[int, int, int], ...]:
+    return tuple((red, green, blue) for red, green, blue in palette()[: len(classes) + 1].tolist())
+
+
+def _check_number(what: str, network: AnyNetwork, classes: Classes) -> None:
+    number = network.classes + isinstance(network, Localizer)
+    if number != len(classes) + 1:
+        raise UserError(f"{what} has {number} classes, background included, not {len(classes) + 1}")
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -206,8 +285,13 @@ def _checked(kind: type[Kind], path: Path, content: dict[str, Any]) -> Kind:
     try:
         return kind.model_validate_json(json.dumps(content))
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, p['loc']))}: {_words(p['type'], p['msg'])}" for p in error.errors()]
+        problems = [f"{_key(p['loc'])}: {_words(p['type'], p['msg'])}" for p in error.errors()]
         raise UserError(f"{path} describes no model that wsss knows: {'; '.join(problems[:5])}") from None
+
+
+def _key(place: Sequence[int | str]) -> str:
+    """Where in the file a problem is; which of the networks was read is no key."""
+    return ".".join(str(part) for part in place if part not in NETWORKS)
 
 
 def _words(kind: str, message: str) -> str:

@@ -28,6 +28,7 @@ from wsss.data import Dataset
 from wsss.errors import UserError, unknown
 from wsss.progress import ConsoleReporter
 from wsss.scores import Masks, Scores, confusion
+from wsss.serving.networks import Saliency
 from wsss.serving.package import example_for
 from wsss.serving.segmenter import Instead, Segmenter, digest
 from wsss.storage import disk_errors, unfinished
@@ -76,6 +77,8 @@ def export_model(model: Segmenter, kind: str, dataset: Dataset, split: str, to: 
     """
     if kind not in RUNTIMES:
         raise unknown("format", kind, RUNTIMES)
+    if isinstance(model.module, Saliency):
+        raise UserError(f"{model.version} labels by gradients, which can't be exported; use it as it is")
     if to.exists():
         raise UserError(f"{to} is there already; name another folder with --out")
     if split not in dataset.splits:

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from wsss.ops.native.mean_field import BYTES_OF_PIXEL, BYTES_OF_VERTEX
 from wsss.serving.deployed import Deployed, brought, rows_at_once, rows_at_size
+from wsss.serving.networks import Saliency
+
+CRF_PLANES = 12
+"""Copies of all labels' probabilities at the size of the CRF that are there at once: 8 to 11 were measured."""
+CRF_VERTICES = 6
+"""Of the colour lattice, for a pixel: its corners, none of which another pixel shares in the worst of pictures."""
 
 
 class _Live(TorchDispatchMode):
@@ -69,36 +76,47 @@ class LabellingMemory:
 
     Args:
         module: the network; a copy of it without weights is made when it is first asked for.
+        crf_labels: how many labels the CRF tells apart that decides in the end; 0 without one.
     """
 
-    def __init__(self, module: Deployed) -> None:
-        self._source = module
+    def __init__(self, module: Deployed, crf_labels: int = 0) -> None:
+        self._source, self._crf_labels = module, crf_labels
+        self._live = _Live()
         self._lock = Lock()
         self.bytes = lru_cache(1024)(self._bytes)
 
     @cached_property
     def _module(self) -> Deployed:
         module = copy.deepcopy(self._source).to("meta")
-        module.net = _MeteredNet(module.net, _Live())
+        if not isinstance(module, Saliency):
+            module.net = _MeteredNet(module.net, self._live)
         return module
 
     def _bytes(self, height: int, width: int) -> int:
         """The tensors that are alive at the same time while an image of this size is labelled, in bytes."""
         with self._lock, torch.no_grad():
-            size, model = (height, width), self._module
-            assert isinstance(model.net, _MeteredNet)
-            live = model.net.live
+            size, model, live = (height, width), self._module, self._live
+            learned = model.learned_size(size)
             live.now = live.most = 0
             with live:
                 image = torch.empty(height, width, 3, dtype=torch.uint8, device="meta")
-                maps = model.coarse([brought(image, model.learned_size(size))])
+                maps = model.coarse([brought(image, learned)])
                 labels = torch.empty(size, dtype=torch.uint8, device="meta")
                 # Every other piece of the rows takes the same.
                 rows = min(rows_at_once(maps, size), height)
                 labels[:rows] = rows_at_size(maps, size, 0, rows)[0].max(0).indices
             # They go now, while they are counted.
             del image, maps, labels
-            return live.most
+            return live.most + crf_bytes(learned[0] * learned[1], self._crf_labels)
+
+
+def crf_bytes(pixels: int, labels: int) -> int:
+    """What a CRF over so many pixels and labels takes at most, whatever the picture; 0 without labels."""
+    if not labels:
+        return 0
+    lattice = BYTES_OF_PIXEL + CRF_VERTICES * BYTES_OF_VERTEX
+    # Inference holds two values for each vertex and label.
+    return pixels * (lattice + 4 * labels * (CRF_PLANES + 2 * CRF_VERTICES))
 
 
 def return_memory() -> None:

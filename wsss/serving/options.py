@@ -14,6 +14,9 @@ from wsss.serving.shadow import ShadowSettings
 
 __all__ = ["ApiKeys", "Options", "ShadowSettings", "device_of"]
 
+RUNTIMES = TORCH, FUSED = "torch", "fused"
+"""What answers bit for bit as everywhere; what is faster on a CPU, and the same but for rounding."""
+
 
 def device_of(name: str) -> torch.device:
     """The device of a name: cpu, cuda, or auto, which is cuda where there is one.
@@ -40,6 +43,7 @@ class Options:
         address: what was asked for; where it has an alias, the alias is watched.
         every: seconds between two looks at an alias; 0 for none.
         settle: has an alias follow the ledger.
+        runtime: one of `RUNTIMES`.
     """
 
     memory: int = MEMORY
@@ -49,3 +53,8 @@ class Options:
     address: str = ""
     every: float = 5.0
     settle: Callable[[], object] = lambda: None
+    runtime: str = TORCH
+
+    def __post_init__(self) -> None:
+        if self.runtime not in RUNTIMES:
+            raise unknown("runtime", self.runtime, RUNTIMES)

@@ -18,31 +18,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from torch import nn
 
 from wsss.classes import Classes
 from wsss.errors import UserError, one_line
 from wsss.failures import sentence
-from wsss.nets.deeplab import DeepLab
-from wsss.serving import deployed
+from wsss.ops import pooling
+from wsss.serving import deployed, heatmaps
 from wsss.serving.deployed import Deployed
 from wsss.serving.description import (
     DESCRIPTION,
     Description,
-    Network,
     describe,
     describe_step,
     inference_of,
     read_description,
 )
-from wsss.serving.segmenter import Inference, Probabilities, Segmenter
+from wsss.serving.networks import OF_GRADIENTS, SEGMENTER, Probabilities, Saliency, build
+from wsss.serving.segmenter import Inference, Segmenter
 from wsss.tracking.connection import mlflow_client
 
-NAME = "segmenter"
+NAME, DIRECT = "segmenter", "direct"
+"""How a run's models are called."""
 CARD = "README.md"
 WEIGHTS = "model.safetensors"
 GRAPH = "model.pt2"
@@ -77,27 +78,35 @@ def save_package(
     run_id: str = "",
     model_id: str = "",
     inference: Inference | None = None,
+    kind: str = SEGMENTER,
 ) -> None:
     """Write a package.
 
     Args:
-        folder: the output of the segment stage's training step (model.json, model.safetensors).
+        folder: the output of the training step of a segmenter or a localizer (model.json, model.safetensors).
         out: an empty or missing folder.
         classes: the foreground classes.
         card: the model card, markdown.
         run_id, model_id: what `MLmodel` says of its origin, where it is known.
         inference: how it predicts; by default at one scale, without a CRF.
+        kind: the network in the folder, one of `wsss.serving.networks.NETWORKS`.
 
     Raises:
         UserError: no trained network is in the folder, or one of another number of classes than there are names.
     """
-    description = describe(describe_step(folder / DESCRIPTION), classes, inference)
-    net = _network(description.network, folder / WEIGHTS)
-    with tempfile.TemporaryDirectory() as scratch:
-        code, graph = Path(scratch) / CODE, Path(scratch) / GRAPH
-        code.write_text(Path(deployed.__file__).read_text(encoding="utf-8") + _PYFUNC, encoding="utf-8")
-        export_graph(Probabilities(net), description, graph)
-        _save_pyfunc(out, code, graph, classes, run_id, model_id)
+    description = describe(describe_step(folder / DESCRIPTION, kind), classes, inference)
+    segmenter = _loaded(description, folder / WEIGHTS, run_id)
+    if kind == OF_GRADIENTS:
+        from mlflow.models import Model
+
+        out.mkdir(parents=True, exist_ok=True)
+        Model(run_id=run_id or None, model_id=model_id or None, metadata=_metadata(classes)).save(str(out / "MLmodel"))
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            code, graph = Path(scratch) / CODE, Path(scratch) / GRAPH
+            code.write_text(_standalone(pooling, heatmaps, deployed) + _PYFUNC, encoding="utf-8")
+            export_graph(segmenter.module.net, description, graph)
+            _save_pyfunc(out, code, graph, classes, run_id, model_id)
     (out / DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
     shutil.copyfile(folder / WEIGHTS, out / WEIGHTS)
     (out / CARD).write_text(card, encoding="utf-8")
@@ -108,7 +117,16 @@ def example_for(stride: int) -> torch.Tensor:
     return torch.rand(2, 3, 3 * stride + 1, 4 * stride + 1).contiguous(memory_format=torch.channels_last)
 
 
-def export_graph(net: Probabilities, description: Description, to: Path) -> None:
+def _standalone(*modules: ModuleType) -> str:
+    """Modules as one, which needs no other of wsss."""
+    lines = ["from __future__ import annotations"]
+    for module in modules:
+        source = Path(str(module.__file__)).read_text(encoding="utf-8")
+        lines += [line for line in source.splitlines() if not line.startswith(("from __future__ ", "from wsss."))]
+    return "\n".join(lines)
+
+
+def export_graph(net: nn.Module, description: Description, to: Path) -> None:
     """The network as a graph for images of any size whose borders are on nodes, with the description in it."""
     example = example_for(description.network.output_stride)
     axis = torch.export.Dim.AUTO
@@ -132,17 +150,28 @@ def _save_pyfunc(out: Path, code: Path, graph: Path, classes: Classes, run_id: s
             Schema([TensorSpec(byte, (-1, -1, -1))]),
         ),
         input_example=np.zeros((1, 33, 49, 3), byte),
-        metadata={"classes": list(classes.names)},
+        metadata=_metadata(classes),
         conda_env={"dependencies": [f"python={platform.python_version()}", "pip", {"pip": _requirements()}]},
     )
+
+
+def _metadata(classes: Classes) -> dict[str, list[str]]:
+    return {"classes": list(classes.names)}
 
 
 def _requirements() -> list[str]:
     return [f"{name}=={version(name)}" for name in ("mlflow", "numpy", "torch")]
 
 
-def log_model(run_id: str, folder: Path, classes: Classes, card: str, inference: Inference | None = None) -> str:
-    """Package a trained segmenter and log it with its run; arguments as for `save_package`.
+def log_model(
+    run_id: str,
+    folder: Path,
+    classes: Classes,
+    card: str,
+    inference: Inference | None = None,
+    kind: str = SEGMENTER,
+) -> str:
+    """Package a trained network and log it with its run; arguments as for `save_package`.
 
     Returns:
         Its address, `models:/m-...`.
@@ -151,11 +180,12 @@ def log_model(run_id: str, folder: Path, classes: Classes, card: str, inference:
 
     client = mlflow_client()
     run = client.get_run(run_id)
-    model = client.create_logged_model(run.info.experiment_id, NAME, source_run_id=run_id, model_type="segmentation")
+    name = NAME if kind == SEGMENTER else DIRECT
+    model = client.create_logged_model(run.info.experiment_id, name, source_run_id=run_id, model_type="segmentation")
     with tempfile.TemporaryDirectory() as scratch:
-        package = Path(scratch) / NAME
+        package = Path(scratch) / name
         try:
-            save_package(folder, package, classes, card, run_id, model.model_id, inference)
+            save_package(folder, package, classes, card, run_id, model.model_id, inference, kind)
             client.log_model_artifacts(model.model_id, str(package))
         except BaseException:
             client.finalize_logged_model(model.model_id, "FAILED")
@@ -180,24 +210,24 @@ def load_package(address: str) -> Segmenter:
     try:
         address = _pinned(address)
         with _local(address) as package:
-            description = read_description(package)
-            net = _network(description.network, package / WEIGHTS)
-            inference_of(description, DESCRIPTION)
+            return _loaded(read_description(package), package / WEIGHTS, address)
     except (MlflowException, OSError, UserError) as error:
         raise UserError(f"no model can be loaded from {address}: {sentence(error) or one_line(error)}") from None
-    return _segmenter(net, description, address)
 
 
-def _segmenter(net: DeepLab, description: Description, name: str) -> Segmenter:
-    inference, pixels = inference_of(description, name), description.preprocessing
-    module = Deployed(
-        Probabilities(net),
-        description.network.output_stride,
+def _loaded(description: Description, weights: Path, name: str) -> Segmenter:
+    network, inference, pixels = description.network, inference_of(description, DESCRIPTION), description.preprocessing
+    net = build(network.kind, network.model_dump(exclude={"kind"}), weights)
+    of_gradients = network.kind == OF_GRADIENTS
+    module = (Saliency if of_gradients else Deployed)(
+        net if of_gradients else Probabilities(net),
+        network.output_stride,
         pixels.mean,
         pixels.std,
         inference.sides,
         inference.scales,
         inference.flip,
+        inference.direct,
     )
     return Segmenter(module.eval(), Classes(description.classes), name, inference)
 
@@ -228,22 +258,11 @@ def _local(address: str) -> Iterator[Path]:
         yield package
 
 
-def load_step(folder: Path, classes: Classes, inference: Inference | None = None) -> Segmenter:
+def load_step(folder: Path, classes: Classes, inference: Inference | None = None, kind: str = SEGMENTER) -> Segmenter:
     """The network of a training step's output folder, as it is packaged; by default at one scale, without a CRF.
 
     Raises:
         UserError: there is none, or it has another number of classes.
     """
-    description = describe(describe_step(folder / DESCRIPTION), classes, inference)
-    return _segmenter(_network(description.network, folder / WEIGHTS), description, str(folder))
-
-
-def _network(network: Network, weights: Path) -> DeepLab:
-    """A network with its weights, in eval mode, on the CPU."""
-    net = DeepLab(weights="none", **network.model_dump(exclude={"kind"}))
-    try:
-        net.load_state_dict(load_file(weights))
-    except (SafetensorError, RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{weights} does not hold the weights that {DESCRIPTION} describes: {reason}") from None
-    return net.eval()
+    description = describe(describe_step(folder / DESCRIPTION, kind), classes, inference)
+    return _loaded(description, folder / WEIGHTS, str(folder))

@@ -14,6 +14,7 @@ from PIL import Image
 
 from wsss.serving.headers import Picture, unreadable
 from wsss.serving.memory import LabellingMemory
+from wsss.serving.networks import Saliency
 from wsss.serving.segmenter import Segmenter
 
 MAX_PIXELS = 16 * 2**20
@@ -25,7 +26,7 @@ MEMORY = 2**30
 _RESERVED = 448 * 2**20
 """are for bodies that wait, for connections, and for what allocators keep; the rest is for the images at work."""
 _SMALL = 2**16
-"""Pixels for which no network wants so much memory that it is worth a measurement of each size;"""
+"""Pixels for which, without a CRF, no network wants so much memory that it is worth a measurement of each size;"""
 _SMALL_BYTES, _PADDING = 1024, 32
 """they are taken to need so many bytes a pixel, so many pixels more a side."""
 _MODES = {"L": "grey", "LA": "grey with transparency", "I;16": "grey of 16 bits", "I": "grey of 32 bits"} | {
@@ -43,8 +44,10 @@ class Limits:
 
     def __init__(self, segmenter: Segmenter, memory: int = MEMORY) -> None:
         self._work = memory - _RESERVED
+        # A CRF, and gradients, take more than what a small image is allowed.
+        self._measured = segmenter.inference.crf is not None or isinstance(segmenter.module, Saliency)
         self._classes = len(segmenter.classes.with_background)
-        self._labelling = LabellingMemory(segmenter.module)
+        self._labelling = LabellingMemory(segmenter.module, self._classes if segmenter.inference.crf else 0)
 
     def check(self, picture: Picture) -> int:
         """The bytes of memory that decoding and labelling an image take.
@@ -59,14 +62,14 @@ class Limits:
         if max(picture.width, picture.height) > MAX_SIDE:
             raise _too_large(f"has {sides}, at most {MAX_SIDE:,} px a side are taken")
         needed = picture.memory
-        if needed <= self._work and pixels > _SMALL:
+        if needed <= self._work and (pixels > _SMALL or self._measured):
             needed = max(needed, 3 * pixels + self._labelling.bytes(picture.height, picture.width))
         if needed > self._work:
             raise _too_large(
                 f"of {sides} would take {needed / 2**20:,.0f} MiB of memory, padding included, at most "
                 f"{self._work / 2**20:,.0f} MiB are given to one (the server's --memory allows more)"
             )
-        if pixels <= _SMALL:
+        if pixels <= _SMALL and not self._measured:
             padded = (picture.width + _PADDING) * (picture.height + _PADDING)
             needed = min(max(needed, _SMALL_BYTES * padded), self._work)
         return needed

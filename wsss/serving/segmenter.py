@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from wsss.classes import Classes
-from wsss.nets.deeplab import DeepLab
-from wsss.nets.folding import folded
 from wsss.serving.deployed import MAX_SIDE, Deployed, Size, best_classes, brought, resize
+from wsss.serving.heatmaps import Direct
+from wsss.serving.networks import Probabilities
 from wsss.stages.refine import CrfSettings, dense_crf, probabilities
 from wsss.stages.segment import with_rare_together
 
@@ -32,12 +32,14 @@ class Inference:
         scales: factors on that size.
         flip: add mirrored copies.
         crf: of the CRF that decides in the end; None without one.
+        direct: of a localizer that predicts without a segmentation network; None of a segmenter.
     """
 
     sides: tuple[int, int] = (1, MAX_SIDE)
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     crf: CrfSettings | None = None
+    direct: Direct | None = None
 
     @property
     def passes(self) -> int:
@@ -48,22 +50,6 @@ class Inference:
         words = ["scales " + ", ".join(f"{scale:g}" for scale in self.scales)]
         words += ["mirrored copies"] * self.flip + ["with a CRF" if self.crf else "without a CRF"]
         return "; ".join(words)
-
-
-class Probabilities(nn.Module):
-    """A segmentation network, folded for inference, and its softmax: what is exported, and what runs here.
-
-    Its convolutions are PyTorch's own, since those of `wsss.nets.folding.FusedConv` can't be exported and round in
-    another way where an image is small.
-    """
-
-    def __init__(self, net: DeepLab, *, fuse: bool = False) -> None:
-        super().__init__()
-        self.net = folded(net, fuse=fuse)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Float32 B x (C + 1) x h x w, of normalised float32 B x 3 x H x W images whose borders are on nodes."""
-        return self.net(images).softmax(1)
 
 
 def label_with_crf(model: Deployed, image: Tensor, settings: CrfSettings) -> Tensor:
@@ -111,7 +97,9 @@ class Segmenter:
 
     def network_size(self, height: int, width: int) -> tuple[Size, ...]:
         """What the network sees of an image of this size; images that have it in common can be labelled together."""
-        return tuple(self.module.network_sizes(self.module.learned_size((height, width))))
+        learned = self.module.learned_size((height, width))
+        # Scores of a localizer may lie closer than its network's.
+        return (*self.module.network_sizes(learned), *([learned] if self.module.direct else []))
 
     @torch.inference_mode()
     def segment_batch(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:

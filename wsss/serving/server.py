@@ -40,7 +40,7 @@ from wsss.serving import openapi
 from wsss.serving.answers import JSON, chosen
 from wsss.serving.connections import BoundedConnection
 from wsss.serving.live import Watch, has_alias, sendable
-from wsss.serving.options import Options
+from wsss.serving.options import FUSED, Options
 from wsss.serving.package import load_package
 from wsss.serving.pages import PATHS, add_pages
 from wsss.serving.segmenter import Segmenter
@@ -104,7 +104,8 @@ def make_app(segmenter: Segmenter, options: Options | None = None) -> FastAPI:
     options = options or Options()
     if options.device.type != "cpu":
         segmenter.module.to(options.device)
-    service = MaskService(segmenter, options.memory, options.device, options.shadow.share if options.shadow else 0.0)
+    share = options.shadow.share if options.shadow else 0.0
+    service = MaskService(segmenter, options.memory, options.device, share, options.runtime == FUSED)
     if options.shadow and service.shadow and not has_alias(options.shadow.address):
         service.shadow.take(load_package(options.shadow.address))
 

@@ -22,7 +22,7 @@ from wsss.serving.memory import return_memory
 from wsss.serving.metrics import Metrics
 from wsss.serving.multipart import File, files_of, is_form
 from wsss.serving.pictures import MEMORY, WorkingMemory, decode
-from wsss.serving.segmenter import Segmenter
+from wsss.serving.segmenter import Segmenter, fused
 from wsss.serving.shadow import Offer, Shadow
 from wsss.serving.uploads import Admission, Turns
 
@@ -59,6 +59,7 @@ class MaskService:
         memory: as in `wsss.serving.pictures.Limits`.
         device: that models are on.
         shadow_share: of the requests that a challenger answers too; 0 for no shadow.
+        fuse: run convolutions with what follows them; see `wsss.serving.segmenter.fused`.
     """
 
     def __init__(
@@ -67,13 +68,14 @@ class MaskService:
         memory: int = MEMORY,
         device: torch.device | None = None,
         shadow_share: float = 0.0,
+        fuse: bool = False,
     ) -> None:
         self.device = device or torch.device("cpu")
         self.metrics, self.admission, self.turns = Metrics(), Admission(), Turns()
-        self._memory, self._working = memory, WorkingMemory(memory)
+        self._fuse, self._memory, self._working = fuse, memory, WorkingMemory(memory)
         self._threads = ThreadPoolExecutor(max(2, own_cores()), "pictures")
         self.batcher = Batcher(self.device, self.metrics.group.observe)
-        self.current = Served.of(segmenter, memory)
+        self.current = self._served(segmenter)
         self.metrics.model.info({"version": self.current.name})
         busy = lambda: not self.admission.quiet(QUIET_S)  # noqa: E731
         self.shadow = Shadow(shadow_share, busy, self.metrics) if shadow_share else None
@@ -81,9 +83,12 @@ class MaskService:
     def take(self, segmenter: Segmenter | None) -> None:
         """Have another model answer from the next request on; those under way are answered by the one before."""
         if segmenter is not None:
-            self.current = Served.of(segmenter, self._memory)
+            self.current = self._served(segmenter)
             self.metrics.model.info({"version": self.current.name})
             self.metrics.swaps.inc()
+
+    def _served(self, segmenter: Segmenter) -> Served:
+        return Served.of(fused(segmenter) if self._fuse else segmenter, self._memory)
 
     def close(self) -> None:
         """End the threads."""

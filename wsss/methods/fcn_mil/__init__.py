@@ -40,6 +40,10 @@ class MapSettings(CamSettings):
 class DirectSettings(MapSettings, CrfSettings):
     """Predicting with the network alone: the paper's result, and a CRF after it."""
 
+    precision: str = setting(
+        "float32", "number format; a packaged model is float32", choices=("auto", "float32", "bfloat16")
+    )
+
 
 def chosen_score_map(probabilities: Tensor, chosen: np.ndarray, size: tuple[int, int]) -> ScoreMap:
     """The maps of the background and of the chosen classes.
