@@ -38,7 +38,7 @@ def say_result(result: SearchResult, budget: Budget) -> None:
     verdict = result.verdict
     print(_said(search, verdict))
     if verdict.methods:
-        print(as_text([leaderboard(verdict, search.metric)]))
+        print(as_text([leaderboard(verdict, search.metric)], wide=True))
     for who, measure in (("best", verdict.best), ("preset", verdict.default)):
         print(f"  {who:7} {_line(search, measure)}")
     taken = verdict.taken.candidate
