@@ -14,6 +14,7 @@ from PIL import Image
 from wsss.classes import Classes
 from wsss.serving import deployed, pictures, server, service, uploads
 from wsss.serving.deployed import best_classes, resize, rows_at_size
+from wsss.serving.segmenter import Inference
 
 
 class Slow:
@@ -24,6 +25,7 @@ class Slow:
         self.go = threading.Event()
         stride = SimpleNamespace(output_stride=2)
         self.module = SimpleNamespace(net=SimpleNamespace(backbone=stride))
+        self.inference = Inference()
 
     def network_size(self, height, width):
         return height, width

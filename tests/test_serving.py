@@ -130,7 +130,7 @@ def test_labels_are_those_of_offline_inference(model, step, size):
 def test_package_holds_weights_classes_and_card(package, step):
     assert (package / "README.md").read_text() == "# A card\n"
     description = json.loads((package / "model.json").read_text())
-    assert description["format"] == 3 and description["classes"] == list(CLASSES.names)
+    assert description["format"] == 4 and description["classes"] == list(CLASSES.names)
     assert description["network"]["classes"] == len(description["palette"]) == 4
     assert load_file(package / "model.safetensors").keys() == load_file(step / "model.safetensors").keys()
     assert load_package(str(package)).classes == CLASSES
