@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -152,3 +153,32 @@ def test_only_backbones_are_folded() -> None:
 def test_other_devices_keep_plain_convolutions() -> None:
     fast = folded(network("tiny").to("meta"))
     assert FusedConv not in kinds(fast) and nn.BatchNorm2d not in kinds(fast)
+
+
+def test_a_network_that_runs_in_another_thread_does_not_notice() -> None:
+    """A server folds the next model while the present one answers."""
+    running, images = network("tiny").eval(), torch.rand(1, 3, 33, 33)
+    expected = running(images)[-1]
+    stop, failures, ran = threading.Event(), [], [0]
+
+    def run() -> None:
+        while not stop.is_set():
+            try:
+                assert torch.equal(running(images)[-1], expected)
+                ran[0] += 1
+            except Exception as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    call = nn.Module.__call__
+    for thread in threads:
+        thread.start()
+    folding_too = [threading.Thread(target=folded, args=(network("mobilenet_v2").eval(),)) for _ in range(3)]
+    for thread in folding_too:
+        thread.start()
+    for thread in folding_too:
+        thread.join()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failures and ran[0] and nn.Module.__call__ is call

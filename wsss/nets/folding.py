@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import operator
+import threading
+from collections.abc import Callable
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +79,7 @@ def folded(model: Network, dtype: torch.dtype = torch.float32, *, fuse: bool = T
 
 
 def _fold(level: nn.Module, dtype: torch.dtype, fuse: bool) -> nn.Module:
-    traced = fx.symbolic_trace(level)
+    traced = _traced(level)
     layers = dict(traced.named_modules())
     nodes = list(traced.graph.nodes)
     for node in nodes:
@@ -99,6 +101,28 @@ def _fold(level: nn.Module, dtype: torch.dtype, fuse: bool) -> nn.Module:
     traced.delete_all_unused_submodules()
     traced.recompile()
     return traced
+
+
+_TRACING = threading.Lock()
+"""Held while a network is traced: torch then replaces how every module is called, which two can't undo in any order."""
+
+
+class _Tracer(fx.Tracer):
+    """Traces what its own thread calls; the networks of other threads run as they do, such as those that serve."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+
+def _traced(level: nn.Module) -> fx.GraphModule:
+    with _TRACING:
+        return fx.GraphModule(level, _Tracer().trace(level))
 
 
 def _fuse(conv: nn.Conv2d, node: fx.Node, nodes: list[fx.Node], layers: dict[str, nn.Module]) -> FusedConv:
