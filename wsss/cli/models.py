@@ -53,14 +53,18 @@ def serve(
 ) -> None:
     """Serve a model over HTTP: the bytes of images in, their masks out; a page to try it at /."""
     from wsss.registry.standing import settle_address
-    from wsss.serving import options, server
+    from wsss.run.steps import choose_device
+    from wsss.serving import server
+    from wsss.serving.keys import ApiKeys
+    from wsss.serving.options import Options
     from wsss.serving.package import load_package
+    from wsss.serving.shadow import ShadowSettings
 
-    chosen = options.Options(
+    chosen = Options(
         memory=int(memory * 2**30),
-        device=options.device_of(device),
-        keys=options.ApiKeys.read(api_keys) if api_keys else None,
-        shadow=options.ShadowSettings.parse(shadow, model) if shadow else None,
+        device=choose_device("cpu" if on_ray else device),  # a replica's is its machine's
+        keys=ApiKeys.read(api_keys) if api_keys else None,
+        shadow=ShadowSettings.parse(shadow, model) if shadow else None,
         address=model,
         every=watch,
         settle=lambda: settle_address(model),

@@ -7,28 +7,13 @@ from dataclasses import dataclass, field
 
 import torch
 
-from wsss.errors import UserError, unknown
+from wsss.errors import unknown
 from wsss.serving.keys import ApiKeys
 from wsss.serving.pictures import MEMORY
 from wsss.serving.shadow import ShadowSettings
 
-__all__ = ["ApiKeys", "Options", "ShadowSettings", "device_of"]
-
 RUNTIMES = TORCH, FUSED = "torch", "fused"
 """What answers bit for bit as everywhere; what is faster on a CPU, and the same but for rounding."""
-
-
-def device_of(name: str) -> torch.device:
-    """The device of a name: cpu, cuda, or auto, which is cuda where there is one.
-
-    Raises:
-        UserError: another name, or cuda where there is none.
-    """
-    if name not in (known := ("auto", "cpu", "cuda")):
-        raise unknown("device", name, known)
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("this machine has no GPU that torch can use; choose --device cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)

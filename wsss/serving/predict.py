@@ -7,7 +7,6 @@ OUT/inputs.jsonl       a line for each image that is done: its id and the sha256
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from wsss.data.palette_png import write_palette_png
 from wsss.data.parallel import some
 from wsss.errors import UserError
 from wsss.progress import ConsoleReporter
+from wsss.run.fingerprints import file_digest
 from wsss.serving.package import load_package
 from wsss.serving.segmenter import Segmenter, digest
 from wsss.storage import disk_errors, remove_unfinished, write_bytes
@@ -71,7 +71,7 @@ class Prediction:
     def _label(self, model: Segmenter, image_id: str) -> Row:
         path = self.paths[image_id]
         try:
-            sha256 = _sha256(path)
+            sha256 = file_digest(path)
             labels = model(read_image(path))
         except (UserError, OSError) as error:
             return {"id": image_id, "sha256": "", "problem": str(error)}
@@ -175,9 +175,4 @@ def _entry(line: str) -> Mapping[str, str] | None:
 
 def _is_done(prediction: Prediction, image_id: str, sha256: str) -> bool:
     path = prediction.paths.get(image_id)
-    return path is not None and (prediction.out / f"{image_id}.png").is_file() and _sha256(path) == sha256
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return path is not None and (prediction.out / f"{image_id}.png").is_file() and file_digest(path) == sha256
