@@ -153,14 +153,11 @@ def _is_run(planned: PlannedStep, until: str | None, *, scored: bool) -> bool:
 
 def _write(grid: Grid, each: GridRun) -> None:
     """The run in MLflow, whose steps are all there."""
-    search, candidate = grid.search, each.cell.candidate
+    search = grid.search
     try:
         outcome = run_method(
-            candidate.method,
-            search.preset,
-            search.data,
+            **search.run_arguments(each.cell.candidate),
             rng=each.rng,
-            overrides={**search.fixed_of(candidate.method), **candidate.settings},
             device=search.device,
             until=grid.until,
             tags={GRID: grid.name},

@@ -55,8 +55,8 @@ def say_result(result: SearchResult, budget: Budget) -> None:
 
 def preset_file(search: SearchPlan, candidate: Candidate) -> str:
     """What `--preset FILE` reads: the method, the preset that it stands on, and the settings that differ."""
-    values = {**search.fixed_of(candidate.method), **candidate.settings}
-    return json.dumps({"method": candidate.method, "preset": search.preset, "settings": values}, indent=1) + "\n"
+    content = {"method": candidate.method, "preset": search.preset, "settings": search.settings_of(candidate)}
+    return json.dumps(content, indent=1) + "\n"
 
 
 def _said(search: SearchPlan, verdict: Verdict) -> str:

@@ -106,9 +106,22 @@ class SearchPlan:
         """The part of a method."""
         return next(each for each in self.methods if each.method == method)
 
+    def settings_of(self, candidate: Candidate) -> dict[str, Any]:
+        """A candidate's settings upon the fixed ones of its method."""
+        return {**self.fixed_of(candidate.method), **candidate.settings}
+
     def plan(self, candidate: Candidate) -> Plan:
         """The steps of a candidate."""
-        return make_plan(candidate.method, self.preset, {**self.fixed_of(candidate.method), **candidate.settings})
+        return make_plan(candidate.method, self.preset, self.settings_of(candidate))
+
+    def run_arguments(self, candidate: Candidate) -> dict[str, Any]:
+        """What `wsss.run.method.run_method` is told of a candidate."""
+        return {
+            "method": candidate.method,
+            "preset": self.preset,
+            "data": self.data,
+            "overrides": self.settings_of(candidate),
+        }
 
     def fixed_of(self, method: str) -> dict[str, str]:
         """The fixed settings that a method has; of several methods some have not all of them."""
@@ -181,8 +194,7 @@ def plan_search(
 
 def run_command(search: SearchPlan, candidate: Candidate) -> str:
     """The command line that makes a whole run of a candidate."""
-    values = {**search.fixed_of(candidate.method), **candidate.settings}
-    sets = [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+    sets = [part for key, value in search.settings_of(candidate).items() for part in ("--set", f"{key}={value}")]
     line = ["run", "--method", candidate.method, "--preset", search.preset, "--data", search.data]
     return command("wsss", *line, "--rng", str(search.rng), *sets)
 

@@ -60,11 +60,8 @@ def _run(candidate: Candidate, around: Surroundings, search: SearchPlan) -> Whol
     say(f"the whole run of {candidate.method}, for val")
     try:
         outcome = run_method(
-            candidate.method,
-            search.preset,
-            search.data,
+            **search.run_arguments(candidate),
             rng=search.rng,
-            overrides={**search.fixed_of(candidate.method), **candidate.settings},
             device=around.place.here,
             keep_version=False,
             tags={"tune.search": search.name},

@@ -77,8 +77,7 @@ class MaskService:
         self.batcher = Batcher(self.device, self.metrics.group.observe)
         self.current = self._served(segmenter)
         self.metrics.model.info({"version": self.current.name})
-        busy = lambda: not self.admission.quiet(QUIET_S)  # noqa: E731
-        self.shadow = Shadow(shadow_share, busy, self.metrics) if shadow_share else None
+        self.shadow = Shadow(shadow_share, self._busy, self.metrics) if shadow_share else None
 
     def take(self, segmenter: Segmenter | None) -> None:
         """Have another model answer from the next request on; those under way are answered by the one before."""
@@ -86,6 +85,9 @@ class MaskService:
             self.current = self._served(segmenter)
             self.metrics.model.info({"version": self.current.name})
             self.metrics.swaps.inc()
+
+    def _busy(self) -> bool:
+        return not self.admission.quiet(QUIET_S)
 
     def _served(self, segmenter: Segmenter) -> Served:
         return Served.of(fused(segmenter) if self._fuse else segmenter, self._memory)
