@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import empty_store
+from served_examples import WITHOUT_WSSS
 from test_packages_from_outside import edited
 from typer.testing import CliRunner
 
@@ -95,18 +96,15 @@ def test_it_answers_pictures_of_any_size_and_in_a_batch(method, size, packages):
 def test_a_package_answers_the_same_where_there_is_no_wsss(packages, tmp_path):
     """Bit for bit, also the classes that WILDCAT sees and its background."""
     np.save(tmp_path / "image.npy", PICTURE)
-    program = """
-import sys
-class NoWsss:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("wsss", "torchvision", "safetensors"):
-            raise ImportError(name)
-sys.meta_path.insert(0, NoWsss())
+    program = (
+        WITHOUT_WSSS
+        + """
 import mlflow.pyfunc, numpy as np
 for package in sys.argv[1:]:
     model = mlflow.pyfunc.load_model(package)
     np.save(package + ".npy", model.predict(np.load("image.npy")[None]))
 """
+    )
     graphs = [str(packages[method]) for method in ("fcn_mil", "wildcat")]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", program, *graphs], cwd=tmp_path, check=True, env=environment)

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from served_examples import WITHOUT_WSSS
 
 from wsss.data import open_dataset
 from wsss.data.described import described, facts, longer_sides
@@ -66,17 +67,14 @@ def test_the_model_needs_torch_and_mlflow_alone(package, workspace, tmp_path):
     dataset = open_dataset(workspace.root / "data" / "shapes")
     image = dataset.image(dataset.splits["val"][0])
     np.save(tmp_path / "image.npy", image)
-    program = """
-import sys
-class NoWsss:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("wsss", "torchvision", "safetensors"):
-            raise ImportError(name)
-sys.meta_path.insert(0, NoWsss())
+    program = (
+        WITHOUT_WSSS
+        + """
 import mlflow.pyfunc, numpy as np
 model = mlflow.pyfunc.load_model(sys.argv[1])
 np.save("labels.npy", model.predict(np.load("image.npy")[None]))
 """
+    )
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     subprocess.run([sys.executable, "-c", program, str(package)], cwd=tmp_path, check=True, env=environment)
     from wsss.serving.package import load_package

@@ -14,19 +14,18 @@ from pathlib import Path
 import pytest
 import torch
 from mlflow import MlflowClient
+from served_examples import save_one_answer
 from typer.testing import CliRunner
 
 from wsss.cli import app
 from wsss.data import open_dataset
 from wsss.data.shapes import make_shapes
 from wsss.errors import UserError
-from wsss.nets.deeplab import DeepLab
 from wsss.registry import gate, models, standing
 from wsss.registry.ledger import Ledger
 from wsss.registry.lineage import keep_lineage
 from wsss.registry.rollback import roll_back
 from wsss.serving.package import log_model
-from wsss.stages.outputs import save_model
 from wsss.tracking import names
 
 NAME = "wsss-shapes"
@@ -61,12 +60,7 @@ def runs(dataset, tmp_path_factory) -> list[str]:
     made = []
     for answer in (1, 0, 0):
         folder = tmp_path_factory.mktemp("step")
-        architecture = {"classes": 3, "backbone": "tiny", "output_stride": 16, "rates": [1]}
-        net = DeepLab(weights="none", **architecture)
-        torch.nn.init.zeros_(net.head[0].weight)
-        torch.nn.init.zeros_(net.head[0].bias)
-        net.head[0].bias.data[answer] = 5
-        save_model(folder, net.eval(), architecture)
+        save_one_answer(folder, answer)
         tags = {names.DATASET: "shapes", names.SUPERVISION: ""}
         made.append(MlflowClient().create_run("0", tags=tags).info.run_id)
         log_model(made[-1], folder, dataset.classes, "# card\n")

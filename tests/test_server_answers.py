@@ -13,6 +13,7 @@ import pytest
 import torch
 from fastapi import HTTPException
 from PIL import Image
+from served_examples import asking
 from test_server_headers import encoded, png, rotated
 
 from wsss.classes import Classes, palette
@@ -41,16 +42,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def ask(model):
-    app = server.make_app(model)
-
-    def request(method, path, **options):
-        async def send():
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
-                return await client.request(method, path, **options)
-
-        return asyncio.run(send())
-
-    return request
+    return asking(server.make_app(model))
 
 
 def post(ask, body, accept=None, kind="image/png"):

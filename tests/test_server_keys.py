@@ -1,9 +1,7 @@
 """API keys: what needs one, what a key is, and that none is told."""
 
-import asyncio
-
-import httpx
 import pytest
+from served_examples import asking
 from test_server_answers import model  # noqa: F401
 from test_server_headers import FILES
 
@@ -24,16 +22,7 @@ def keys(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ask(model, keys):  # noqa: F811
-    app = server.make_app(model, Options(keys=keys))
-
-    def request(method, path, **options):
-        async def send():
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
-                return await client.request(method, path, **options)
-
-        return asyncio.run(send())
-
-    return request
+    return asking(server.make_app(model, Options(keys=keys)))
 
 
 @pytest.mark.parametrize("path", ["/classes", "/version", "/metrics", "/shadow"])

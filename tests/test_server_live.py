@@ -13,12 +13,12 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from PIL import Image
+from served_examples import save_one_answer
 from test_server_faults import ask, running
 from test_server_headers import encoded
 
 from wsss.classes import Classes
 from wsss.errors import UserError
-from wsss.nets.deeplab import DeepLab
 from wsss.serving import live
 from wsss.serving.description import describe, describe_step
 from wsss.serving.live import Watch, has_alias
@@ -27,7 +27,6 @@ from wsss.serving.package import load_package
 from wsss.serving.segmenter import Instead
 from wsss.serving.server import make_app
 from wsss.serving.shadow import Shadow
-from wsss.stages.outputs import save_model
 
 NAME = "wsss-little"
 CLASSES = Classes(("disc", "bar"))
@@ -36,12 +35,7 @@ IMAGE = encoded("PNG", np.zeros((40, 50, 3), np.uint8))
 
 def logged(folder, answer):
     """The address of a model that answers one class everywhere; what only other people's tools need is left out."""
-    architecture = {"classes": 3, "backbone": "tiny", "output_stride": 16, "rates": [1]}
-    net = DeepLab(weights="none", **architecture)
-    torch.nn.init.zeros_(net.head[0].weight)
-    torch.nn.init.zeros_(net.head[0].bias)
-    net.head[0].bias.data[answer] = 5
-    save_model(folder, net.eval(), architecture)
+    save_one_answer(folder, answer)
     description = describe(describe_step(folder / "model.json"), CLASSES)
     (folder / "model.json").write_text(description.model_dump_json())
     client = MlflowClient()
