@@ -84,10 +84,7 @@ def test_bad_words_are_one_sentence(model, dataset, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
-def test_runtimes_agree_where_they_are_installed(model, dataset, tmp_path, kind):
-    for module in export.INSTALL[kind].split():
-        if not export.installed(module):
-            return
+def test_runtimes_agree(model, dataset, tmp_path, kind):
     assert export_model(model, kind, dataset, "val", tmp_path / "out").accepted
     other = with_runtime(model, tmp_path / "out")
     assert (other(IMAGE) == model(IMAGE)).mean() > 0.999

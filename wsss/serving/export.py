@@ -9,7 +9,6 @@ Sizes, scales and the way to a label map are those of `wsss.serving.deployed`.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import os
 import shutil
@@ -198,11 +197,6 @@ def _load_openvino(folder: Path, net: nn.Module) -> nn.Module:
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", settings)
     return _instead(net, lambda images: compiled(images)[0])
-
-
-def installed(module: str) -> bool:
-    """Whether a module can be imported."""
-    return importlib.util.find_spec(module) is not None
 
 
 def _needed(kind: str, module: str) -> Any:
