@@ -15,7 +15,7 @@ from wsss.nets.deeplab import DeepLab
 from wsss.serving import deployed
 from wsss.serving.deployed import Deployed, best_classes, brought, in_tiles, resize, rows_at_size
 from wsss.serving.headers import Picture
-from wsss.serving.memory import LabellingMemory, crf_bytes
+from wsss.serving.memory import LabellingMemory, crf_bytes, return_memory
 from wsss.serving.pictures import Limits
 from wsss.serving.segmenter import Inference, Probabilities, Segmenter, fused
 from wsss.stages.inference import multi_scale, node_grid, node_size
@@ -188,6 +188,7 @@ def test_the_memory_of_a_crf_is_counted(net):
         while not done.wait(0.002):
             peaks.append(resident())
 
+    return_memory()  # what tests before have left free would be taken first, and not be seen
     before, watcher = resident(), threading.Thread(target=watch)
     watcher.start()
     model(picture(*size))
