@@ -43,15 +43,17 @@ _PLACES = {
     "read_image": "wsss.data.images",
     "refine_label_map": "wsss.ops.crf",
     "upsampled": "wsss.stages.refine",
+    "walk": "wsss.ops.array_walk",
 }
 """What the API shares with a room; all else is of `wsss.api`."""
 
 if TYPE_CHECKING:
-    from wsss.api import add_folder, datasets, load, localizer, methods, results, run, runs, walk
+    from wsss.api import add_folder, datasets, load, localizer, methods, results, run, runs
     from wsss.data import open_dataset
     from wsss.data.images import read_image
     from wsss.data.label_maps import LabelMaps
     from wsss.errors import UserError
+    from wsss.ops.array_walk import walk
     from wsss.ops.crf import DenseCrf, refine_label_map
     from wsss.stages.refine import upsampled
 else:
