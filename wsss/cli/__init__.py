@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from wsss import commands
-from wsss.cli import cluster, data, exports, gc, models, offline, packages, registry, reproduce, runs, store
+from wsss.cli import cluster, dashboard, data, exports, gc, models, offline, packages, registry, reproduce, runs, store
 from wsss.errors import UserError
 from wsss.failures import DEBUG, ended
 
@@ -38,6 +38,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     registry.rollback,
     registry.history,
     models.serve,
+    dashboard.dashboard,
     packages.predict,
     offline.pack,
     runs.doctor,
@@ -49,11 +50,14 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
 _NOT_OFFLINE = (
     "boto3",
     "botocore",
+    "dash",
+    "dash_ag_grid",
     "dvc",
     "fastapi",
     "mlflow",
     "optuna",
     "pandas",
+    "plotly",
     "psutil",
     "pydantic",
     "ray",

@@ -13,6 +13,8 @@ from typing import cast
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from wsss.errors import UserError
+
 MAX_CONNECTIONS = 512
 CHECK_S = 20
 """A client on whom the server has waited at two checks in turn is let go; not less than `uploads.DRAIN_S`."""
@@ -60,3 +62,23 @@ def _refusal() -> bytes:
         f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
+
+
+def listen(host: str, port: int) -> tuple[socket.socket, str]:
+    """A socket that listens, and its URL.
+
+    Args:
+        host: the address to listen on.
+        port: 0 for a free one.
+
+    Raises:
+        UserError: the address can't be bound.
+    """
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise UserError(
+            f"can't listen on {host} port {port}: {error.strerror}; choose another --host or --port"
+        ) from None
+    shown = f"[{host}]" if ":" in host else host
+    return listener, f"http://{shown}:{listener.getsockname()[1]}"

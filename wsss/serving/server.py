@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,11 +33,10 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.routing import Match
 from starlette.types import Scope
 
-from wsss.errors import UserError
 from wsss.git import VERSION
 from wsss.serving import openapi
 from wsss.serving.answers import JSON, chosen
-from wsss.serving.connections import BoundedConnection
+from wsss.serving.connections import BoundedConnection, listen
 from wsss.serving.live import Watch, has_alias, sendable
 from wsss.serving.options import FUSED, Options
 from wsss.serving.package import load_package
@@ -219,13 +217,7 @@ def serve(segmenter: Segmenter, host: str, port: int, options: Options | None = 
         UserError: the address can't be bound.
     """
     use_own_cores()
-    try:
-        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise UserError(
-            f"can't listen on {host} port {port}: {error.strerror}; choose another --host or --port"
-        ) from None
-    shown = f"[{host}]" if ":" in host else host
+    listener, url = listen(host, port)
     config = make_config(segmenter, options)
-    print(f"serving {sendable(segmenter.version)} on http://{shown}:{listener.getsockname()[1]}", flush=True)
+    print(f"serving {sendable(segmenter.version)} on {url}", flush=True)
     uvicorn.Server(config).run(sockets=[listener])

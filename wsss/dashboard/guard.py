@@ -1,0 +1,62 @@
+"""What every answer says to a browser, and which requests are not answered: an ASGI application around another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_OURS = ("/_dash-", "/assets/", "/files/", "/_favicon.ico", "/_reload-hash")
+
+
+class Guard:
+    """Answers known addresses alone, to its own pages alone, and lets a browser load nothing from elsewhere.
+
+    Args:
+        app: what answers.
+        paths: of the pages.
+        scripts: hashes of the inline scripts that its own framework writes.
+        hosts: the names under which it may be asked for; empty for any.
+    """
+
+    def __init__(self, app: ASGIApp, paths: frozenset[str], scripts: Sequence[str], hosts: frozenset[str]) -> None:
+        self._app, self._paths, self._hosts = app, paths, hosts
+        self._policy = (
+            f"default-src 'none'; script-src 'self' {' '.join(scripts)}; style-src 'self' 'unsafe-inline'; "
+            "img-src 'self' data: blob:; connect-src 'self'; font-src 'self' data:; base-uri 'none'; "
+            "form-action 'self'; frame-ancestors 'none'"
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["Content-Security-Policy"] = self._policy
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Referrer-Policy"] = "same-origin"
+            await send(message)
+
+        if refusal := self._refusal(scope):
+            status, sentence = refusal
+            await JSONResponse({"detail": sentence}, status)(scope, receive, send_guarded)
+            return
+        await self._app(scope, receive, send_guarded)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        headers, path = Headers(scope=scope), scope["path"]
+        host = headers.get("host", "")
+        if self._hosts and host.rpartition(":")[0].strip("[]") not in self._hosts and host not in self._hosts:
+            return 421, f"this dashboard does not answer for {host}; start it with --host-name {host.partition(':')[0]}"
+        origin = headers.get("origin")
+        if scope["method"] not in ("GET", "HEAD") and origin is not None and origin.partition("://")[2] != host:
+            return 403, "only the dashboard's own pages may ask for this"
+        if path not in self._paths and not path.startswith(_OURS):
+            return 404, f"there is no {path}; there are {', '.join(sorted(self._paths))}"
+        return None
