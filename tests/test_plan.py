@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from wsss import methods
 from wsss.errors import UserError
-from wsss.run.plan import PRESETS, all_settings, make_plan
+from wsss.run.plan import PRESETS, Plan, all_settings, make_plan
+from wsss.settings import as_text
 
 
 @pytest.mark.parametrize("method", methods.names())
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_of_every_method_is_valid(method: str, preset: str) -> None:
     plan = make_plan(method, preset)
-    assert (
-        make_plan(method, preset, {k: v for k, v in plan.settings.items() if v is not None}).settings == plan.settings
-    )
+    assert make_plan(method, preset, given(plan)).settings == plan.settings
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_settings_are_read_back_from_the_texts_that_a_run_logs(method: str) -> None:
+    plan = make_plan(method, "demo")
+    texts = {key: as_text(value) for key, value in given(plan).items()}
+    assert make_plan(method, "demo", texts).settings == plan.settings
+
+
+def given(plan: Plan) -> dict[str, Any]:
+    """The settings of a plan that have a value."""
+    return {key: value for key, value in plan.settings.items() if value is not None}
 
 
 @pytest.mark.parametrize("method", methods.names())

@@ -217,7 +217,9 @@ def _convert(spec: Setting, value: Any, key: str) -> Any:
     several = typing.get_origin(kind) is tuple
     try:
         if several:
-            parts = value.strip("[]() ").split(",") if isinstance(value, str) else value
+            texts = value.strip("[]() ").split(",") if isinstance(value, str) else value
+            # A list of texts is logged as JSON, in quotes.
+            parts = [part.strip().strip("\"'") if isinstance(part, str) else part for part in texts]
             converted = tuple(_to_type(typing.get_args(kind)[0], part) for part in parts)
             if not converted:
                 raise ValueError(value)
