@@ -5,7 +5,7 @@ output "buckets" {
 }
 
 output "database_host" {
-  description = "PGHOST."
+  description = "The database's address, PGHOST."
   value       = aws_db_instance.this.address
 }
 
