@@ -13,6 +13,7 @@ import shlex
 import stat
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -331,12 +332,17 @@ def test_the_entrypoint_reads_secrets_out_of_files(tmp_path):
 # Accounts and buckets
 
 
-def test_nobody_may_anything_by_default_and_there_is_no_password(monkeypatch):
-    from mlflow.server.auth.config import read_auth_config
+def mlflow_auth(name: str) -> SimpleNamespace:
+    """A file of MLflow's authentication by itself: the package around it takes seconds to import."""
+    import mlflow
 
+    return SimpleNamespace(**runpy.run_path(str(Path(mlflow.__file__).parent / "server" / "auth" / f"{name}.py")))
+
+
+def test_nobody_may_anything_by_default_and_there_is_no_password(monkeypatch):
     monkeypatch.setenv("MLFLOW_AUTH_CONFIG_PATH", str(INFRA / "mlflow" / "basic_auth.ini"))
     monkeypatch.delenv("MLFLOW_AUTH_ADMIN_PASSWORD", raising=False)
-    config = read_auth_config()
+    config = mlflow_auth("config").read_auth_config()
     assert config.default_permission == "NO_PERMISSIONS" and config.admin_password is None
     assert config.auth_cache_ttl_seconds == 0 and "@" not in config.database_uri
 
@@ -346,10 +352,12 @@ ROLES = documents(INFRA / "mlflow" / "roles.yaml")[0]
 
 
 def test_a_researcher_writes_candidates_and_only_a_promoter_the_promoted():
-    from mlflow.server.auth.permissions import TYPE, get_permission
-
-    may = {role: {(k, n): get_permission(p) for k, n, p in ACCOUNTS.grants(ROLES, role)} for role in ROLES["roles"]}
-    assert all(kind in TYPE for grants in may.values() for kind, _ in grants)
+    permissions = mlflow_auth("permissions")
+    may = {
+        role: {(k, n): permissions.get_permission(p) for k, n, p in ACCOUNTS.grants(ROLES, role)}
+        for role in ROLES["roles"]
+    }
+    assert all(kind in permissions.TYPE for grants in may.values() for kind, _ in grants)
     promoted, candidates = ("registered_model", "wsss-shapes"), ("registered_model", "wsss-shapes-candidates")
     rights = {
         role: [grants[key].can_update for key in (("experiment", "*"), candidates, promoted)]
@@ -411,10 +419,10 @@ class Auth:
 
 
 def test_accounts_are_brought_to_the_server_once(tmp_path, secrets):
-    from mlflow.server.auth.client import AuthServiceClient
+    import mlflow
 
-    calls = [name for name in vars(Auth) if not name.startswith("_")]
-    assert all(hasattr(AuthServiceClient, name) for name in calls)
+    client = (Path(mlflow.__file__).parent / "server" / "auth" / "client.py").read_text()
+    assert all(f"    def {name}(" in client for name in vars(Auth) if not name.startswith("_"))
     auth, file = Auth(), tmp_path / "credentials"
     file.write_text(secrets["account_researcher"])
     for _ in range(2):
@@ -499,17 +507,24 @@ def test_kubernetes_database_is_set_up_as_composes():
 # Commands
 
 
+@cache
+def program(name: str) -> Any:
+    """The commands of a program that has them in Python."""
+    if name == "mlflow server":
+        return importlib.import_module("mlflow.cli").server
+    if name == "ray":
+        return importlib.import_module("ray.scripts.scripts").cli
+    module = {"wsss": "wsss.cli", "python -m tune": "tune.__main__"}[name]
+    return typer.main.get_command(importlib.import_module(module).app)
+
+
 def command_tree(words: list[str]) -> tuple[Any, list[str]] | None:
-    """The click command that the first words name, and the words that follow; None for other programs."""
-    if words[:1] == ["wsss"]:
-        command = typer.main.get_command(importlib.import_module("wsss.cli").app)
-        rest = words[1:]
-    elif words[:3] == ["python", "-m", "tune"]:
-        command, rest = typer.main.get_command(importlib.import_module("tune.__main__").app), words[3:]
-    elif words[:1] == ["ray"]:
-        command, rest = importlib.import_module("ray.scripts.scripts").cli, words[1:]
-    elif words[:2] == ["mlflow", "server"]:
-        command, rest = importlib.import_module("mlflow.cli").server, words[2:]
+    """The command that the first words name, and the words that follow; None for other programs."""
+    for name in ("wsss", "python -m tune", "ray", "mlflow server"):
+        size = len(name.split())
+        if words[:size] == name.split():
+            command, rest = program(name), words[size:]
+            break
     else:
         return None
     while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
@@ -563,8 +578,7 @@ def test_every_command_is_one_that_the_programs_know():
 
 def command_like(words: list[str]) -> bool:
     """Not a sentence that begins with the package's name."""
-    names = set(typer.main.get_command(importlib.import_module("wsss.cli").app).commands)
-    return words[:1] != ["wsss"] or len(words) < 2 or words[1] in names
+    return words[:1] != ["wsss"] or len(words) < 2 or words[1] in program("wsss").commands
 
 
 def test_the_slurm_array_has_every_method_and_rng():
