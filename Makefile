@@ -80,7 +80,12 @@ env: $(READY) ## the environment in .venv, with the versions of requirements.loc
 .PHONY: lock
 lock: $(READY) ## resolve requirements.lock anew, from pyproject.toml and constraints.in
 	$(UV) pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header --no-emit-index-url \
-		--extra dev --extra postgres --constraints constraints.in --output-file requirements.lock pyproject.toml
+		--extra dev --extra stack --constraints constraints.in --output-file requirements.lock pyproject.toml
+
+.PHONY: sbom
+sbom: $(READY) ## a bill of materials of requirements.lock in work/sbom.json, CycloneDX
+	@mkdir -p work
+	cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible --of JSON -o work/sbom.json
 
 $(BIN)/python:
 	@[ -n "$(PYTHON)" ] || { echo "no Python found; install Python 3.11, or say where it is: make PYTHON=/path/to/python3.11" >&2; exit 1; }
