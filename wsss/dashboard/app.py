@@ -116,7 +116,7 @@ def _frame(pages: tuple[Page, ...]) -> Component:
         html.Header([
             html.Span("wsss", className="brand"),
             html.Nav(links, **aria(label="Pages")),
-            html.Details([html.Summary("Look"), html.Div([
+            html.Details([html.Summary("Display"), html.Div([
                 _radio("theme", "Theme", _THEMES), _radio("palette", "Colours of classes", _PALETTES),
             ])], className="look"),
         ]),

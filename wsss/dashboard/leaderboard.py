@@ -39,18 +39,33 @@ _EXPORTS = {
     "md": (compare.render_markdown, "text/markdown"),
     "tex": (compare.render_latex, "application/x-tex"),
 }
+_ROW_PX = 30
+_THEME = {
+    "spacing": 5,
+    "rowHeight": _ROW_PX,
+    "fontSize": 13,
+    "fontFamily": "inherit",
+    "backgroundColor": "var(--ground)",
+    "foregroundColor": "var(--text)",
+    "headerBackgroundColor": "var(--raised)",
+    "menuBackgroundColor": "var(--ground)",
+    "rowHoverColor": "var(--raised)",
+    "borderColor": "var(--line)",
+    "accentColor": "var(--accent)",
+    "browserColorScheme": "inherit",
+}
+"""Of the grid, coloured by the page's variables."""
 BLOCK = 100
 """Rows that the grid asks for at once."""
 
 
 def layout(context: Context, state: State) -> Component:
     """The table of methods, as an address says."""
-    view = View.of(state)
     table = _table(context)
+    view = View.of({"dataset": _newest_dataset(context), **state})
     offered = choices(table)
-    dataset = view.dataset or _newest_dataset(context)
     controls: dict[str, dict[str, Any]] = {
-        "dataset": {"options": [*offered["dataset"], EVERY], "value": dataset or EVERY, "clearable": False},
+        "dataset": {"options": [*offered["dataset"], EVERY], "value": view.dataset or EVERY, "clearable": False},
         "split": {"options": list(SPLITS), "value": view.split or None, "placeholder": "train and val"},
         "method": {"options": offered["method"], "value": list(view.methods), "multi": True, "placeholder": "all"},
         "supervision": {
@@ -73,7 +88,7 @@ def layout(context: Context, state: State) -> Component:
                     *(html.A(kind, href="", id=_id(kind), download=f"leaderboard.{kind}") for kind in _EXPORTS),
                 ], className="exports"),
             ], className="bar"),
-            _grid(view, _picked(table, listed(state, "runs"))),
+            _grid(view, _picked(table, listed(state, "runs")), len(table)),
             html.Details([html.Summary("Columns, and who published what"), html.Dl(_glossary(view)),
                           html.Ul(_sources(table), id=_id("sources"))]),
         ]),
@@ -89,7 +104,7 @@ def _nothing() -> Component:
     return empty("No run yet. This makes one, from image-level tags to a model:", "wsss", "run")
 
 
-def _grid(view: View, picked: Sequence[str]) -> Component:
+def _grid(view: View, picked: Sequence[str], rows: int) -> Component:
     return AgGrid(
         id=GRID,
         className="grid",
@@ -99,10 +114,12 @@ def _grid(view: View, picked: Sequence[str]) -> Component:
         filterModel=dict(view.filters or {}),
         selectedRows={"ids": list(picked)},
         defaultColDef={
-            "sortingOrder": ["desc", "asc"], "resizable": True, "floatingFilter": False, "cellDataType": False,
+            "sortingOrder": ["desc", "asc"], "resizable": True, "cellDataType": False,
+            "wrapHeaderText": True, "autoHeaderHeight": True,
         },
+        style={"height": f"min({_ROW_PX * (rows + 4)}px, max(18rem, calc(100vh - 13rem)))"},
         dashGridOptions={
-            "theme": {"function": "themeQuartz.withParams({spacing: 5, fontSize: 13})"},
+            "theme": {"function": f"themeQuartz.withParams({json.dumps(_THEME)})"},
             "rowSelection": {"mode": "multiRow", "checkboxes": True, "headerCheckbox": False},
             "selectionColumnDef": {"pinned": "left", "width": 40},
             "cacheBlockSize": BLOCK,
@@ -112,7 +129,6 @@ def _grid(view: View, picked: Sequence[str]) -> Component:
             "enableCellTextSelection": True,
             "ensureDomOrder": True,
             "tooltipShowDelay": 300,
-            "suppressColumnVirtualisation": False,
         },
     )  # fmt: skip
 
@@ -215,9 +231,20 @@ def _callbacks(app: Dash, context: Context) -> None:
         Input(VERSION, "data"),
         prevent_initial_call=True,
     )(threaded(news))
-    app.callback(Output(GRID, "columnDefs"), Input(controls["split"], "value"), prevent_initial_call=True)(
-        lambda split: _definitions(View.of({"split": split or ""}))
-    )
+
+    def definitions(split: str | None, dataset: str | None, sort: str | None) -> list[dict[str, Any]]:
+        state = {"split": split or "", "dataset": dataset or ""}
+        shown = {column.key for column in View.of(state).columns()}
+        kept = [part for part in (sort or "").split(",") if part.rpartition(":")[0] in shown]
+        return _definitions(View.of(state | {"sort": ",".join(kept)}))
+
+    app.callback(
+        Output(GRID, "columnDefs"),
+        Input(controls["split"], "value"),
+        Input(controls["dataset"], "value"),
+        Held(_id("sort"), "data"),
+        prevent_initial_call=True,
+    )(definitions)
     chosen = tuple(Input(controls[name], "value") for name in ("dataset", "method", "supervision"))
     for refresh, inputs in (("Purge", chosen), ("Refresh", (Input(VERSION, "data"),))):
         asks = f"() => dash_clientside.wsss.leaderboard{refresh}()"

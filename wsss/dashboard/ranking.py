@@ -69,7 +69,7 @@ def _figure(split: str, what: str) -> Column:
         return f"{100 * figure.mean:.1f}{deviation}" + (f" (of {figure.rngs})" if figure.rngs < len(row.rngs) else "")
 
     return Column(
-        key, f"{what} ({split})", value, text, 118, split, f"mIoU in percent on {split}: {SCORED[what].meaning}"
+        key, f"{what} ({split})", value, text, 115, split, f"mIoU in percent on {split}: {SCORED[what].meaning}"
     )
 
 
@@ -94,23 +94,23 @@ def columns() -> dict[str, Column]:
     """All columns by key, in their order."""
     every = [
         Column("method", "method", lambda row: row.method, width=140),
-        Column("dataset", "dataset", lambda row: row.dataset),
-        Column("preset", "preset", lambda row: row.preset, width=90),
-        Column("backbone", "backbone", lambda row: row.backbone),
-        Column("pretraining", "pretraining", lambda row: row.pretraining),
-        Column("supervision", "supervision", lambda row: row.supervision or TAGS, width=130, meaning="what was seen"),
-        Column("rngs", "rngs", lambda row: len(row.rngs), lambda row: str(len(row.rngs)), 80, meaning="how many seeds"),
         *(_figure(split, what) for split, what in reversed(list(reported()))),
-        Column("bound", "% of bound", _of_bound, lambda row: f"{_of_bound(row):.0f}", 110,
+        Column("bound", "% of bound", _of_bound, lambda row: f"{_of_bound(row):.0f}", 100,
                meaning="its last mIoU over that of the same segmenter trained on masks, same preset and backbone"),
         Column("published", "published", _published, lambda row: ", ".join(f"{p.miou:.1f}" for p in row.published), 120,
                meaning="mIoU in percent that others report of this method on VOC 2012 val"),
-        Column("seconds", "time, s", lambda row: row.seconds, lambda row: f"{row.seconds:,.0f}", 100,
+        Column("dataset", "dataset", lambda row: row.dataset),
+        Column("supervision", "supervision", lambda row: row.supervision or TAGS, width=130, meaning="what was seen"),
+        Column("rngs", "rngs", lambda row: len(row.rngs), lambda row: str(len(row.rngs)), 80, meaning="how many seeds"),
+        Column("seconds", "time, s", lambda row: row.seconds, lambda row: f"{row.seconds:,.0f}", 95,
                meaning="of all its steps, the mean over rngs; what was reused counts with what it took once"),
-        Column("memory", "memory, MB", lambda row: row.memory, lambda row: f"{row.memory:,.0f}", 115,
+        Column("memory", "memory, MB", lambda row: row.memory, lambda row: f"{row.memory:,.0f}", 105,
                meaning="the most that a step used"),
-        Column("status", "status", status, width=130, meaning="of runs that are not finished"),
-        Column("newest", "newest run", lambda row: row.newest, width=290, meaning="its id"),
+        Column("backbone", "backbone", lambda row: row.backbone),
+        Column("pretraining", "pretraining", lambda row: row.pretraining, width=125),
+        Column("preset", "preset", lambda row: row.preset, width=100),
+        Column("status", "status", status, width=110, meaning="of runs that are not finished"),
+        Column("newest", "newest run", lambda row: row.newest, width=280, meaning="its id"),
     ]  # fmt: skip
     return {column.key: column for column in every}
 
@@ -173,7 +173,8 @@ class View:
     def columns(self) -> list[Column]:
         """The columns that it shows."""
         splits = ("", self.split) if self.split else ("", "train", "val")
-        return [column for column in columns().values() if column.split in splits]
+        shown = [column for column in columns().values() if column.split in splits]
+        return [column for column in shown if column.key != "dataset" or self.dataset in ("", EVERY)]
 
     def rows(self, table: Sequence[Row]) -> list[Row]:
         """The rows that it means, in its order; what has no value comes last either way."""
