@@ -117,7 +117,7 @@ def _grid(view: View, picked: Sequence[str], rows: int) -> Component:
             "sortingOrder": ["desc", "asc"], "resizable": True, "cellDataType": False,
             "wrapHeaderText": True, "autoHeaderHeight": True,
         },
-        style={"height": f"min({_ROW_PX * (rows + 4)}px, max(18rem, calc(100vh - 13rem)))"},
+        style={"height": f"max(19rem, min({_ROW_PX * (rows + 3)}px, calc(100vh - 13rem)))"},
         dashGridOptions={
             "theme": {"function": f"themeQuartz.withParams({json.dumps(_THEME)})"},
             "rowSelection": {"mode": "multiRow", "checkboxes": True, "headerCheckbox": False},

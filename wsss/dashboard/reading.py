@@ -159,9 +159,7 @@ class Reading:
 
     def _look(self) -> None:
         before = self._listing
-        if not listing.is_there():
-            if before.records:
-                raise UserError("the tracking store's file is gone; bring it back")
+        if not before.records and not listing.is_there():
             self._listing = Listing({}, True, before.version)
             return
         if not before.whole:
