@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import uvicorn
 from conftest import SMALL, Workspace, same_surroundings
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from typer.testing import CliRunner
 
 from wsss.cli import app as wsss
@@ -33,6 +33,7 @@ METHODS = {"cam": ("localize.", "segment."), "bound": ("segment.",)}
 QUICK = {"segment.train.epochs": "1"}
 DEADLINE_MS = 10_000
 """How long a test waits for what the page should show."""
+expect.set_options(timeout=DEADLINE_MS)
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,15 @@ def served(root: Path, context: Context | None = None, **options: Any) -> Iterat
     with standing_in(root):
         shown = context or Context(Reading())
         listener, url = listen("127.0.0.1", 0)
-        server = uvicorn.Server(uvicorn.Config(make_app(shown, **options), log_level="warning", ws="none"))
+        server = uvicorn.Server(
+            uvicorn.Config(make_app(shown, **options), log_level="warning", ws="none", lifespan="off")
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:
             yield Dashboard(url, root, shown)
         finally:
-            server.should_exit = server.force_exit = True
+            server.should_exit = True
             thread.join()
             shown.reading.close()
 

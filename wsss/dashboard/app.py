@@ -9,7 +9,8 @@ from urllib.parse import parse_qsl
 import dash_ag_grid  # noqa: F401 - its scripts stand in the page from the beginning
 from dash import Dash, Input, Output, State, dcc, html, no_update, set_props
 from dash.development.base_component import Component
-from fastapi import FastAPI, Request
+from dash.exceptions import DependencyException
+from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from starlette.types import ASGIApp
 
@@ -52,7 +53,8 @@ def make_app(
         sessions: of those who brought a key; None where nobody needs one.
     """
     server: Any = FastAPI(title="wsss dashboard", version=RELEASE, docs_url=None, redoc_url=None, openapi_url=None)
-    server.add_exception_handler(UserError, _refused)
+    server.add_exception_handler(UserError, lambda request, error: PlainTextResponse(f"{error}\n", 400))
+    server.add_exception_handler(DependencyException, lambda request, error: PlainTextResponse("no such script\n", 404))
     for page in pages:
         page.routes(server, context)
     app = _Dash(
@@ -138,7 +140,3 @@ def _told(error: Exception) -> Any:
     if not isinstance(error, UserError):
         raise error
     set_props(PROBLEM, {"children": problem(str(error))})
-
-
-def _refused(request: Request, error: Exception) -> PlainTextResponse:
-    return PlainTextResponse(f"{error}\n", 400)

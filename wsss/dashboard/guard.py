@@ -69,7 +69,9 @@ class Guard:
             if not self._sessions.has(request):
                 await self._sessions.ask(request)(scope, receive, send_guarded)
                 return
-        await self._app(scope, receive, send_guarded)
+        # All pages are one document: what it shows is settled in the browser, by the address.
+        at_home = {**scope, "path": "/", "raw_path": b"/"} if scope["path"] in self._paths else scope
+        await self._app(at_home, receive, send_guarded)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers, path = Headers(scope=scope), scope["path"]

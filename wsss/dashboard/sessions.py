@@ -22,7 +22,7 @@ _LONGEST = 4096
 """Bytes of what is sent to `ENTER`."""
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>wsss: a key, please</title><link rel="stylesheet" href="/assets/wsss.css"></head>
+<title>wsss: a key, please</title><link rel="icon" href="data:,"><link rel="stylesheet" href="/assets/wsss.css"></head>
 <body><main class="enter"><h1>This dashboard asks for a key</h1>{said}
 <form method="post" action="/enter"><input type="hidden" name="to" value="{to}">
 <label class="field">key <input type="password" name="key" autocomplete="current-password" autofocus required></label>
