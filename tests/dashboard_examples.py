@@ -75,7 +75,7 @@ def standing_in(root: Path) -> Iterator[None]:
 
 @contextmanager
 def served(root: Path, context: Context | None = None, **options: Any) -> Iterator[Dashboard]:
-    """The dashboard of a workspace, in this process, which stands in the workspace meanwhile.
+    """The dashboard of a workspace, in this process, which stands in the workspace meanwhile: one at a time.
 
     Args:
         root: the workspace.
@@ -166,3 +166,9 @@ def until(said: Callable[[], bool], seconds: float = DEADLINE_MS / 1000) -> None
     while not said():
         assert time.monotonic() < end, "it did not come about"
         time.sleep(0.02)
+
+
+def column(page: Page, key: str) -> list[str]:
+    """What stands in a column of a grid, from the top."""
+    cells = page.locator(f".ag-cell[col-id='{key}']").all()
+    return [cell.text_content() or "" for cell in sorted(cells, key=lambda cell: cell.bounding_box()["y"])]

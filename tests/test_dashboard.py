@@ -2,32 +2,25 @@
 
 import gzip
 import re
-import shutil
 
 import httpx
 import pytest
 from dash import html
 from dashboard_examples import served
 from playwright.sync_api import expect
-from test_reading import run_of
 from typer.testing import CliRunner
 
 from wsss.cli import app
 from wsss.dashboard import server
 from wsss.dashboard.app import PAGES
-from wsss.dashboard.page import Context, Page
-from wsss.dashboard.reading import Reading
+from wsss.dashboard.page import Page
 from wsss.dashboard.sessions import Sessions
 from wsss.errors import UserError
 from wsss.serving.keys import ApiKeys
-from wsss.tracking import names
-from wsss.tracking.connection import mlflow_client
 
 pytest_plugins = ("dashboard_examples",)
 
-ROWS = ".ag-row [col-id=method]"
 KEY = "0123456789abcdef"
-MARKUP = '<img src=x onerror="document.title=1"><b>bold</b>'
 
 
 def _refuse(context, state):
@@ -151,41 +144,6 @@ def test_theme_and_palette_are_kept_by_the_browser(dashboard, window):
     assert page.evaluate(ground) == "rgb(255, 255, 255)"
     colours = page.evaluate("[...Array(21).keys()].map(dash_clientside.wsss.colour)")
     assert colours[1] == [230, 159, 0] and len({tuple(colour) for colour in colours}) == 21
-
-
-def test_a_hostile_store_is_text(template, tmp_path, page):
-    shutil.copy(template, tmp_path / "mlflow.db")
-    with served(tmp_path, Context(Reading(every=0.2))) as dashboard:
-        client = mlflow_client()
-        page.goto(dashboard.url)
-        expect(page.get_by_text("No run yet.")).to_be_visible()
-        expect(page.locator("pre")).to_have_text("wsss run")
-        tags = dict.fromkeys((names.METHOD, names.DATASET, names.PRESET, names.SUPERVISION, names.BACKBONE), MARKUP)
-        run_of(client, tags=tags, pred_crf=0.5)
-        expect(page.locator(ROWS)).to_have_text(MARKUP)
-        assert page.locator("img").count() == 0 and page.locator("main b").count() == 0
-        assert page.title() == "Leaderboard · wsss"
-        for kind in ("csv", "md", "tex"):
-            answer = httpx.get(f"{dashboard.url}/files/leaderboard.{kind}")
-            assert (
-                answer.headers["x-content-type-options"] == "nosniff" and "html" not in answer.headers["content-type"]
-            )
-
-
-def test_a_store_that_goes_away_while_a_page_is_open_is_a_sentence_and_comes_back(template, tmp_path, page):
-    shutil.copy(template, tmp_path / "mlflow.db")
-    with served(tmp_path, Context(Reading(every=0.2))) as dashboard:
-        client = mlflow_client()
-        run_of(client, pred_crf=0.5)
-        page.goto(dashboard.url)
-        page.locator(".ag-row").first.wait_for()
-        (tmp_path / "mlflow.db").rename(tmp_path / "away.db")
-        expect(page.get_by_role("status")).to_contain_text("is gone; bring it back. What stands here was read before.")
-        assert page.locator(ROWS).count() == 1
-        (tmp_path / "away.db").rename(tmp_path / "mlflow.db")
-        expect(page.locator("#standing")).to_be_empty()
-        run_of(client, tags={names.GROUP: "h", names.METHOD: "new"}, pred_crf=0.6)
-        expect(page.locator(ROWS)).to_have_count(2)
 
 
 def test_promotion_needs_keys_and_other_hosts_a_warning(tmp_path, monkeypatch):

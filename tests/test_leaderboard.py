@@ -2,39 +2,19 @@
 
 import csv
 import io
-import shutil
 
 import httpx
 import pytest
-from dashboard_examples import served
+from dashboard_examples import column
 from playwright.sync_api import expect
 
-from benchmarks.dashboard_store import RNGS, write_runs
-from wsss.dashboard.page import Context
 from wsss.dashboard.ranking import View
-from wsss.dashboard.reading import Reading
 from wsss.tables.compare import render_markdown
 from wsss.tables.render import as_latex
 
 pytest_plugins = ("dashboard_examples",)
 
 CELLS = ".ag-row [col-id='{}']"
-
-
-def column(page, key):
-    """What stands in a column, from the top."""
-    cells = page.locator(f".ag-cell[col-id='{key}']").all()
-    return [cell.text_content() for cell in sorted(cells, key=lambda cell: cell.bounding_box()["y"])]
-
-
-@pytest.fixture(scope="module")
-def crowded(template, tmp_path_factory):
-    """A dashboard of 10,000 runs of methods on photographs."""
-    root = tmp_path_factory.mktemp("crowded")
-    shutil.copy(template, root / "mlflow.db")
-    write_runs(root / "mlflow.db", 10_000, 12)
-    with served(root, Context(Reading(every=60))) as it:
-        yield it
 
 
 def test_methods_stand_in_order_of_their_most_telling_figure_beside_what_is_published(dashboard, page):
@@ -66,44 +46,6 @@ def test_picked_rows_are_compared(dashboard, page, runs):
     page.reload()
     page.locator(".ag-row").first.wait_for()
     expect(page.locator(".ag-pinned-left-cols-container .ag-row-selected")).to_have_count(2)
-
-
-def test_the_address_reproduces_choice_filter_and_order(crowded, window):
-    page = window()
-    page.goto(crowded.url)
-    page.locator(".ag-row").first.wait_for()
-    page.get_by_text("time, s", exact=True).click()
-    page.wait_for_url("**sort=seconds:desc**")
-    page.locator("#leaderboard-method").click()
-    page.get_by_role("option", name="cam").click()
-    page.keyboard.press("Escape")
-    page.wait_for_url("**method=cam**")
-    expect(page.locator("#leaderboard-count")).to_contain_text("476 rows")
-    expected = [row.newest for row in View.of({"dataset": "photos", "method": "cam", "sort": "seconds:desc"}).rows(
-        crowded.context.reading.table())]  # fmt: skip
-    page.wait_for_function("document.querySelector('.ag-cell[col-id=method]').textContent === 'cam'")
-    second = window()
-    second.goto(page.url)
-    second.locator(".ag-row").first.wait_for()
-    times = column(second, "seconds")
-    assert len(times) > 10 and set(column(second, "method")) == {"cam"}
-    by_id = {row.newest: row for row in crowded.context.reading.table()}
-    assert times == [f"{by_id[run].seconds:,.0f}" for run in expected[: len(times)]]
-    second.goto(f'{crowded.url}/?filter={{"val/pred_crf":{{"filterType":"number","type":"greaterThan","filter":70}}}}')
-    many = [row for row in by_id.values() if row.figures["val/pred_crf"].mean > 0.7]
-    expect(second.locator("#leaderboard-count")).to_contain_text(f"{len(many)} rows of {RNGS * len(many)} runs")
-
-
-def test_ten_thousand_runs_are_paged_by_the_server(crowded, page):
-    sizes = []
-    page.on("response", lambda answer: sizes.append(len(answer.body())) if "update-component" in answer.url else None)
-    page.goto(crowded.url)
-    page.locator(".ag-row").first.wait_for()
-    expect(page.locator("#leaderboard-count")).to_contain_text("3,334 rows of 10,000 runs")
-    page.evaluate("dash_ag_grid.getApi('leaderboard-grid').ensureIndexVisible(3333)")
-    last = View.of({"dataset": "photos"}).rows(crowded.context.reading.table())[-1]
-    page.locator(f".ag-row[row-id='{last.newest}']").first.wait_for()
-    assert max(sizes) < 300_000
 
 
 def test_exports_are_what_is_shown(dashboard):

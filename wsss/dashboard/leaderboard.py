@@ -64,6 +64,7 @@ def layout(context: Context, state: State) -> Component:
     table = _table(context)
     view = View.of({"dataset": _newest_dataset(context), **state})
     offered = choices(table)
+    held = {name: state.get(name) for name in _HELD} | {"runs": _picked(table, listed(state, "runs"))}
     controls: dict[str, dict[str, Any]] = {
         "dataset": {"options": [*offered["dataset"], EVERY], "value": view.dataset or EVERY, "clearable": False},
         "split": {"options": list(SPLITS), "value": view.split or None, "placeholder": "train and val"},
@@ -88,11 +89,11 @@ def layout(context: Context, state: State) -> Component:
                     *(html.A(kind, href="", id=_id(kind), download=f"leaderboard.{kind}") for kind in _EXPORTS),
                 ], className="exports"),
             ], className="bar"),
-            _grid(view, _picked(table, listed(state, "runs")), len(table)),
+            _grid(view, len(table)),
             html.Details([html.Summary("Columns, and who published what"), html.Dl(_glossary(view)),
                           html.Ul(_sources(table), id=_id("sources"))]),
         ]),
-        *(dcc.Store(id=_id(name), data=state.get(name)) for name in _HELD),
+        *(dcc.Store(id=_id(name), data=data) for name, data in held.items()),
     ], className="leaderboard")  # fmt: skip
 
 
@@ -104,7 +105,7 @@ def _nothing() -> Component:
     return empty("No run yet. This makes one, from image-level tags to a model:", "wsss", "run")
 
 
-def _grid(view: View, picked: Sequence[str], rows: int) -> Component:
+def _grid(view: View, rows: int) -> Component:
     return AgGrid(
         id=GRID,
         className="grid",
@@ -112,7 +113,6 @@ def _grid(view: View, picked: Sequence[str], rows: int) -> Component:
         rowModelType="infinite",
         getRowId="params.data.newest",
         filterModel=dict(view.filters or {}),
-        selectedRows={"ids": list(picked)},
         defaultColDef={
             "sortingOrder": ["desc", "asc"], "resizable": True, "cellDataType": False,
             "wrapHeaderText": True, "autoHeaderHeight": True,

@@ -72,6 +72,26 @@
         if (document.getElementById(id)) window.dash_ag_grid?.getApiAsync(id).then(then);
     };
 
+    // Rows that an address checks, until the grid has loaded them.
+    let [picking, awaited] = [null, new Set()];
+    const pick = (runs) => {
+        const element = document.getElementById("leaderboard-grid");
+        if (element === picking) return;
+        [picking, awaited] = [element, new Set(runs)];
+        grid("leaderboard-grid", (api) => {
+            const mark = () => {
+                for (const run of awaited) {
+                    const node = api.getRowNode(run);
+                    if (!node?.data) continue;
+                    awaited.delete(run);
+                    node.setSelected(true);
+                }
+            };
+            api.addEventListener("modelUpdated", mark);
+            mark();
+        });
+    };
+
     window.dash_clientside = Object.assign({}, window.dash_clientside, {
         wsss: {
             // The colour of a class's index as [red, green, blue], of the palette that was chosen. "wsss:look" is the event
@@ -117,7 +137,8 @@
                 const { no_update } = dash_clientside;
                 const sort = asked ? asked.sortModel.map((part) => `${part.colId}:${part.sort}`).join(",") : no_update;
                 const filter = asked ? (Object.keys(asked.filterModel).length ? JSON.stringify(asked.filterModel) : null) : no_update;
-                const runs = Array.isArray(selected) ? selected.map((row) => row.newest) : (selected?.ids ?? before ?? []);
+                pick(before ?? []);
+                const runs = [...new Set([...(selected ?? []).map((row) => row.newest), ...awaited])];
                 return [sort, filter, same(runs, before) ? no_update : runs];
             },
 
