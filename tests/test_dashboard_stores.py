@@ -83,7 +83,7 @@ def test_the_address_reproduces_choice_filter_and_order(crowded, window):
     page.wait_for_function("document.querySelector('.ag-cell[col-id=method]').textContent === 'cam'")
     second = window()
     second.goto(page.url)
-    second.locator(".ag-row").first.wait_for()
+    second.locator(".ag-row[row-index='10'] [col-id=seconds]").wait_for()
     times = column(second, "seconds")
     assert len(times) > 10 and set(column(second, "method")) == {"cam"}
     by_id = {row.newest: row for row in crowded.context.reading.table()}

@@ -73,19 +73,15 @@
     };
 
     // Rows that an address checks, until the grid has loaded them.
-    let [picking, awaited] = [null, new Set()];
+    let [picking, awaited] = [undefined, new Set()];
     const pick = (runs) => {
         const element = document.getElementById("leaderboard-grid");
         if (element === picking) return;
         [picking, awaited] = [element, new Set(runs)];
         grid("leaderboard-grid", (api) => {
             const mark = () => {
-                for (const run of awaited) {
-                    const node = api.getRowNode(run);
-                    if (!node?.data) continue;
-                    awaited.delete(run);
-                    node.setSelected(true);
-                }
+                const rows = [...awaited].map((run) => api.getRowNode(run)?.data).filter(Boolean);
+                if (rows.length) dash_clientside.set_props("leaderboard-grid", { selectedRows: [...api.getSelectedRows(), ...rows] });
             };
             api.addEventListener("modelUpdated", mark);
             mark();
@@ -138,6 +134,7 @@
                 const sort = asked ? asked.sortModel.map((part) => `${part.colId}:${part.sort}`).join(",") : no_update;
                 const filter = asked ? (Object.keys(asked.filterModel).length ? JSON.stringify(asked.filterModel) : null) : no_update;
                 pick(before ?? []);
+                for (const row of selected ?? []) awaited.delete(row.newest);
                 const runs = [...new Set([...(selected ?? []).map((row) => row.newest), ...awaited])];
                 return [sort, filter, same(runs, before) ? no_update : runs];
             },
