@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mlflow.store.entities import PagedList
 
 PAGE = 500
+_NEEDED = (names.METHOD, names.PRESET, names.DATASET, names.RNG, names.GROUP, names.SUPERVISION)
+"""Tags without which a run can't be placed in a table: those of an older schema lack some."""
 Entity = TypeVar("Entity")
 
 
@@ -59,25 +61,39 @@ class RunRecord:
 
     @classmethod
     def of(cls, run: Run) -> RunRecord:
-        tags = run.data.tags
+        """The record of MLflow's run, which `is_whole`."""
+        info, data = run.info, run.data
+        return cls.made(info.run_id, info.status, info.start_time, data.tags, data.params, data.metrics)
+
+    @classmethod
+    def made(
+        cls,
+        run_id: str,
+        status: str,
+        start_ms: int,
+        tags: Mapping[str, str],
+        params: Mapping[str, str],
+        metrics: Mapping[str, float],
+    ) -> RunRecord:
+        """The record of what MLflow keeps of a run; `start_ms` are milliseconds since 1970."""
         return cls(
-            id=run.info.run_id,
-            status=run.info.status,
+            id=run_id,
+            status=status,
             method=tags[names.METHOD],
             preset=tags[names.PRESET],
             dataset=tags[names.DATASET],
             rng=int(tags[names.RNG]),
             group=tags[names.GROUP],
             supervision=frozenset(filter(None, tags[names.SUPERVISION].split(", "))),
-            start=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
+            start=datetime.fromtimestamp(start_ms / 1000, UTC),
             tags=tags,
-            params=run.data.params,
-            metrics=run.data.metrics,
+            params=params,
+            metrics=metrics,
         )
 
 
 def runs(dataset: str | None = None, method: str | None = None, finished: bool = True) -> list[RunRecord]:
-    """The methods' runs, newest first, of all experiments.
+    """The methods' runs, newest first, of all experiments; those of an older schema are left out.
 
     Args:
         dataset, method: only those with this name.
@@ -90,7 +106,12 @@ def runs(dataset: str | None = None, method: str | None = None, finished: bool =
     conditions = [f"tags.`{tag}` = {_quoted(value)}" for tag, value in wanted.items() if value]
     if finished:
         conditions.append("attributes.status = 'FINISHED'")
-    return [RunRecord.of(run) for run in search(mlflow_client(), " and ".join(conditions))]
+    return [RunRecord.of(run) for run in search(mlflow_client(), " and ".join(conditions)) if is_whole(run.data.tags)]
+
+
+def is_whole(tags: Mapping[str, str]) -> bool:
+    """Whether a run has the tags that place it in a table; one of an older schema may not."""
+    return all(tag in tags for tag in _NEEDED) and re.fullmatch(r"-?\d+", tags[names.RNG]) is not None
 
 
 def find_run(run_id: str) -> RunRecord:
@@ -105,6 +126,8 @@ def find_run(run_id: str) -> RunRecord:
         raise UserError(f"there is no run {run_id}; `{listing}` lists the runs and their ids")
     if run.data.tags.get(names.KIND) != names.METHOD_RUN:
         raise UserError(f"run {run_id} is not the run of a method; `{listing}` lists those and their ids")
+    if not is_whole(run.data.tags):
+        raise UserError(f"run {run_id} lacks tags that runs have ({', '.join(_NEEDED)}): an older version made it")
     return RunRecord.of(run)
 
 
