@@ -12,13 +12,13 @@ from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp
 
-from wsss.dashboard import leaderboard
+from wsss.dashboard import files, leaderboard, masks
 from wsss.dashboard.guard import Guard
 from wsss.dashboard.page import ADDRESS, PAGE, PROBLEM, Context, Page, aria, problem, threaded
 from wsss.errors import UserError
 from wsss.git import VERSION
 
-PAGES: tuple[Page, ...] = (leaderboard.PAGE,)
+PAGES: tuple[Page, ...] = (leaderboard.PAGE, masks.PAGE)
 """In the order of the navigation."""
 _ASSETS = Path(__file__).with_name("assets")
 
@@ -32,6 +32,8 @@ def make_app(context: Context, hosts: frozenset[str] = frozenset(), pages: tuple
         pages: that it has.
     """
     server: Any = FastAPI(title="wsss dashboard", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None)
+    # Before Dash, which answers whatever is left.
+    files.add_routes(server, context)
     app = Dash(
         "wsss.dashboard",
         server=server,
@@ -58,6 +60,8 @@ def make_app(context: Context, hosts: frozenset[str] = frozenset(), pages: tuple
     app.callback(Output(PAGE, "children"), Input(ADDRESS, "pathname"), Input(ADDRESS, "search"))(threaded(show))
     for page in pages:
         page.callbacks(app, context)
+    # Dash looks for its assets when "/" is first asked for: whoever opened another page before would get none.
+    app._setup_server()
     # The hashes are those of the inline scripts, which the callbacks of the pages are among.
     return Guard(GZipMiddleware(server, compresslevel=4), frozenset(by_path), app.csp_hashes(), hosts)
 

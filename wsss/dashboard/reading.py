@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+from wsss.data import Dataset, layout, open_dataset
+from wsss.data.dataset import dataset_names
+from wsss.errors import UserError
 from wsss.scores.evaluation import Evaluation
-from wsss.tracking import query
+from wsss.tracking import maps, query
+from wsss.tracking.maps import Maps
 from wsss.tracking.query import RunRecord
 
 
@@ -33,3 +39,37 @@ class Reading:
             UserError: the record can't be read, or the tracking store can't be used.
         """
         return query.evaluation(run, split, what)
+
+    def drawn(self, run: RunRecord) -> dict[str, list[str]]:
+        """What a run shows, in the order in which it is made, to the images of which it does; empty without maps.
+
+        Raises:
+            UserError: its maps can't be read, or the tracking store can't be used.
+        """
+        return maps.drawn(run)
+
+    def maps(self, run_id: str, what: str) -> Maps:
+        """The maps of one thing that a run shows.
+
+        Raises:
+            UserError: the run has none, they can't be read, or the tracking store can't be used.
+        """
+        return maps.read(run_id, what)
+
+    def dataset(self, name: str) -> Dataset:
+        """A dataset of the workspace, opened again when its files changed.
+
+        Raises:
+            UserError: there is none of that name, or it is damaged.
+        """
+        if name not in dataset_names():
+            raise UserError(
+                f"there is no dataset {name} in this workspace; there are: {', '.join(dataset_names()) or 'none'}"
+            )
+        changed = max(path.stat().st_mtime_ns for path in layout.home(name).iterdir() if path.is_file())
+        return _opened(name, changed)
+
+
+@lru_cache(maxsize=8)
+def _opened(name: str, _changed: int) -> Dataset:
+    return open_dataset(name)
