@@ -95,7 +95,8 @@ def shown(reading: Reading, wanted: Wanted) -> Shown | None:
     split = wanted.split or next(iter(splits), SPLITS[0])
     there = sorted({(read.place, what) for of in maps.values() for what, read in of.items() if read.ids(split)})
     whats = list(dict.fromkeys(what for _, what in there))
-    if lacking := [what for what in wanted.what if what not in whats]:
+    lacking = [what for what in wanted.what if what not in whats]
+    if lacking and wanted.what != FIGURE:
         notes.append(f"No maps of {', '.join(lacking)} on {split}; there are {', '.join(whats) or 'none'}.")
     what = tuple(w for w in wanted.what if w in whats) or tuple(whats[-1:])
     tiles = [

@@ -155,17 +155,18 @@ window.wsssviewer = (() => {
             this.room = this.element.clientWidth;
             const room = this.grid.clientWidth, gap = 8, text = 46, count = this.tiles.length;
             const height = Math.max(240, window.innerHeight - (this.grid.getBoundingClientRect().top + window.scrollY) - 16);
-            const shape = this.scene.height / this.scene.width, least = Math.min(room, 220);
-            let columns = 1, best = 0;
-            for (let tried = 1; tried <= count; tried++) {
-                const width = (room - gap * (tried - 1)) / tried, rows = Math.ceil(count / tried);
-                if (width < least) break;
-                const fitting = Math.min(width, (height / rows - text) / shape);
-                if (fitting > best || best < least) [best, columns] = [fitting, tried];
+            const shape = this.scene.height / this.scene.width, least = Math.min(room, 260);
+            const wide = (columns) => (room - gap * (columns - 1)) / columns;
+            let columns = 1, used = 0;
+            for (let tried = 1; tried <= count && wide(tried) >= least; tried++) {
+                const fitting = Math.min(wide(tried), (height / Math.ceil(count / tried) - text) / shape);
+                if (fitting > used) [used, columns] = [fitting, tried];
+            }
+            if (used < least) {
+                columns = Math.min(count, Math.floor((room + gap) / (least + gap)));
+                used = wide(columns);
             }
             const ratio = window.devicePixelRatio, snap = (length) => Math.max(1, Math.floor(length * ratio)) / ratio;
-            const width = (room - gap * (columns - 1)) / columns;
-            const used = room < 600 ? width : Math.min(width, Math.max(best, least));
             this.tileSize = [snap(used), snap(used * shape)];
             this.grid.style.gridTemplateColumns = `repeat(${columns}, ${this.tileSize[0]}px)`;
             for (const { canvas } of this.tiles) {
