@@ -39,6 +39,10 @@ demo: $(READY) ## from image-level tags to a tracked, versioned segmentation mod
 	mlflow run . --env-manager local -P method=affinity -P preset=demo; \
 	wait $$! || { cat work/bound.log; exit 1; }
 
+.PHONY: dashboard
+dashboard: $(READY) ## pages to compare runs: which method wins, where, and why; on http://127.0.0.1:8050
+	wsss dashboard
+
 .PHONY: test
 test: lint ## all checks and all tests (REQUIRE_ALL=1 makes a skipped test a failure)
 	pytest -q

@@ -92,6 +92,7 @@ def served(root: Path, context: Context | None = None, **options: Any) -> Iterat
         finally:
             server.should_exit = server.force_exit = True
             thread.join()
+            shown.reading.close()
 
 
 @pytest.fixture(scope="module")

@@ -88,6 +88,7 @@ def compare(
     as_csv: Csv = False,
     as_json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Print a LaTeX table, of package booktabs.")] = False,
 ) -> None:
     """A table of the finished runs: mean and deviation over rngs, and the published number beside it."""
     from wsss.tables import compare as comparison
@@ -102,6 +103,8 @@ def compare(
         typer.echo(f"no finished run yet; `{command('wsss', 'run')}` makes one")
     elif markdown:
         typer.echo(comparison.render_markdown(rows))
+    elif latex:
+        typer.echo(comparison.render_latex(rows))
     else:
         typer.echo(comparison.render_text(rows, wide=wide))
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, HTTPException, Request, Response
 from PIL import Image
 
 from wsss.dashboard.page import Context
@@ -32,37 +33,45 @@ def add_routes(server: FastAPI, context: Context) -> None:
 
     @server.get("/files/data/{dataset}/image/{image_id:path}")
     def image(dataset: str, image_id: str, request: Request) -> Response:
-        opened = reading.dataset(dataset)
-        path = opened.image_path(image_id)
-        if kept := _kept(request, tag := _tag_of(path), _MINUTE):
-            return kept
-        file = io.BytesIO()
-        Image.fromarray(opened.image(image_id)).save(file, "JPEG", quality=QUALITY, subsampling=0)
-        return _answer(file.getvalue(), "image/jpeg", tag, _MINUTE)
+        with _missing():
+            opened = reading.dataset(dataset)
+            path = opened.image_path(image_id)
+            if kept := _kept(request, tag := _tag_of(path), _MINUTE):
+                return kept
+            file = io.BytesIO()
+            Image.fromarray(opened.image(image_id)).save(file, "JPEG", quality=QUALITY, subsampling=0)
+            return _answer(file.getvalue(), "image/jpeg", tag, _MINUTE)
 
     @server.get("/files/data/{dataset}/mask/{image_id:path}")
     def mask(dataset: str, image_id: str, request: Request) -> Response:
-        opened = reading.dataset(dataset)
-        opened.image_path(image_id)
-        masks = Masks(opened)
-        path = masks.path(image_id)
-        if path is None:
-            raise UserError(f"image {image_id} of dataset {dataset} has no mask")
-        if kept := _kept(request, tag := _tag_of(path), _MINUTE):
-            return kept
-        return _answer(grey_png(masks.read(image_id)), "image/png", tag, _MINUTE)
+        with _missing():
+            opened = reading.dataset(dataset)
+            opened.image_path(image_id)
+            masks = Masks(opened)
+            path = masks.path(image_id)
+            if path is None:
+                raise UserError(f"image {image_id} of dataset {dataset} has no mask")
+            if kept := _kept(request, tag := _tag_of(path), _MINUTE):
+                return kept
+            return _answer(grey_png(masks.read(image_id)), "image/png", tag, _MINUTE)
 
     @server.get("/files/runs/{run}/maps/{what}/{image_id:path}")
     def maps(run: str, what: str, image_id: str, request: Request) -> Response:
-        if not _RUN.fullmatch(run) or not _WHAT.fullmatch(what):
-            raise UserError(f"there are no maps {what} of a run {run}")
-        png = reading.maps(run, what).png(image_id)
-        tag = f'W/"{hashlib.sha256(png).hexdigest()[:32]}"'
-        return _kept(request, tag, _DAY) or _answer(png, "image/png", tag, _DAY)
+        with _missing():
+            if not _RUN.fullmatch(run) or not _WHAT.fullmatch(what):
+                raise UserError(f"there are no maps {what} of a run {run}")
+            png = reading.maps(run, what).png(image_id)
+            tag = f'W/"{hashlib.sha256(png).hexdigest()[:32]}"'
+            return _kept(request, tag, _DAY) or _answer(png, "image/png", tag, _DAY)
 
-    @server.exception_handler(UserError)
-    def missing(_: Request, error: Exception) -> Response:
-        return JSONResponse({"detail": str(error)}, 404)
+
+@contextmanager
+def _missing() -> Iterator[None]:
+    """What is not here is a sentence with 404."""
+    try:
+        yield
+    except UserError as error:
+        raise HTTPException(404, str(error)) from None
 
 
 def _tag_of(path: Path) -> str:

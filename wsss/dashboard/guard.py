@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from wsss.dashboard.sessions import ENTER, Sessions
+
 _OURS = ("/_dash-", "/assets/", "/files/", "/_favicon.ico", "/_reload-hash")
+_OPEN = ("/assets/", "/_favicon.ico")
+"""What the page that asks for a key looks like."""
 
 
 class Guard:
@@ -19,10 +24,18 @@ class Guard:
         paths: of the pages.
         scripts: hashes of the inline scripts that its own framework writes.
         hosts: the names under which it may be asked for; empty for any.
+        sessions: of those who brought a key; None where nobody needs one.
     """
 
-    def __init__(self, app: ASGIApp, paths: frozenset[str], scripts: Sequence[str], hosts: frozenset[str]) -> None:
-        self._app, self._paths, self._hosts = app, paths, hosts
+    def __init__(
+        self,
+        app: ASGIApp,
+        paths: frozenset[str],
+        scripts: Sequence[str],
+        hosts: frozenset[str] = frozenset(),
+        sessions: Sessions | None = None,
+    ) -> None:
+        self._app, self._paths, self._hosts, self._sessions = app, paths, hosts, sessions
         self._policy = (
             f"default-src 'none'; script-src 'self' {' '.join(scripts)}; style-src 'self' 'unsafe-inline'; "
             "img-src 'self' data: blob:; connect-src 'self'; font-src 'self' data:; base-uri 'none'; "
@@ -41,12 +54,21 @@ class Guard:
                 headers["Content-Security-Policy"] = self._policy
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers["Referrer-Policy"] = "same-origin"
+                headers["Cross-Origin-Resource-Policy"] = "same-origin"
             await send(message)
 
         if refusal := self._refusal(scope):
             status, sentence = refusal
             await JSONResponse({"detail": sentence}, status)(scope, receive, send_guarded)
             return
+        if self._sessions is not None and not scope["path"].startswith(_OPEN):
+            request = Request(scope, receive)
+            if scope["path"] == ENTER and scope["method"] == "POST":
+                await (await self._sessions.enter(request))(scope, receive, send_guarded)
+                return
+            if not self._sessions.has(request):
+                await self._sessions.ask(request)(scope, receive, send_guarded)
+                return
         await self._app(scope, receive, send_guarded)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
@@ -57,6 +79,7 @@ class Guard:
         origin = headers.get("origin")
         if scope["method"] not in ("GET", "HEAD") and origin is not None and origin.partition("://")[2] != host:
             return 403, "only the dashboard's own pages may ask for this"
-        if path not in self._paths and not path.startswith(_OURS):
+        known = path in self._paths or path.startswith(_OURS) or (self._sessions is not None and path == ENTER)
+        if not known:
             return 404, f"there is no {path}; there are {', '.join(sorted(self._paths))}"
         return None

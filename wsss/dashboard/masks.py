@@ -7,6 +7,7 @@ from typing import Any
 from dash import Dash, Input, Output, ctx, dcc, html
 from dash.development.base_component import Component
 
+from wsss.dashboard import files
 from wsss.dashboard.page import Context, Page, State, address, aria, empty, keep_address, threaded
 from wsss.dashboard.shown_maps import FIGURE, SPLITS, Shown, Wanted, shown
 from wsss.tracking.query import RunRecord
@@ -151,4 +152,4 @@ def _notes(found: Shown) -> list[Component]:
     ]
 
 
-PAGE = Page(PATH, "Masks", layout, callbacks)
+PAGE = Page(PATH, "Masks", layout, callbacks, files.add_routes)

@@ -12,14 +12,17 @@ from urllib.parse import urlencode
 
 from dash import Dash, Input, html
 from dash.development.base_component import Component
+from fastapi import FastAPI
 
 from wsss.commands import command
 
 if TYPE_CHECKING:
     from wsss.dashboard.reading import Reading
 
-ADDRESS, PAGE, PROBLEM = "address", "page", "problem"
-"""Ids of the frame: the browser's address, what stands on the page, and the sentence of what went wrong."""
+ADDRESS, PAGE, PROBLEM, VERSION = "address", "page", "problem", "version"
+"""Ids of the frame: the browser's address, what stands on the page, the sentence of what went wrong, and a `dcc.Store`
+whose "data" is another number after each reading of the store that found something new. A callback that has one of
+them as its input has no other: that would be missing on other pages, which Dash takes for an error."""
 State = Mapping[str, str]
 """What an address says after its question mark."""
 
@@ -48,12 +51,14 @@ class Page:
         title: in the navigation and of the window.
         layout: from the context and the address to what stands on it. A `UserError` becomes the page.
         callbacks: registers the page's callbacks once, when the application is made.
+        routes: adds what is asked for beside the page, below /files/, once; a `UserError` there is a text, status 400.
     """
 
     path: str
     title: str
     layout: Callable[[Context, State], Component]
     callbacks: Callable[[Dash, Context], None] = lambda app, context: None
+    routes: Callable[[FastAPI, Context], None] = lambda server, context: None
 
 
 def address(path: str, **state: object) -> str:
@@ -95,6 +100,11 @@ def threaded(read: Callable[..., Any]) -> Callable[..., Any]:
 def aria(**said: str) -> Any:
     """Attributes for screen readers: `**aria(label="Pages")` is aria-label="Pages"."""
     return {f"aria-{name}": text for name, text in said.items()}
+
+
+def field(label: str, control_id: str, control: Component) -> Component:
+    """A control with its label."""
+    return html.Label([html.Span(label), control], className="field", htmlFor=control_id)
 
 
 def empty(said: str, *words: str) -> Component:

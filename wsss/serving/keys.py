@@ -7,7 +7,8 @@ import secrets
 from hashlib import sha256
 from pathlib import Path
 
-from fastapi import HTTPException, Request
+from fastapi import HTTPException
+from starlette.requests import Request
 
 from wsss.errors import UserError
 
@@ -63,16 +64,24 @@ class ApiKeys:
         """
         if request.url.path in OPEN:
             return
-        kind, _, bearer = request.headers.get("authorization", "").partition(" ")
-        brought = bearer.strip() if kind.lower() == "bearer" else request.headers.get("x-api-key", "")
-        found = self._hash(brought.encode())
-        # All are compared, so that the time tells nothing of which.
-        if not sum(hmac.compare_digest(found, known) for known in self._hashes):
+        if not self.holds(self.brought(request)):
             raise HTTPException(
                 401,
                 "this server asks for a key: send Authorization: Bearer KEY, or X-API-Key: KEY",
                 {"WWW-Authenticate": "Bearer"},
             )
+
+    @staticmethod
+    def brought(request: Request) -> str:
+        """The key that a request brings in its headers; empty for none."""
+        kind, _, bearer = request.headers.get("authorization", "").partition(" ")
+        return bearer.strip() if kind.lower() == "bearer" else request.headers.get("x-api-key", "")
+
+    def holds(self, key: str) -> bool:
+        """Whether a key is one of these."""
+        found = self._hash(key.encode())
+        # All are compared, so that the time tells nothing of which.
+        return bool(sum(hmac.compare_digest(found, known) for known in self._hashes))
 
     def _hash(self, key: bytes) -> bytes:
         return sha256(self._salt + key).digest()

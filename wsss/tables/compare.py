@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 
 from wsss.scores import metric_names
 from wsss.scores.scored import SCORED, reported
+from wsss.tables.catalogue import roles
 from wsss.tables.groups import same_but_for_rng
 from wsss.tables.published import Published, published
-from wsss.tables.render import Column, Table, as_csv, as_markdown, as_text
+from wsss.tables.render import Column, Table, as_csv, as_latex, as_markdown, as_text
 from wsss.tracking import names
 from wsss.tracking.query import RunRecord
 
@@ -43,13 +45,21 @@ class Row:
     """Runs that differ in nothing but the rng.
 
     Attributes:
-        method, preset, dataset, supervision, backbone: of all of them; supervision says what was seen beyond tags.
+        method, preset, dataset, supervision, backbone, pretraining: of all of them; supervision says what was seen
+            beyond tags.
         group: what they have in common.
         rngs: their seeds.
         runs: their ids; of several runs with one rng the newest.
         newest: the id of the last of them.
         figures: "<split>/<what>" to its mIoU; what was not measured is absent.
         published: results of the same method by others, on VOC 2012 val.
+        of_bound: "<split>/<what>" to the ratio of its mIoU to that of the bound with the same dataset, preset and
+            backbone; absent where either was not measured.
+        seconds: of all steps together, the mean over rngs; None where no time was recorded. A step whose output was
+            there already counts with what it took when it was made.
+        memory: the most that a step of them used, in MB; None where none was recorded.
+        unfinished: "RUNNING", "FAILED" and the like to the number of such runs, whose figures count as far as there are
+            any.
     """
 
     method: str
@@ -63,22 +73,45 @@ class Row:
     newest: str
     figures: dict[str, Figure]
     published: tuple[Published, ...]
+    pretraining: str = ""
+    of_bound: dict[str, float] = field(default_factory=dict)
+    seconds: float | None = None
+    memory: float | None = None
+    unfinished: dict[str, int] = field(default_factory=dict)
 
 
 def table(records: Iterable[RunRecord]) -> list[Row]:
     """The rows, by dataset, preset and method; the trials of a search are left out."""
-    rows = [_row(group) for group in same_but_for_rng(records)]
+    rows = _beside_bound([_row(group) for group in same_but_for_rng(records)])
     return sorted(rows, key=lambda row: (row.dataset, row.preset, row.method, row.group))
+
+
+def _beside_bound(rows: Sequence[Row]) -> list[Row]:
+    """The rows with their ratios to the bound's; of several bounds to the one with most rngs."""
+    role, bounds = roles(), {}
+    for row in sorted(rows, key=lambda row: len(row.rngs)):
+        if role.get(row.method) == "bound":
+            bounds[row.dataset, row.preset, row.backbone] = row.figures
+    return [
+        replace(row, of_bound=_ratios(row, bounds.get((row.dataset, row.preset, row.backbone), {}))) for row in rows
+    ]
+
+
+def _ratios(row: Row, bound: Mapping[str, Figure]) -> dict[str, float]:
+    known = [key for key in row.figures if key in bound and bound[key].mean > 0]
+    return {key: row.figures[key].mean / bound[key].mean for key in known}
 
 
 def _row(records: Sequence[RunRecord]) -> Row:
     newest = max(records, key=lambda record: record.start)
     figures = {}
-    for split, what in COLUMNS:
+    for split, what in reported():
         key = metric_names.metric(split, what, metric_names.MIOU)
         if values := [record.metrics[key] for record in records if key in record.metrics]:
             deviation = statistics.stdev(values) if len(values) > 1 else None
             figures[f"{split}/{what}"] = Figure(statistics.fmean(values), deviation, len(values))
+    seconds = [sum(times) for record in records if (times := _steps(record, metric_names.TIME))]
+    memory = [value for record in records for value in _steps(record, metric_names.MEMORY)]
     return Row(
         newest.method,
         newest.preset,
@@ -91,7 +124,16 @@ def _row(records: Sequence[RunRecord]) -> Row:
         newest.id,
         figures,
         tuple(p for p in published() if p.method == newest.method and p.split == PUBLISHED_ON),
+        newest.tags.get(names.PRETRAINING, ""),
+        seconds=statistics.fmean(seconds) if seconds else None,
+        memory=max(memory, default=None),
+        unfinished=dict(Counter(record.status for record in records if record.status != "FINISHED")),
     )
+
+
+def _steps(record: RunRecord, prefix: str) -> list[float]:
+    """What was recorded of each step of a run, such as its seconds."""
+    return [value for key, value in record.metrics.items() if key.startswith(prefix)]
 
 
 def render_json(rows: Sequence[Row]) -> str:
@@ -101,15 +143,27 @@ def render_json(rows: Sequence[Row]) -> str:
 
 def render_markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table, mIoU in percent."""
-    said = ("method", "preset", "dataset", "supervision", "backbone", "rngs")
-    return as_markdown(
-        (*said, *map(_head, COLUMNS), PUBLISHED, "newest run"),
-        [
-            [row.method, row.preset, row.dataset, row.supervision or "tags", row.backbone or "-", str(len(row.rngs)),
-             *(_measured(row, column) for column in COLUMNS), _others(row), row.newest]
-            for row in rows
-        ],
-    )  # fmt: skip
+    return as_markdown(*_for_a_page(rows, COLUMNS, _others, "newest run"))
+
+
+def render_latex(rows: Sequence[Row]) -> str:
+    """The rows as a LaTeX table (package booktabs), mIoU in percent; figures that no row has are left out."""
+    measured = [column for column in COLUMNS if any("/".join(column) in row.figures for row in rows)]
+    return as_latex(
+        *_for_a_page(rows, measured, lambda row: "; ".join(f"{p.miou:.1f} {p.title}" for p in row.published))
+    )
+
+
+def _for_a_page(
+    rows: Sequence[Row], columns: Sequence[tuple[str, str]], others: Callable[[Row], str], *more: str
+) -> tuple[list[str], list[list[str]]]:
+    head = ["method", "preset", "dataset", "supervision", "backbone", "rngs", *map(_head, columns), PUBLISHED, *more]
+    lines = [
+        [row.method, row.preset, row.dataset, row.supervision or "tags", row.backbone or "-", str(len(row.rngs)),
+         *(_measured(row, column) for column in columns), others(row), *([row.newest] if more else [])]
+        for row in rows
+    ]  # fmt: skip
+    return head, lines
 
 
 def render_csv(rows: Sequence[Row]) -> str:
@@ -175,6 +229,10 @@ def _head(column: tuple[str, str]) -> str:
 def _others(row: Row) -> str:
     others = (f"{p.miou:.1f} {p.title} ({p.source})" if p.source else f"{p.miou:.1f} {p.title}" for p in row.published)
     return "; ".join(others) or "-"
+
+
+def _others_in_short(row: Row) -> str:
+    return "; ".join(f"{p.miou:.1f} {p.title}" for p in row.published) or "-"
 
 
 def _measured(row: Row, column: tuple[str, str]) -> str:

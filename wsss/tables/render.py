@@ -13,6 +13,17 @@ import rich.table
 from wsss.console import Console
 
 _UNBOUNDED = 10_000
+_LATEX = {letter: rf"\{letter}" for letter in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,19 @@ def as_markdown(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
     names = list(head)
     lines = [names, ["---"] * len(names), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def as_latex(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+    """A LaTeX table of package booktabs, its first column on the left, without a line break at its end."""
+    names = list(head)
+    lines = [" & ".join(map(latex_text, line)) + r" \\" for line in (names, *rows)]
+    ruled = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
+    return "\n".join([rf"\begin{{tabular}}{{{'l' * len(names)}}}", *ruled, r"\end{tabular}"])
+
+
+def latex_text(text: str) -> str:
+    """A text with what LaTeX takes for commands written so that it is printed."""
+    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
 
 
 def as_csv(head: Iterable[str], rows: Iterable[Sequence[object]]) -> str:

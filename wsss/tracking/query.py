@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mlflow.store.entities import PagedList
 
 PAGE = 500
+_NEEDED = (names.METHOD, names.PRESET, names.DATASET, names.RNG, names.GROUP, names.SUPERVISION)
+"""Tags without which a run can't be placed in a table: those of an older schema lack some."""
 Entity = TypeVar("Entity")
 
 
@@ -77,7 +79,7 @@ class RunRecord:
 
 
 def runs(dataset: str | None = None, method: str | None = None, finished: bool = True) -> list[RunRecord]:
-    """The methods' runs, newest first, of all experiments.
+    """The methods' runs, newest first, of all experiments; those of an older schema are left out.
 
     Args:
         dataset, method: only those with this name.
@@ -90,7 +92,13 @@ def runs(dataset: str | None = None, method: str | None = None, finished: bool =
     conditions = [f"tags.`{tag}` = {_quoted(value)}" for tag, value in wanted.items() if value]
     if finished:
         conditions.append("attributes.status = 'FINISHED'")
-    return [RunRecord.of(run) for run in search(mlflow_client(), " and ".join(conditions))]
+    return [RunRecord.of(run) for run in search(mlflow_client(), " and ".join(conditions)) if is_whole(run)]
+
+
+def is_whole(run: Run) -> bool:
+    """Whether a run has the tags that place it in a table; one of an older schema may not."""
+    tags = run.data.tags
+    return all(tag in tags for tag in _NEEDED) and re.fullmatch(r"-?\d+", tags[names.RNG]) is not None
 
 
 def find_run(run_id: str) -> RunRecord:
@@ -105,6 +113,8 @@ def find_run(run_id: str) -> RunRecord:
         raise UserError(f"there is no run {run_id}; `{listing}` lists the runs and their ids")
     if run.data.tags.get(names.KIND) != names.METHOD_RUN:
         raise UserError(f"run {run_id} is not the run of a method; `{listing}` lists those and their ids")
+    if not is_whole(run):
+        raise UserError(f"run {run_id} lacks tags that runs have ({', '.join(_NEEDED)}): an older version made it")
     return RunRecord.of(run)
 
 
