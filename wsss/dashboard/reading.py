@@ -14,7 +14,7 @@ from wsss.errors import UserError, one_line
 from wsss.failures import sentence
 from wsss.scores.evaluation import Evaluation
 from wsss.tables.compare import Row, table
-from wsss.tracking import listing, query
+from wsss.tracking import listing, maps, query
 from wsss.tracking.maps import Maps
 from wsss.tracking.query import RunRecord
 

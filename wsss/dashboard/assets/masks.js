@@ -23,7 +23,8 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
         function fromAddress() {
             const query = new URLSearchParams(location.search), state = { image: query.get("image") };
             if (query.get("view") === "errors") state.view = "errors";
-            if (query.get("colours") === "distinct") state.palette = "distinct";
+            const palette = query.get("colours") || document.documentElement.dataset.palette;
+            if (palette === "voc" || palette === "distinct") state.palette = palette;
             const opacity = Number(query.get("opacity") || NaN);
             if (opacity >= 0 && opacity <= 1) state.opacity = opacity;
             if (query.get("off")) state.off = numbers(query.get("off"));
@@ -39,7 +40,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
             const said = {
                 image,
                 view: view === "classes" ? "" : view,
-                colours: palette === "voc" ? "" : palette,
+                colours: palette === (document.documentElement.dataset.palette || "voc") ? "" : palette,
                 opacity: opacity === 0.6 ? "" : opacity,
                 off: indices === "0" ? "" : indices || "none",
                 hidden: [...hidden].join(","),
@@ -114,6 +115,12 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
             page.viewer = new window.wsssviewer.Viewer(page.element, configuration, bytes, changed);
             return "";
         }
+
+        // Another palette was chosen for all pages.
+        addEventListener("wsss:look", () => {
+            const { palette } = document.documentElement.dataset;
+            if (page && page.viewer && page.viewer.element.isConnected && palette) page.viewer.restyle({ palette });
+        });
 
         return { show };
     })(),
