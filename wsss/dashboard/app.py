@@ -55,6 +55,8 @@ def make_app(
     server.add_exception_handler(UserError, _refused)
     for page in pages:
         page.routes(server, context)
+    # Dash answers whatever is left with its pages.
+    server.add_api_route("/files/{rest:path}", _no_file)
     app = _Dash(
         "wsss.dashboard",
         server=server,
@@ -140,6 +142,10 @@ def _told(error: Exception) -> Any:
     if not isinstance(error, UserError):
         raise error
     set_props(PROBLEM, {"children": problem(str(error))})
+
+
+def _no_file(rest: str) -> PlainTextResponse:
+    return PlainTextResponse(f"there is no file {rest}\n", 404)
 
 
 def _refused(request: Request, error: Exception) -> PlainTextResponse:

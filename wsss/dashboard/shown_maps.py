@@ -112,7 +112,7 @@ def shown(reading: Reading, wanted: Wanted) -> Shown | None:
         notes.append("The classes of these runs differ: each picture says its own names, the switches the first run's.")
     sort = wanted.sort if wanted.sort in (*SORTS, *names) else WORST
     ordered, confused = _ordered(ids, evaluations, tiles, sort, wanted.confused, notes)
-    here, truth = _dataset(reading, dataset, ids, notes)
+    unmasked = _unmasked(reading, dataset, ids, notes)
     chosen = Wanted(dataset, split, tuple(run.id for run in letters.values()), what, sort, confused)
     return Shown(
         wanted=chosen,
@@ -125,7 +125,7 @@ def shown(reading: Reading, wanted: Wanted) -> Shown | None:
         others=[run for run in every if run.dataset == dataset and run.status == "FINISHED"],
         notes=notes,
         ordered=ordered,
-        viewer=_viewer(chosen, tiles, names, ordered, here and truth),
+        viewer=_viewer(chosen, tiles, names, ordered, unmasked),
     )
 
 
@@ -241,16 +241,15 @@ def _confusions(ids: Sequence[str], evaluations: Sequence[Evaluation], chosen: s
     return found | ({chosen: chosen} if chosen and chosen not in found else {})
 
 
-def _dataset(reading: Reading, name: str, ids: Sequence[str], notes: list[str]) -> tuple[bool, bool]:
-    """Whether the photographs are here, and whether there is any mask."""
+def _unmasked(reading: Reading, name: str, ids: Sequence[str], notes: list[str]) -> list[str] | None:
+    """The images that have no mask; None where the photographs are not here, which is said."""
     try:
-        opened = reading.dataset(name)
-        masks = Masks(opened)
-        return True, any(masks.path(image_id) is not None for image_id in ids)
+        masks = Masks(reading.dataset(name))
+        return [image_id for image_id in ids if masks.path(image_id) is None]
     except UserError as error:
         add = command("wsss", "data", "add")
         notes.append(f"The maps stand on grey: {error}. Bring the photographs of {name} here with {add}")
-        return False, False
+        return None
 
 
 def _viewer(
@@ -258,13 +257,15 @@ def _viewer(
     tiles: Sequence[tuple[str, RunRecord, str, Maps]],
     names: Sequence[str],
     ordered: Ordered,
-    truth: bool,
+    unmasked: list[str] | None,
 ) -> dict[str, Any]:
     several = len(wanted.runs) > 1
     return {
         "dataset": wanted.dataset,
         "names": list(names),
-        "truth": truth,
+        "photo": unmasked is not None,
+        "truth": unmasked is not None and len(unmasked) < len(ordered.images),
+        "unmasked": unmasked or [],
         "columns": list(ordered.columns),
         "images": [{"id": image_id, "cells": list(cells)} for image_id, cells in ordered.images],
         "tiles": [

@@ -6,6 +6,8 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
         let page = null;
 
         async function bytes(kind, image, tile) {
+            if (kind === "image" && !page.photo) return null;
+            if (kind === "mask" && page.unmasked.has(image)) return null;
             const id = encodeURIComponent(image);
             const data = `/files/data/${encodeURIComponent(page.dataset)}`;
             const map = () => `/files/runs/${tile.run}/maps/${encodeURIComponent(tile.what)}/${id}`;
@@ -45,7 +47,7 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
                 off: indices === "0" ? "" : indices || "none",
                 hidden: [...hidden].join(","),
                 scores: heat === null ? "" : heat,
-                at: at ? at.map((value) => Number(value.toFixed(2))).join(",") : "",
+                at: at ? at.join(",") : "",
             };
             window.dash_clientside.wsss.keep(PATH, Object.keys(said), Object.values(said));
         }
@@ -87,14 +89,16 @@ window.dash_clientside = Object.assign({}, window.dash_clientside, {
             }
         }
 
-        // Show what the server chose: {dataset, names, truth, columns, images: [{id, cells}], tiles}.
+        // Show what the server chose: {dataset, photo, unmasked, names, truth, columns,
+        // images: [{id, cells}], tiles}.
         function show(choice) {
             const element = document.getElementById("masks-view");
             if (!choice || !element) return "";
             const configuration = { ...choice, images: choice.images.map(({ id }) => id) };
             const old = page && page.viewer, here = old && page.element === element;
             const same = here && page.dataset === choice.dataset;
-            page = { viewer: old, element, dataset: choice.dataset, list: document.getElementById("masks-list") };
+            const { dataset, photo, unmasked } = choice;
+            page = { viewer: old, element, dataset, photo, unmasked: new Set(unmasked), list: document.getElementById("masks-list") };
             list(page.list, choice);
             element.hidden = page.list.hidden = !choice.images.length;
             if (!choice.images.length) return "";

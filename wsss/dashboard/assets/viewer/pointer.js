@@ -25,14 +25,13 @@ window.wssspointer = (() => {
         }));
         grid.addEventListener("pointermove", onCanvas((event) => {
             const now = place(event), before = fingers.get(event.pointerId);
-            viewer.point(viewer.spot(...now));
-            if (!before) return;
-            if (fingers.size === 2) {
+            if (before && fingers.size === 2) {
                 const [other] = [...fingers].filter(([id]) => id !== event.pointerId).map(([, at]) => at);
                 const far = (at) => Math.hypot(at[0] - other[0], at[1] - other[1]);
                 viewer.zoom(far(now) / Math.max(far(before), 1), (now[0] + other[0]) / 2, (now[1] + other[1]) / 2);
-            } else viewer.pan(now[0] - before[0], now[1] - before[1]);
-            fingers.set(event.pointerId, now);
+            } else if (before) viewer.pan(now[0] - before[0], now[1] - before[1]);
+            if (before) fingers.set(event.pointerId, now);
+            viewer.point(viewer.spot(...now));
         }));
         const lift = (event) => fingers.delete(event.pointerId);
         for (const name of ["pointerup", "pointercancel"]) grid.addEventListener(name, lift);

@@ -40,7 +40,7 @@ window.wssstoolbar = (() => {
         constructor(viewer) {
             this.viewer = viewer;
             const restyle = (change) => viewer.restyle(change);
-            this.view = select([["classes", "classes"], ["errors", "errors against the truth"]], (view) => restyle({ view }));
+            this.view = select([["classes", "classes"], ["errors", "errors"]], (view) => restyle({ view }));
             this.palette = select([["voc", "VOC"], ["distinct", "colour-blind safe"]], (palette) => restyle({ palette }));
             this.heat = select([["", "largest"]], (heat) => restyle({ heat: heat === "" ? null : Number(heat) }));
             this.opacity = made("input", "");

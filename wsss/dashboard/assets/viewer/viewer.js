@@ -46,8 +46,9 @@ window.wsssviewer = (() => {
             if (configuration.truth) tiles.push({ title: "truth", kind: "truth", what: "truth" });
             this.tiles = [...tiles, ...configuration.tiles].map((about) => new Tile(about));
             this.grid.replaceChildren(...this.tiles.map((tile) => tile.element));
-            const wanted = this.state.image, there = configuration.images;
-            return there.includes(wanted) ? this.go(wanted, this.state.at) : this.go(there[0]);
+            const { image, at } = this.state, there = configuration.images;
+            if (!image) return this.go(there[0], at);
+            return there.includes(image) ? this.go(image, at) : this.go(there[0]);
         }
 
         // Another one takes its place.
@@ -222,7 +223,9 @@ window.wsssviewer = (() => {
 
         move(at) {
             const { width, height } = this.scene, inside = (value, most) => Math.min(Math.max(value, 0), most);
-            this.state.at = at && [inside(at[0], width), inside(at[1], height), at[2]];
+            // To the digits that an address has, so that whoever gets it sees the same.
+            const digits = (value) => Number(value.toFixed(3));
+            this.state.at = at && [inside(at[0], width), inside(at[1], height), at[2]].map(digits);
             if (this.drawing) return;
             this.drawing = requestAnimationFrame(() => {
                 this.drawing = 0;
