@@ -154,7 +154,7 @@ def pixels(page, title):
 
 
 def colours(page, title):
-    return set(map(tuple, np.unique(pixels(page, title).reshape(-1, 3), axis=0).tolist()))
+    return {colour for _, colour in Image.fromarray(pixels(page, title)).getcolors(1 << 24)}
 
 
 def voc(index):
