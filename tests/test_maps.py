@@ -126,7 +126,7 @@ def test_a_finished_demo_run_logs_the_maps_of_its_steps(workspace, monkeypatch):
     monkeypatch.chdir(workspace.root)
     run = find_run(workspace.run_id)
     drawn = maps.drawn(run)
-    assert list(drawn) == ["cam", "background", "labels", "labels_crf", "pred", "pred_crf"]
+    assert list(drawn) == ["cam", "background", "affinity", "labels", "labels_crf", "pred", "pred_crf"]
     cam = maps.read(run.id, "cam")
     assert cam.kind == "scores" and all(cam.classes(image_id) for image_id in cam.images)
     assert set(maps.read(run.id, "background").classes(drawn["background"][0])) == {0}
