@@ -103,7 +103,9 @@ window.wssstoolbar = (() => {
 
         switches() {
             const { state, legend } = this.viewer, focused = legend.contains(document.activeElement) && document.activeElement.dataset.key;
-            const entries = this.indices.map((index) => [`class-${index}`, this.name(index), classColour(state.palette, index), !state.off.has(index),
+            // Of errors "ignored" is a switch of its own.
+            const shown = this.indices.filter((index) => index !== IGNORE || state.view === "classes");
+            const entries = shown.map((index) => [`class-${index}`, this.name(index), classColour(state.palette, index), !state.off.has(index),
                 (event) => (event.shiftKey ? this.alone(index) : this.toggle(index)), this.here.has(index)]);
             if (state.view === "errors")
                 entries.unshift(...ERRORS.map((error) => [`error-${error}`, error, errorColour(error), !state.hidden.has(error), () => this.toggleError(error), true]));

@@ -156,7 +156,7 @@ window.wsssviewer = (() => {
             this.room = this.element.clientWidth;
             const room = this.grid.clientWidth, gap = 8, text = 46, count = this.tiles.length;
             const height = Math.max(240, window.innerHeight - (this.grid.getBoundingClientRect().top + window.scrollY) - 16);
-            const shape = this.scene.height / this.scene.width, least = Math.min(room, 260);
+            const shape = this.scene.height / this.scene.width, least = Math.min(room, 230);
             const wide = (columns) => (room - gap * (columns - 1)) / columns;
             let columns = 1, used = 0;
             for (let tried = 1; tried <= count && wide(tried) >= least; tried++) {
