@@ -154,7 +154,7 @@ def pixels(page, title):
 
 
 def colours(page, title):
-    return {colour for _, colour in Image.fromarray(pixels(page, title)).getcolors(1 << 24)}
+    return {colour for _, colour in Image.fromarray(pixels(page, title)).getcolors(1 << 18)}
 
 
 def voc(index):
