@@ -11,6 +11,7 @@ from wsss.methods.affinity.labels import confident_labels
 from wsss.methods.affinity.network import AffinityNet, cell_labels
 from wsss.methods.affinity.walk import WalkSettings, walk_score_map
 from wsss.ops.pairs import pair_affinity, pair_offsets
+from wsss.ops.walk import mean_affinity
 from wsss.stages.refine import BackgroundSettings, background_score, crf_labels, probabilities, with_background
 
 
@@ -50,6 +51,25 @@ def test_a_cell_takes_the_label_most_pixels_around_it_have() -> None:
             window = labels[0, max(0, 8 * i - 4) : 8 * i + 5, max(0, 8 * j - 4) : 8 * j + 5]
             counts = {int(v): int((window == v).sum()) for v in window.unique()}
             assert counts[int(found[0, i, j])] == max(counts.values())
+
+
+@pytest.mark.parametrize("every_source", [False, True])
+def test_how_alike_a_cell_is_to_those_around_it_pair_by_pair(every_source: bool) -> None:
+    radius, size = 3, (7, 9)
+    features = torch.rand(1, 4, *size, generator=torch.Generator().manual_seed(0))
+    affinity = pair_affinity(features, radius, every_source=every_source)[0]
+    found = mean_affinity(affinity, size, radius)
+    of_cell: dict[tuple[int, int], list[float]] = {(y, x): [] for y in range(size[0]) for x in range(size[1])}
+    for y, x in of_cell:
+        for dy, dx in pair_offsets(radius):
+            there = (y + dy, x + dx)
+            inner = y < size[0] - radius + 1 and radius - 1 <= x < size[1] - radius + 1
+            if there in of_cell and (every_source or inner):
+                alike = float(torch.exp(-(features[0, :, y, x] - features[0, :, there[0], there[1]]).abs().mean()))
+                of_cell[y, x].append(alike)
+                of_cell[there].append(alike)
+    expected = [float(np.mean(pairs)) if pairs else 1.0 for pairs in of_cell.values()]
+    assert found.flatten().tolist() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])

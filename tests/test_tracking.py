@@ -164,14 +164,15 @@ def test_labels_and_panels_are_kept_with_the_run(store, tmp_path):
     (tmp_path / "notes.txt").write_text("seen")
     with method_run(INFO) as run:
         run.labels(labels, "labels/shapes/affinity-demo-3", [{"md5": "9", "relpath": "index.json"}])
-        run.panels("img_1", b"panel", {"cam": b"cam", "labels_crf": b"crf"})
+        run.panel("img_1", b"panel")
+        run.maps("labels_crf", b"crf")
         run.artifacts({"more/notes.txt": tmp_path / "notes.txt"})
     kept = store.get_run(run.id)
     assert kept.data.tags["labels.md5"] == labels.md5
     assert ("labels", labels.md5) in [(i.dataset.name, i.dataset.digest) for i in kept.inputs.dataset_inputs]
     assert json.loads(artifact(store, run.id, "dvc/labels.json")) == [{"md5": "9", "relpath": "index.json"}]
     assert artifact(store, run.id, "panels/img_1.png") == b"panel"
-    assert artifact(store, run.id, "maps/labels_crf/img_1.png") == b"crf"
+    assert artifact(store, run.id, "maps/labels_crf.zip") == b"crf"
     assert artifact(store, run.id, "more/notes.txt") == b"seen"
 
 

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from starlette.types import ASGIApp
 
-from wsss.dashboard import leaderboard
+from wsss.dashboard import leaderboard, masks
 from wsss.dashboard.guard import Guard
 from wsss.dashboard.page import ADDRESS, PAGE, PROBLEM, VERSION, Context, Page, aria, problem, threaded
 from wsss.dashboard.sessions import Sessions
@@ -22,7 +22,7 @@ from wsss.dashboard.squeezed import Squeezed
 from wsss.errors import UserError
 from wsss.git import VERSION as RELEASE
 
-PAGES: tuple[Page, ...] = (leaderboard.PAGE,)
+PAGES: tuple[Page, ...] = (leaderboard.PAGE, masks.PAGE)
 """In the order of the navigation."""
 EVERY_S = 3
 """Seconds between two questions of an open page whether there is something new."""
@@ -57,6 +57,8 @@ def make_app(
     server.add_exception_handler(DependencyException, lambda request, error: PlainTextResponse("no such script\n", 404))
     for page in pages:
         page.routes(server, context)
+    # Dash answers whatever is left with its pages.
+    server.add_api_route("/files/{rest:path}", lambda rest: PlainTextResponse(f"there is no file {rest}\n", 404))
     app = _Dash(
         "wsss.dashboard",
         server=server,
@@ -104,6 +106,8 @@ def make_app(
     )
     for page in pages:
         page.callbacks(app, context)
+    # Dash looks for its assets when "/" is first asked for: whoever opened another page before would get none.
+    app._setup_server()
     # The hashes are those of the inline scripts, which the callbacks of the pages are among.
     return Guard(Squeezed(server), frozenset(by_path), app.csp_hashes(), hosts, sessions)
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from functools import cached_property
+from functools import cached_property, lru_cache
 from operator import attrgetter
 from typing import Literal
 
+from wsss.data import Dataset, layout, open_dataset
+from wsss.data.dataset import dataset_names
 from wsss.errors import UserError, one_line
 from wsss.failures import sentence
 from wsss.scores.evaluation import Evaluation
 from wsss.tables.compare import Row, table
-from wsss.tracking import listing, query
+from wsss.tracking import listing, maps, query
+from wsss.tracking.maps import Maps
 from wsss.tracking.query import RunRecord
 
 EVERY_S = 3.0
@@ -135,6 +138,34 @@ class Reading:
         """
         return query.evaluation(run, split, what)
 
+    def drawn(self, run: RunRecord) -> dict[str, list[str]]:
+        """What a run shows, in the order in which it is made, to the images of which it does; empty without maps.
+
+        Raises:
+            UserError: its maps can't be read, or the tracking store can't be used.
+        """
+        return maps.drawn(run)
+
+    def maps(self, run_id: str, what: str) -> Maps:
+        """The maps of one thing that a run shows.
+
+        Raises:
+            UserError: the run has none, they can't be read, or the tracking store can't be used.
+        """
+        return maps.read(run_id, what)
+
+    def dataset(self, name: str) -> Dataset:
+        """A dataset of the workspace, opened again when its files changed.
+
+        Raises:
+            UserError: there is none of that name, or it is damaged.
+        """
+        names = dataset_names()
+        if name not in names:
+            raise UserError(f"there is no dataset {name} in this workspace; there are: {', '.join(names) or 'none'}")
+        changed = max(path.stat().st_mtime_ns for path in layout.home(name).iterdir() if path.is_file())
+        return _opened(name, changed)
+
     def close(self) -> None:
         """Look no more."""
         self._closed.set()
@@ -190,3 +221,8 @@ def _differs(before: RunRecord | Literal[False] | None, now: RunRecord | None) -
     if not before or now is None:
         return before is not now
     return (before.status, before.start, before.metrics) != (now.status, now.start, now.metrics)
+
+
+@lru_cache(maxsize=8)
+def _opened(name: str, _changed: int) -> Dataset:
+    return open_dataset(name)

@@ -54,6 +54,29 @@ def random_walk(
     return propagate(weights, radius, scores, chebyshev_coefficients(steps, tolerance), interior)
 
 
+def mean_affinity(affinity: torch.Tensor, size: tuple[int, int], radius: int) -> torch.Tensor:
+    """How alike each pixel is to those around it: the mean over its pairs, as source and as partner.
+
+    Args:
+        affinity: P x h x w in [0, 1]: `pairs.pair_affinity` of one map, with either rectangle of sources.
+        size: H, W of the map.
+        radius: the radius of the pairs.
+
+    Returns:
+        float32 H x W; 1 where a pixel has no pair.
+    """
+    weights = _every_source(affinity.to(torch.float32, copy=True), size, radius)
+    there = _every_source(torch.ones_like(affinity, dtype=torch.float32), size, radius)
+    sums = torch.stack((weights, there), 1)
+    total = sums.sum(0)
+    height, width = size
+    for pair, (dy, dx) in zip(sums, pair_offsets(radius), strict=True):
+        if dy < height and abs(dx) < width:
+            partners = total[:, dy:, max(0, dx) : width + min(0, dx)]
+            partners += pair[:, : height - dy, max(0, -dx) : width - max(0, dx)]
+    return torch.where(total[1] > 0, total[0] / total[1].clamp(min=1), 1.0)
+
+
 def propagate(
     weights: torch.Tensor, radius: int, scores: torch.Tensor, coefficients: list[float], interior: bool = False
 ) -> torch.Tensor:

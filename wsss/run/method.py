@@ -22,7 +22,7 @@ from wsss.errors import UserError, unknown
 from wsss.interface import STAGES, StepResult
 from wsss.progress import ConsoleReporter, say
 from wsss.run.fingerprints import content_settings, mask_digests
-from wsss.run.panels import run_panels
+from wsss.run.panels import run_maps, run_panels
 from wsss.run.plan import Plan, make_plan
 from wsss.run.steps import StepRunner, choose_device
 from wsss.scores import Masks, metric_names
@@ -148,8 +148,10 @@ def run_method(
                 _run_stage(kind, plan, runner, run, outcome)
                 if kind == "refine" and keep_version:
                     _keep_labels(runner, run)
-        for image_id, picture, maps in run_panels(plan, dataset, runner.results):
-            run.panels(image_id, picture, maps)
+        for image_id, picture in run_panels(plan, dataset, runner.results):
+            run.panel(image_id, picture)
+        for what, maps in run_maps(plan, dataset, runner.results):
+            run.maps(what, maps)
         if plan.model not in runner.results:
             return outcome
         if offline is not None:

@@ -38,6 +38,21 @@ def read_artifact(run_id: str, path: str) -> bytes:
             ) from error
 
 
+def list_artifacts(run_id: str, folder: str) -> list[str]:
+    """The paths of the artifacts in a folder of a run, below the run's artifacts; empty where there is none.
+
+    Raises:
+        UserError: their store can't be reached, or the tracking store can't be used.
+    """
+    client = mlflow_client()
+    try:
+        return [entry.path for entry in client.list_artifacts(run_id, folder) if not entry.is_dir]
+    except Exception as error:  # each kind of store has its own
+        raise UserError(
+            f"the artifacts of run {run_id} can't be listed ({one_line(error)}); check that their store can be reached"
+        ) from error
+
+
 def _missing(client: MlflowClient, run_id: str, path: str) -> str:
     """Why an artifact is not there. Every run of ours begins with artifacts: without any, they were removed."""
     if client.list_artifacts(run_id):

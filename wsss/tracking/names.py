@@ -88,9 +88,15 @@ def panel_file(image_id: str) -> str:
     return f"{PANELS}/{image_id}.png"
 
 
-def map_file(what: str, image_id: str) -> str:
-    """The artifact with a label map behind a panel (palette PNG)."""
-    return f"{MAPS}/{what}/{image_id}.png"
+def maps_file(what: str) -> str:
+    """The artifact with the maps of one thing that is drawn, see `wsss.tracking.maps`."""
+    return f"{MAPS}/{what}.zip"
+
+
+def shown_in(path: str) -> str:
+    """What the maps of an artifact are of; empty where it is none of `maps_file`."""
+    folder, _, file = path.rpartition("/")
+    return file.removesuffix(".zip") if folder == MAPS and file.endswith(".zip") else ""
 
 
 def dvc_manifest_file(what: str) -> str:

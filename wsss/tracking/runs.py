@@ -167,10 +167,13 @@ class MethodRun(_Tracked):
             self._tables.append(entry)
             self.tags({names.MLFLOW_TABLES: json.dumps(self._tables)})
 
-    def panels(self, image_id: str, panel: bytes, maps: Mapping[str, bytes]) -> None:
-        """The panel picture of an image (PNG), and the label maps behind it: what to palette PNG."""
-        files: dict[str, bytes | Path] = {names.panel_file(image_id): panel}
-        self.artifacts(files | {names.map_file(what, image_id): png for what, png in maps.items()})
+    def panel(self, image_id: str, panel: bytes) -> None:
+        """The panel picture of an image (PNG)."""
+        self.artifacts({names.panel_file(image_id): panel})
+
+    def maps(self, what: str, content: bytes) -> None:
+        """The maps of one thing that is drawn, a zip of `wsss.tracking.maps`."""
+        self.artifacts({names.maps_file(what): content})
 
     def model(self, folder: Path, about: Mapping[str, Any]) -> None:
         """The trained network of a run without a server, to be packaged and registered when it is brought into MLflow.

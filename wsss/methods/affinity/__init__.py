@@ -6,7 +6,7 @@ behaviour is the default and the docs say so.
 
 from __future__ import annotations
 
-from wsss.interface import BACKGROUND_SCORES, NETWORK, Method, Stage, Step
+from wsss.interface import BACKGROUND_SCORES, NETWORK, Method, Picture, Stage, Step
 from wsss.methods.affinity.labels import AFFINITY_LABELS
 from wsss.methods.affinity.network import AffinityTrainSettings, check_train, train_affinity
 from wsss.methods.affinity.walk import WalkSettings, walk
@@ -33,13 +33,13 @@ REFINE = Stage(
         ),
         Step(
             "walk",
-            2,
+            3,
             WalkSettings,
             walk,
             inputs=("localize", "train"),
             outputs=("labels",),
             uses=NETWORK,
-            pictures=(BACKGROUND_SCORES,),
+            pictures=(BACKGROUND_SCORES, Picture("affinity", "affinity", 0)),
             each_image=True,
         ),
         crf("walk"),

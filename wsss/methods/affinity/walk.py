@@ -20,7 +20,7 @@ from wsss.interface import StepContext
 from wsss.methods.affinity.network import load_affinity_net
 from wsss.nets.folding import folded
 from wsss.ops.pairs import pair_affinity
-from wsss.ops.walk import random_walk
+from wsss.ops.walk import mean_affinity, random_walk
 from wsss.settings import choice, setting
 from wsss.stages.inference import node_size, resize, stream_images
 from wsss.stages.refine import BackgroundSettings, argmax_labels, foreground_maps, with_background
@@ -50,7 +50,10 @@ class WalkSettings(BackgroundSettings):
 
 
 def walk(context: StepContext) -> None:
-    """Walked score maps of train and dev, background included (`scores`), and their argmax (`labels`)."""
+    """Walked score maps of train and dev, background included (`scores`), and their argmax (`labels`).
+
+    To look at: how alike each cell is to those around it (`affinity`).
+    """
     settings: WalkSettings = context.settings
     dataset, device = context.dataset, context.device
     model = folded(to_device(load_affinity_net(context.inputs["train"]), device))
@@ -66,25 +69,30 @@ def walk(context: StepContext) -> None:
         return model(resize(normalise(torch.from_numpy(np.stack(images)).to(device)), size)).float().unbind()
 
     @torch.inference_mode()
-    def finish(image_id: str, _: np.ndarray, features: Tensor) -> tuple[ScoreMap, EncodedLabelMap]:
+    def finish(image_id: str, _: np.ndarray, features: Tensor) -> tuple[ScoreMap, EncodedLabelMap, ScoreMap]:
         start = maps.read(image_id)
         with turn:
             try:
                 affinity = pair_affinity(features[None], settings.radius, settings.reduction, settings.every_source)[0]
             except UserError as error:
                 raise UserError(f"refine.walk can't walk over image {image_id}: {error}") from None
-            walked = walk_score_map(start, affinity, (features.shape[1], features.shape[2]), settings)
-        return walked, encode_label_map(argmax_labels(walked))
+            grid = (features.shape[1], features.shape[2])
+            near = mean_affinity(affinity, grid, settings.radius).clamp(0, 1).cpu().numpy().astype(np.float16)
+            walked = walk_score_map(start, affinity, grid, settings)
+        alike = ScoreMap(near[None], np.zeros(1, np.uint8), start.size)
+        return walked, encode_label_map(argmax_labels(walked)), alike
 
     with (
         ScoreMapWriter(context.out / "scores", resume=True) as scores,
         LabelMapWriter(context.out / "labels", resume=True) as labels,
+        ScoreMapWriter(context.out / "affinity", resume=True) as affinities,
     ):
-        kept = scores.kept & labels.kept
+        kept = scores.kept & labels.kept & affinities.kept
         results = stream_images(dataset, ids, device, infer, finish, skip=kept)
-        for done, (image_id, (walked, label)) in enumerate(results, len(kept) + 1):
+        for done, (image_id, (walked, label, alike)) in enumerate(results, len(kept) + 1):
             scores.add(image_id, walked)
             labels.add(image_id, label)
+            affinities.add(image_id, alike)
             context.report.progress(done, len(ids), "images")
 
 
