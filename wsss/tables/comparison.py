@@ -27,6 +27,8 @@ MEASURES = {
     metric_names.FALSE_NEGATIVES: "FN, false negatives as a share of the union",
 }
 """What can be shown of each class, by its name in `Scores`."""
+RUNGS = tuple((split, what) for split in ("train", "dev", "val") for what in SCORED)
+"""Split and what is scored, in the order in which a method makes it."""
 _FACTS = {
     "commit": names.GIT_COMMIT,
     "uncommitted changes": names.GIT_DIRTY,
@@ -177,9 +179,8 @@ def places(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
 
 
 def ladder(run: RunRecord) -> dict[tuple[str, str], float]:
-    """The mean IoU of each thing that was scored on each split, in the order in which a method makes them."""
-    rungs = [(split, what) for split in ("train", "dev", "val") for what in SCORED]
-    return {rung: run.metrics[_miou(*rung)] for rung in rungs if _miou(*rung) in run.metrics}
+    """The mean IoU of each thing that was scored on each split, in the order of `RUNGS`."""
+    return {rung: run.metrics[_miou(*rung)] for rung in RUNGS if _miou(*rung) in run.metrics}
 
 
 def references(comparison: Comparison) -> list[Published]:

@@ -1,0 +1,130 @@
+"""What a comparison says of how runs came to their scores: rungs, settings, surroundings, seconds, losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from wsss.dashboard import charts
+from wsss.dashboard.elements import Names, minus, percent, section, table
+from wsss.dashboard.nodes import Node, el
+from wsss.interface import STAGES
+from wsss.tables.comparison import RUNGS, ladder
+from wsss.tracking.curves import POINTS, Curve
+from wsss.tracking.query import RunRecord
+
+
+def rungs(runs: Sequence[RunRecord], names: Names) -> Node:
+    """Where the points went: the mean IoU of each thing a method makes, and what each step added."""
+    title = "Where the points went: mean IoU from cam to segmentation, %"
+    ladders = [ladder(run) for run in runs]
+    keys = [rung for rung in RUNGS if any(rung in each for each in ladders)]
+    if not keys:
+        none = el("p", "None of the runs was scored against masks.", class_="quiet")
+        return section("ladder", title, none, copied=False)
+    rows = []
+    for split, what in keys:
+        cells = []
+        for each in ladders:
+            value = each.get((split, what))
+            if value is None:
+                cells.append(el("td", "–", class_="none", data_value=""))
+                continue
+            before = [each[key] for key in _before(split, what) if key in each][:1]
+            step = f"{100 * (value - before[0]):+.1f}" if before else ""
+            cells.append(
+                el(
+                    "td",
+                    el("span", percent(value), class_="figure"),
+                    el("small", minus(step), class_="gain" if step.startswith("+") else "loss"),
+                    class_="bar",
+                    style=f"--share: {100 * value:.1f}%",
+                    data_value=f"{value:.6f}",
+                )
+            )
+        rows.append(el("tr", el("th", what, el("small", split), scope="row"), cells))
+    head = el("tr", el("th", "what", scope="col"), [names.head(place) for place in range(len(runs))])
+    note = "Small: points more than the thing that it was made from on the same split. Over each run's own classes."
+    return section("ladder", title, table(head, rows, "ladder"), note=note)
+
+
+def texts(key: str, title: str, values: Mapping[str, Sequence[str]], names: Names, none: str) -> Node:
+    """Texts of each run that differ; settings that only some of the runs have lie folded below the others."""
+    head = el("tr", el("th", "", scope="col"), [names.head(place) for place in range(len(names.short))])
+
+    def of(chosen: Mapping[str, Sequence[str]]) -> Node:
+        rows = [
+            el("tr", el("th", name, scope="row"), [el("td", text or "–", data_value=text) for text in of_runs])
+            for name, of_runs in chosen.items()
+        ]
+        return table(head, rows, "texts")
+
+    both = {name: of_runs for name, of_runs in values.items() if len({text for text in of_runs if text}) > 1}
+    some = {name: of_runs for name, of_runs in values.items() if name not in both}
+    body: list[Node] = [of(both) if both else el("p", none, class_="quiet")]
+    if some:
+        body.append(el("details", el("summary", f"{len(some)} that only some of the runs have"), of(some)))
+    return section(key, title, body, copied=bool(values))
+
+
+def times(values: Mapping[str, Sequence[float]], names: Names) -> Node:
+    """Seconds of each step."""
+    title = "Seconds of each step"
+    if not values:
+        return section("seconds", title, el("p", "No step has ended yet.", class_="quiet"), copied=False)
+
+    def cell(value: float) -> Node:
+        if math.isnan(value):
+            return el("td", "–", class_="number none", data_value="")
+        return el("td", f"{value:,.1f}", class_="number", data_value=f"{value:.3f}")
+
+    sums = [float(np.nansum(column)) for column in zip(*values.values(), strict=True)]
+    rows = [el("tr", el("th", step, scope="row"), map(cell, of_runs)) for step, of_runs in values.items()]
+    rows.append(el("tr", el("th", "together", scope="row"), map(cell, sums), class_="mean"))
+    head = el("tr", el("th", "step", scope="col"), [names.head(place) for place in range(len(names.short))])
+    note = "A step that was taken from the store says the seconds of whoever computed it."
+    return section("seconds", title, table(head, rows, "texts"), note=note)
+
+
+def losses(of_runs: Sequence[Sequence[Curve]], names: Names, logarithmic: bool) -> Node:
+    """The losses of each stage, a panel for each name that one of the runs has more than a point of."""
+    title = "Losses"
+    panels: dict[tuple[str, str], list[tuple[int, Curve]]] = {}
+    for number, curves in enumerate(of_runs, 1):
+        for curve in curves:
+            panels.setdefault((curve.stage, curve.name), []).append((number, curve))
+    drawn = {key: lines for key, lines in panels.items() if any(len(curve.steps) > 1 for _, curve in lines)}
+    if not drawn:
+        return section("losses", title, el("p", "No run kept a loss.", class_="quiet"), copied=False)
+    figures = []
+    for (stage, name), lines in sorted(drawn.items(), key=lambda each: STAGES.index(each[0][0])):
+        shown = [charts.Line(number, names.texts[number - 1], c.steps, c.values) for number, c in lines]
+        picture = charts.curves(f"{stage}, {name}", shown, logarithmic)
+        legend = [el("span", charts.key(number), names.short[number - 1]) for number, _ in lines]
+        figures.append(el("figure", el("figcaption", f"{stage}: {name}"), picture, el("div", legend, class_="legend")))
+    points = ["stage\tloss\trun\tsteps\tvalues"] + [
+        "\t".join(
+            (
+                *key,
+                names.texts[number - 1],
+                " ".join(map(str, curve.steps)),
+                " ".join(f"{value:.5g}" for value in curve.values),
+            )
+        )
+        for key, lines in drawn.items()
+        for number, curve in lines
+    ]
+    note = f"Over training steps, at most {POINTS} points of each; strong is the running mean. A step that was taken "
+    note += "from the store left its last loss alone: a dot."
+    kept = el("pre", "\n".join(points), hidden=True, data_tsv=True)
+    return section("losses", title, el("div", figures, class_="figures"), kept, note=note)
+
+
+def _before(split: str, what: str) -> list[tuple[str, str]]:
+    """What a thing is made from on the same split, the nearest first."""
+    order = ["cam", "labels", "labels_crf", "pred", "pred_crf"]
+    if what.startswith("direct"):
+        order = ["direct", "direct_crf"]
+    return [(split, each) for each in reversed(order[: order.index(what)])]
