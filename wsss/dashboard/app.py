@@ -12,13 +12,13 @@ from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp
 
-from wsss.dashboard import leaderboard
+from wsss.dashboard import compare, leaderboard
 from wsss.dashboard.guard import Guard
 from wsss.dashboard.page import ADDRESS, PAGE, PROBLEM, Context, Page, aria, problem, threaded
 from wsss.errors import UserError
 from wsss.git import VERSION
 
-PAGES: tuple[Page, ...] = (leaderboard.PAGE,)
+PAGES: tuple[Page, ...] = (leaderboard.PAGE, compare.PAGE)
 """In the order of the navigation."""
 _ASSETS = Path(__file__).with_name("assets")
 
@@ -59,7 +59,10 @@ def make_app(context: Context, hosts: frozenset[str] = frozenset(), pages: tuple
     for page in pages:
         page.callbacks(app, context)
     # The hashes are those of the inline scripts, which the callbacks of the pages are among.
-    return Guard(GZipMiddleware(server, compresslevel=4), frozenset(by_path), app.csp_hashes(), hosts)
+    hashes = app.csp_hashes()
+    # Dash would do it when "/" is asked for: whoever opens another page first would get no script of ours.
+    app._setup_server()
+    return Guard(GZipMiddleware(server, compresslevel=4), frozenset(by_path), hashes, hosts)
 
 
 def _frame(pages: tuple[Page, ...]) -> Component:

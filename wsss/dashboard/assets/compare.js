@@ -2,7 +2,7 @@
 // Draws the trees of wsss/dashboard/nodes.py, copies tables as data, follows the links in them without loading anew.
 (() => {
     const SVG = new Set(["svg", "g", "path", "polyline", "line", "rect", "circle", "text", "title"]);
-    const ALLOWED = /^(?!on|src|srcdoc$|formaction$)[a-zA-Z-]+$/;
+    const ALLOWED = /^(?!on|src|srcdoc$|formaction$)[a-zA-Z][a-zA-Z0-9-]*$/;
 
     function build([tag, attributes, children], within) {
         const svg = tag === "svg" || (within && SVG.has(tag));
