@@ -42,10 +42,12 @@ def layout(context: Context, state: page.State) -> Component:
         return empty("No run yet. This makes one, from image-level tags to a model:", "wsss", "run")
     ids = list(dict.fromkeys(listed(state, "runs")))
     runs = [run for run in _runs(context, ids)[0] if run]
-    options = _choices(runs)
     split, what = _place(runs, state.get("split"), state.get("what"))
+    options = _choices(runs, split, what)
     base, confused = (_one_of(runs, state.get(key), split, what) for key in ("base", "confusion"))
-    run_options = _run_options(known, "", runs)
+    # A value without an option would be dropped, and what is wrong with it not said.
+    gone = [{"value": id, "label": id, "search": id} for id in ids if id not in {run.id for run in runs}]
+    run_options = [*_run_options(known, "", runs), *gone]
     controls = [
         _control(
             "Runs", _dropdown("runs", run_options, ids, multi=True, placeholder="method, preset, dataset or id"), "wide"
@@ -113,7 +115,7 @@ def callbacks(app: Dash, context: Context) -> None:
         split, what = _place(runs, values[0], values[1])
         wanted = split, what, *(_one_of(runs, value, split, what) for value in values[2:])
         changed = [no_update if new == old else new for new, old in zip(wanted, values, strict=True)]
-        return [*_choices(runs).values(), *changed]
+        return [*_choices(runs, split, what).values(), *changed]
 
     def search(text: Any, ids: Any) -> Any:
         return _run_options(context.reading.runs(), text or "", _there(_runs(context, ids)[0]))
@@ -153,7 +155,7 @@ def ways_of(runs: Sequence[RunRecord]) -> tuple[list[Node], list[Node]]:
     facts = "Data, commit and machine that differ"
     same = "The same in all of them." if len(runs) > 1 else "One run differs from nothing."
     return [ways.rungs(runs, names)], [
-        ways.texts("settings", settings, settings_that_differ(runs), names, same),
+        ways.texts("settings", settings, settings_that_differ(runs), names, same, folded=True),
         ways.texts("facts", facts, facts_that_differ(runs), names, same),
         ways.times(seconds(runs), names),
     ]
@@ -198,17 +200,15 @@ def _one_of(runs: Sequence[RunRecord], run_id: Any, split: str, what: str) -> st
     return run_id if run_id in ids else next(iter(scored_so or ids), None)
 
 
-def _choices(runs: Sequence[RunRecord]) -> dict[str, list[dict[str, str]]]:
-    known = places(runs) or [("val", "pred_crf")]
-    names = Names.of(runs)
-    of_runs = [{"value": run.id, "label": text} for run, text in zip(runs, names.texts, strict=True)]
+def _choices(runs: Sequence[RunRecord], split: str, what: str) -> dict[str, list[dict[str, str]]]:
+    """What can be chosen of runs, and what is."""
+    known = places(runs)
+    splits = dict.fromkeys([*(each for each, _ in known), split])
+    things = [each for each in SCORED if each == what or any(each == other for _, other in known)]
+    of_runs = [{"value": run.id, "label": text} for run, text in zip(runs, Names.of(runs).texts, strict=True)]
     return {
-        "split": [{"value": split, "label": split} for split in dict.fromkeys(split for split, _ in known)],
-        "what": [
-            {"value": what, "label": what, "title": SCORED[what].meaning}
-            for what in SCORED
-            if any(each == what for _, each in known)
-        ],
+        "split": [{"value": each, "label": each} for each in splits],
+        "what": [{"value": each, "label": each, "title": SCORED[each].meaning} for each in things],
         "base": of_runs,
         "confusion": of_runs,
     }

@@ -13,6 +13,8 @@ from wsss.tracking.query import RunRecord
 Link = Callable[..., str | None]
 """From runs and what else an address says (split, what, sort, confused) to where their images are; None for nowhere."""
 
+MINUS = "−"
+
 
 @dataclass(frozen=True)
 class Names:
@@ -69,7 +71,7 @@ def table(head: Node, rows: Sequence[Node], kind: str, grid: bool = False) -> No
 
 def linked(text: str, href: str | None, label: str) -> Node | str:
     """A text that leads somewhere, or the text alone."""
-    return el("a", text, href=href, aria_label=label, title=label) if href else text
+    return el("a", text, href=href, title=label) if href else text
 
 
 def percent(value: float) -> str:
@@ -78,16 +80,11 @@ def percent(value: float) -> str:
 
 
 def points(value: float) -> str:
-    """A difference of shares in points, with its sign."""
-    return minus(f"{100 * value:+.1f}")
+    """A difference of shares in points, with its sign, as wide for less as for more."""
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", MINUS)
 
 
-def span(low: float, high: float, signed: bool = False) -> str:
+def span(low: float, high: float) -> str:
     """An interval of shares in percent."""
-    each = "+.1f" if signed else ".1f"
-    return minus(f"{100 * low:{each}} to {100 * high:{each}}")
-
-
-def minus(text: str) -> str:
-    """The text with the sign that is as wide as a plus."""
-    return text.replace("-", "−")
+    return f"{100 * low:.1f} to {100 * high:.1f}"

@@ -222,7 +222,7 @@ def _difference_cells(found: Difference | None, is_base: bool, ends: tuple[float
     verdict = "better" if found.low > 0 else "worse" if found.high < 0 else "not clearly different"
     return [
         el("td", points(found.value), class_="number", data_value=f"{found.value:.6f}"),
-        el("td", span(found.low, found.high, signed=True), class_="number"),
+        el("td", f"{points(found.low)} to {points(found.high)}", class_="number"),
         el("td", charts.interval(found.value, found.low, found.high, ends, zero=True)),
         el("td", str(found.images), class_="number"),
         el("td", verdict),
@@ -237,7 +237,7 @@ def _moved(found: Difference, index: int, most: float) -> Node:
     return el(
         "td",
         el("strong" if clear else "span", points(value)),
-        el("small", span(low, high, signed=True)) if math.isfinite(low) else None,
+        el("small", f"{points(low)} to {points(high)}") if math.isfinite(low) else None,
         class_="shade gain" if value > 0 else "shade loss",
         style=f"--share: {100 * abs(value) / most:.0f}%",
         data_value=f"{value:.6f}",

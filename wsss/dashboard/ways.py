@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from wsss.dashboard import charts
-from wsss.dashboard.elements import Names, minus, percent, section, table
+from wsss.dashboard.elements import MINUS, Names, percent, points, section, table
 from wsss.dashboard.nodes import Node, el
 from wsss.interface import STAGES
 from wsss.tables.comparison import RUNGS, ladder
@@ -33,12 +34,12 @@ def rungs(runs: Sequence[RunRecord], names: Names) -> Node:
                 cells.append(el("td", "–", class_="none", data_value=""))
                 continue
             before = [each[key] for key in _before(split, what) if key in each][:1]
-            step = f"{100 * (value - before[0]):+.1f}" if before else ""
+            step = points(value - before[0]) if before else ""
             cells.append(
                 el(
                     "td",
                     el("span", percent(value), class_="figure"),
-                    el("small", minus(step), class_="gain" if step.startswith("+") else "loss"),
+                    el("small", step, class_="loss" if step.startswith(MINUS) else "gain"),
                     class_="bar",
                     style=f"--share: {100 * value:.1f}%",
                     data_value=f"{value:.6f}",
@@ -46,22 +47,37 @@ def rungs(runs: Sequence[RunRecord], names: Names) -> Node:
             )
         rows.append(el("tr", el("th", what, el("small", split), scope="row"), cells))
     head = el("tr", el("th", "what", scope="col"), [names.head(place) for place in range(len(runs))])
-    note = "Small: points more than the thing that it was made from on the same split. Over each run's own classes."
+    note = (
+        "Small: points more than what it was made from, on the same split. Up to labels_crf an image's tags are known, "
+    )
+    note += "from pred on they are not. Over each run's own classes."
     return section("ladder", title, table(head, rows, "ladder"), note=note)
 
 
-def texts(key: str, title: str, values: Mapping[str, Sequence[str]], names: Names, none: str) -> Node:
-    """Texts of each run that differ; settings that only some of the runs have lie folded below the others."""
+def texts(
+    key: str, title: str, values: Mapping[str, Sequence[str]], names: Names, none: str, *, folded: bool = False
+) -> Node:
+    """Texts of each run that differ.
+
+    Args:
+        key: of the section.
+        title: its heading.
+        values: what it is to its text in each run, "" where a run has none.
+        names: of the runs.
+        none: what is said where nothing differs.
+        folded: what only some of the runs have, and the others have alike, lies folded below the rest.
+    """
     head = el("tr", el("th", "", scope="col"), [names.head(place) for place in range(len(names.short))])
 
     def of(chosen: Mapping[str, Sequence[str]]) -> Node:
         rows = [
-            el("tr", el("th", name, scope="row"), [el("td", text or "–", data_value=text) for text in of_runs])
-            for name, of_runs in chosen.items()
+            el("tr", el("th", name, scope="row"), [_text(text) for text in of_runs]) for name, of_runs in chosen.items()
         ]
         return table(head, rows, "texts")
 
-    both = {name: of_runs for name, of_runs in values.items() if len({text for text in of_runs if text}) > 1}
+    both = {
+        name: of_runs for name, of_runs in values.items() if not folded or len({text for text in of_runs if text}) > 1
+    }
     some = {name: of_runs for name, of_runs in values.items() if name not in both}
     body: list[Node] = [of(both) if both else el("p", none, class_="quiet")]
     if some:
@@ -120,6 +136,12 @@ def losses(of_runs: Sequence[Sequence[Curve]], names: Names, logarithmic: bool) 
     note += "from the store left its last loss alone: a dot."
     kept = el("pre", "\n".join(points), hidden=True, data_tsv=True)
     return section("losses", title, el("div", figures, class_="figures"), kept, note=note)
+
+
+def _text(text: str) -> Node:
+    """A cell; of a hash the beginning, and the rest on hover and where it is copied."""
+    short = re.sub(r"\b([0-9a-f]{8})[0-9a-f]{24,}(\.dir)?", r"\1", text)
+    return el("td", short or "–", data_value=text, title=text if short != text else None)
 
 
 def _before(split: str, what: str) -> list[tuple[str, str]]:

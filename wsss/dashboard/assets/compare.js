@@ -54,6 +54,30 @@
         scrollTo(0, 0);
     });
 
+    // A table of many links is one stop of the tab key; arrows go from link to link, along rows and columns.
+    const links = (table) => [...table.rows].map((row) => [...row.cells].map((cell) => cell.querySelector("a")));
+    function oneStop(place) {
+        for (const table of place.querySelectorAll("table[data-grid]")) {
+            table.querySelectorAll("a").forEach((link, number) => { link.tabIndex = number ? -1 : 0; });
+        }
+    }
+    const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+    document.addEventListener("keydown", (event) => {
+        const table = event.target.closest?.("a") && event.target.closest("table[data-grid]");
+        const step = STEPS[event.key];
+        if (!table || !step || event.ctrlKey || event.metaKey || event.altKey) return;
+        event.preventDefault();
+        const cell = event.target.closest("td, th");
+        const grid = links(table);
+        let [row, column] = [cell.parentElement.rowIndex, cell.cellIndex];
+        do { row += step[0]; column += step[1]; } while (grid[row] && column in grid[row] && !grid[row][column]);
+        const next = grid[row]?.[column];
+        if (!next) return;
+        event.target.tabIndex = -1;
+        next.tabIndex = 0;
+        next.focus();
+    });
+
     const dash = (window.dash_clientside ??= {});
     dash.compare = {
         draw(tree, id) {
@@ -62,6 +86,7 @@
             // The cell that has the keyboard keeps it.
             const focus = place.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
             place.replaceChildren(...tree.map((node) => build(node, false)));
+            oneStop(place);
             if (focus) place.querySelector(`a[href="${CSS.escape(focus)}"]`)?.focus();
         },
     };
