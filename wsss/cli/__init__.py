@@ -39,6 +39,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     registry.history,
     models.serve,
     dashboard.dashboard,
+    dashboard.report,
     packages.predict,
     offline.pack,
     runs.doctor,

@@ -10,6 +10,7 @@ from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_u
 from dash.development.base_component import Component
 
 from wsss.dashboard import page, scored, ways
+from wsss.dashboard.chosen import MOST, one_of, place
 from wsss.dashboard.elements import Names
 from wsss.dashboard.nodes import Node, el
 from wsss.dashboard.page import Context, Page, address, empty, keep_address, listed, threaded
@@ -20,15 +21,10 @@ from wsss.tables.comparison import (
     MEASURES,
     Comparison,
     compare,
-    facts_that_differ,
     places,
-    seconds,
-    settings_that_differ,
 )
 from wsss.tracking.query import RunRecord
 
-MOST = 8
-"""Runs that have a colour of their own and stand beside each other on a screen."""
 _OFFERED = 50
 _SCALES = {"linear": "linear", "log": "logarithmic"}
 _DRAWN = ("heat", "means", "ladder", "confusion", "settings", "losses")
@@ -42,9 +38,9 @@ def layout(context: Context, state: page.State) -> Component:
         return empty("No run yet. This makes one, from image-level tags to a model:", "wsss", "run")
     ids = list(dict.fromkeys(listed(state, "runs")))
     runs = [run for run in _runs(context, ids)[0] if run]
-    split, what = _place(runs, state.get("split"), state.get("what"))
+    split, what = place(runs, state.get("split", ""), state.get("what", ""))
     options = _choices(runs, split, what)
-    base, confused = (_one_of(runs, state.get(key), split, what) for key in ("base", "confusion"))
+    base, confused = (one_of(runs, state.get(key, ""), split, what) for key in ("base", "confusion"))
     # A value without an option would be dropped, and what is wrong with it not said.
     gone = [{"value": id, "label": id, "search": id} for id in ids if id not in {run.id for run in runs}]
     run_options = [*_run_options(known, "", runs), *gone]
@@ -65,7 +61,9 @@ def layout(context: Context, state: page.State) -> Component:
     ]
     drawn = [html.Div(id=f"compare-{part}-drawn", className="drawn") for part in _DRAWN]
     stores = [dcc.Store(id=f"compare-{part}-tree") for part in _DRAWN]
-    return html.Div([html.H1("Compare"), html.Div(controls, className="controls"), *drawn, *stores], id="compare")
+    return html.Div(
+        [html.H1("Compare"), html.Div(controls, className="compare-controls"), *drawn, *stores], id="compare"
+    )
 
 
 def callbacks(app: Dash, context: Context) -> None:
@@ -95,7 +93,8 @@ def callbacks(app: Dash, context: Context) -> None:
 
     def way(ids: Any) -> list[Any]:
         runs = _there(_runs(context, ids)[0])
-        return [_json(trees) for trees in (ways_of(runs) if runs else ([], []))]
+        names = Names.of(runs)
+        return [_json([ways.rungs(runs, names)]), _json(ways.differing(runs, names))] if runs else [[], []]
 
     def confusion(ids: Any, split: Any, what: Any, run_id: Any) -> Any:
         found = _comparison(context, _there(_runs(context, ids)[0]), split, what)
@@ -112,8 +111,8 @@ def callbacks(app: Dash, context: Context) -> None:
     def choices(ids: Any, *values: Any) -> list[Any]:
         """What can be chosen of other runs; what was chosen stays where it can."""
         runs = _there(_runs(context, ids)[0])
-        split, what = _place(runs, values[0], values[1])
-        wanted = split, what, *(_one_of(runs, value, split, what) for value in values[2:])
+        split, what = place(runs, values[0] or "", values[1] or "")
+        wanted = split, what, *(one_of(runs, value or "", split, what) for value in values[2:])
         changed = [no_update if new == old else new for new, old in zip(wanted, values, strict=True)]
         return [*_choices(runs, split, what).values(), *changed]
 
@@ -148,19 +147,6 @@ def callbacks(app: Dash, context: Context) -> None:
     )(threaded(search))
 
 
-def ways_of(runs: Sequence[RunRecord]) -> tuple[list[Node], list[Node]]:
-    """How the runs came to their scores: the rungs, and what differs."""
-    names = Names.of(runs)
-    settings = "Settings that differ"
-    facts = "Data, commit and machine that differ"
-    same = "The same in all of them." if len(runs) > 1 else "One run differs from nothing."
-    return [ways.rungs(runs, names)], [
-        ways.texts("settings", settings, settings_that_differ(runs), names, same, folded=True),
-        ways.texts("facts", facts, facts_that_differ(runs), names, same),
-        ways.times(seconds(runs), names),
-    ]
-
-
 def _runs(context: Context, ids: Any) -> tuple[list[RunRecord | None], list[Node]]:
     """The runs of ids in an address or a control, None for what is none, and what is to be said of those."""
     wanted = [str(each) for each in dict.fromkeys(ids or ())]
@@ -181,23 +167,6 @@ def _comparison(context: Context, runs: Sequence[RunRecord], split: Any, what: A
     # Several callbacks ask for the same at once: the first reads, the others find it in memory.
     with _reading:
         return compare(runs, str(split or ""), str(what or ""), context.reading.evaluation)
-
-
-def _place(runs: Sequence[RunRecord], split: Any, what: Any) -> tuple[str, str]:
-    """Split and what is scored as wanted; else the most telling that a run has."""
-    known = places(runs)
-    first = next(
-        (each for each in known if split in (None, "", each[0]) and what in (None, "", each[1])),
-        known[0] if known else ("val", "pred_crf"),
-    )
-    return str(split or first[0]), str(what or first[1])
-
-
-def _one_of(runs: Sequence[RunRecord], run_id: Any, split: str, what: str) -> str | None:
-    """The run as wanted; else the first that was scored so."""
-    ids = [run.id for run in runs]
-    scored_so = [run.id for run in runs if (split, what) in places([run])]
-    return run_id if run_id in ids else next(iter(scored_so or ids), None)
 
 
 def _choices(runs: Sequence[RunRecord], split: str, what: str) -> dict[str, list[dict[str, str]]]:
@@ -240,7 +209,9 @@ def _json(nodes: Sequence[Node | None]) -> list[Any]:
 
 
 def _control(label: str, control: Component, kind: str = "") -> Component:
-    return html.Div([html.Label(label, htmlFor=getattr(control, "id", None)), control], className=f"control {kind}")
+    return html.Div(
+        [html.Label(label, htmlFor=getattr(control, "id", None)), control], className=f"compare-control {kind}".strip()
+    )
 
 
 def _dropdown(key: str, options: Any, value: Any, **more: Any) -> Component:

@@ -53,11 +53,11 @@ def classes_in_order(comparison: Comparison, order: str, measure: str) -> list[i
     return sorted(indices, key=lambda index: (not known[:, index].any(), worst[index]))
 
 
-def heat(comparison: Comparison, names: Names, measure: str, order: str, link: Link) -> Node:
+def heat(comparison: Comparison, names: Names, measure: str, order: str, link: Link, key: str = "heat") -> Node:
     """Classes x runs, and what others published of the same classes."""
     title = f"{MEASURES[measure].partition(',')[0]} of each class: {comparison.what} on {comparison.split}, %"
     if not comparison.evaluations:
-        return section("heat", title, el("p", "None of the runs has it.", class_="quiet"), copied=False)
+        return section(key, title, el("p", "None of the runs has it.", class_="quiet"), copied=False)
     others = references(comparison) if measure == IOU else []
     figures = [comparison.figures(run.id, measure) for run in comparison.runs]
     where = {"split": comparison.split, "what": comparison.what}
@@ -103,14 +103,14 @@ def heat(comparison: Comparison, names: Names, measure: str, order: str, link: L
         )
         for each in others
     ]
-    note = "A class leads to its images, the worst first, under all runs; a figure to those of its run. "
-    note += "Bold is the best of a class."
+    leads = "A class leads to its images, the worst first, under all runs; a figure to those of its run. "
+    note = (leads if link(comparison.runs) else "") + "Bold is the best of a class."
     if others:
         note += f" The published columns are of VOC 2012 {comparison.split}, read from " + (
             "; ".join(sorted({each.read_from for each in others})) + "."
         )
     head = el("tr", el("th", "class", scope="col"), heads)
-    return section("heat", title, table(head, rows, "heat", grid=True), note=note)
+    return section(key, title, table(head, rows, "heat", grid=True), note=note)
 
 
 def means(comparison: Comparison, names: Names, base: str) -> Node:
@@ -175,12 +175,12 @@ def differences(comparison: Comparison, names: Names, base: str, order: str) -> 
     return section("differences", f"Each class less {base_name}, IoU", table(head, rows, "heat"), note=note)
 
 
-def confusion(comparison: Comparison, names: Names, run_id: str, link: Link) -> Node:
+def confusion(comparison: Comparison, names: Names, run_id: str, link: Link, key: str = "confusion") -> Node:
     """What a run takes each class for: rows the truth, each a whole."""
     title = f"Confusion: {comparison.what} on {comparison.split}, % of each true class"
     if run_id not in comparison.evaluations:
         why = comparison.absent.get(run_id, "Choose a run.")
-        return section("confusion", title, el("p", why, class_="quiet"), copied=False)
+        return section(key, title, el("p", why, class_="quiet"), copied=False)
     place, run = next((place, run) for place, run in enumerate(comparison.runs) if run.id == run_id)
     evaluation = comparison.evaluations[run_id]
     total = evaluation.matrices.sum(0, dtype=np.int64)
@@ -209,9 +209,9 @@ def confusion(comparison: Comparison, names: Names, run_id: str, link: Link) -> 
     heads = [el("th", el("span", name), scope="col", class_="upright") for name in evaluation.classes]
     corner = el("th", "truth, taken for", scope="col")
     head = el("tr", corner, heads, el("th", "px", scope="col"))
-    note = f"{names.texts[place]}. A dot is less than half a percent. A cell leads to the images where it happens; "
-    note += "copied are pixels."
-    return section("confusion", title, table(head, rows, "heat confusion", grid=True), note=note)
+    leads = " A cell leads to the images where it happens." if link([run]) else ""
+    note = f"{names.texts[place]}. A dot is less than half a percent; copied are pixels.{leads}"
+    return section(key, title, table(head, rows, "heat confusion", grid=True), note=note)
 
 
 def _difference_cells(found: Difference | None, is_base: bool, ends: tuple[float, float]) -> list[Node]:

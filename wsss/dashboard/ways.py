@@ -12,9 +12,20 @@ from wsss.dashboard import charts
 from wsss.dashboard.elements import MINUS, Names, percent, points, section, table
 from wsss.dashboard.nodes import Node, el
 from wsss.interface import STAGES
-from wsss.tables.comparison import RUNGS, ladder
+from wsss.tables.comparison import RUNGS, facts_that_differ, ladder, seconds, settings_that_differ
 from wsss.tracking.curves import POINTS, Curve
 from wsss.tracking.query import RunRecord
+
+
+def differing(runs: Sequence[RunRecord], names: Names) -> list[Node]:
+    """What differs between the runs: settings, what is behind them, seconds."""
+    same = "The same in all of them." if len(runs) > 1 else "One run differs from nothing."
+    settings, facts = settings_that_differ(runs), facts_that_differ(runs)
+    return [
+        texts("settings", "Settings that differ", settings, names, same, folded=True),
+        texts("facts", "Data, commit and machine that differ", facts, names, same),
+        times(seconds(runs), names),
+    ]
 
 
 def rungs(runs: Sequence[RunRecord], names: Names) -> Node:
@@ -40,7 +51,7 @@ def rungs(runs: Sequence[RunRecord], names: Names) -> Node:
                     "td",
                     el("span", percent(value), class_="figure"),
                     el("small", step, class_="loss" if step.startswith(MINUS) else "gain"),
-                    class_="bar",
+                    class_="filled",
                     style=f"--share: {100 * value:.1f}%",
                     data_value=f"{value:.6f}",
                 )
@@ -119,7 +130,9 @@ def losses(of_runs: Sequence[Sequence[Curve]], names: Names, logarithmic: bool) 
         shown = [charts.Line(number, names.texts[number - 1], c.steps, c.values) for number, c in lines]
         picture = charts.curves(f"{stage}, {name}", shown, logarithmic)
         legend = [el("span", charts.key(number), names.short[number - 1]) for number, _ in lines]
-        figures.append(el("figure", el("figcaption", f"{stage}: {name}"), picture, el("div", legend, class_="legend")))
+        figures.append(
+            el("figure", el("figcaption", f"{stage}: {name}"), picture, el("div", legend, class_="run-legend"))
+        )
     points = ["stage\tloss\trun\tsteps\tvalues"] + [
         "\t".join(
             (

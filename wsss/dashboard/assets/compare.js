@@ -80,6 +80,7 @@
 
     const dash = (window.dash_clientside ??= {});
     dash.compare = {
+        oneStop,
         draw(tree, id) {
             const place = document.getElementById(id);
             if (!place || !tree) return;
