@@ -166,7 +166,10 @@ def _pictures(reading: Reading, comparison: Comparison, number: int) -> tuple[No
         *notes,
         el("div", el("div", table(head, rows, "texts"), class_="list"), el("div", id="viewer"), class_="images"),
     ]
-    note = f"{len(ids)} of {len(found.ordered.images)} images with logged maps. Keys: n and p go on and back, ? has the others."
+    note = (
+        f"{len(ids)} of the {len(found.ordered.images)} images whose maps were logged. Keys: n and p go on and back, "
+    )
+    note += "? lists the others."
     return section("images", title, body, note=note, copied=False), {"viewer": viewer, "files": files}
 
 
