@@ -45,7 +45,7 @@ def test_the_heat_map_has_each_figure_worst_class_first_and_leads_to_the_images(
     comparison = compared({"a": evaluation(1), "b": evaluation(2)})
     section = scored.heat(comparison, Names.of(comparison.runs), "iou", "worst", link)
     head, mean, *classes = rows(section)
-    assert head[1:] == ["1 cama", "2 camb"]
+    assert head[1:] == ["A cama", "B camb"]
     assert mean == ["mean", *(f"{100 * comparison.mean(run, 'iou'):.1f}" for run in "ab")]
     for name, *figures in classes:
         index = comparison.classes.index(name)
@@ -83,9 +83,9 @@ def test_differences_have_the_sign_of_the_better_run() -> None:
     found = {"base": evaluation(1), "better": evaluation(1, better=60)}
     comparison = compared(found)
     names = Names.of(comparison.runs)
-    (row,) = [row for row in rows(scored.means(comparison, names, "base")) if row[0].startswith("2")]
+    (row,) = [row for row in rows(scored.means(comparison, names, "base")) if row[0].startswith("B")]
     assert row[4].startswith("+") and row[-1] == "better"
-    (row,) = [row for row in rows(scored.means(comparison, names, "better")) if row[0].startswith("1")]
+    (row,) = [row for row in rows(scored.means(comparison, names, "better")) if row[0].startswith("A")]
     assert row[4].startswith("−") and row[-1] == "worse"
     of_classes = rows(scored.differences(comparison, names, "better", "index"))[1:]
     assert all(cell.startswith("−") for _, cell in of_classes)
@@ -103,7 +103,7 @@ def test_what_differs_is_said_above() -> None:
     comparison = compared(found, runs)
     said = " ".join(map(text, scored.said(comparison, Names.of(runs))))
     assert "It has no pred_crf on val" in said
-    assert "2 cam, photos is still going" in said
+    assert "B cam, photos is still going" in said
     assert "different datasets: photos, shapes" in said
     assert "2 classes that all have; left out: dog" in said
 
@@ -163,14 +163,14 @@ def test_a_page_shows_chosen_runs_and_its_address_shows_the_same(dashboard, runs
     page.get_by_text("class order").click()
     expect(heat.locator("tbody tr").nth(1)).to_contain_text("background")
     page.locator("#compare-base").click()
-    page.get_by_role("option", name="3 bound").click()
-    expect(page.locator("#section-differences h2")).to_contain_text("less 3 bound")
+    page.get_by_role("option", name="C bound").click()
+    expect(page.locator("#section-differences h2")).to_contain_text("less C bound")
     expect(page).to_have_url(re.compile(f"measure=fn&order=index&base={runs['bound']}"))
     shown = page.locator("#section-differences table").inner_text(), heat.locator("table").inner_text()
 
     other = page.context.new_page()
     other.goto(page.url)
-    expect(other.locator("#section-differences h2")).to_contain_text("less 3 bound")
+    expect(other.locator("#section-differences h2")).to_contain_text("less C bound")
     expect(other.locator("#section-heat h2")).to_contain_text("FN of each class")
     assert shown == (
         other.locator("#section-differences table").inner_text(),

@@ -21,7 +21,7 @@ class Names:
     """What runs are called where several stand beside each other.
 
     Attributes:
-        short: "1 affinity" and so on.
+        short: "A affinity" and so on, with the letters that the page Masks has.
         more: what tells them apart: preset, dataset, rng, backbone, or else the id.
     """
 
@@ -39,7 +39,8 @@ class Names:
             text if full.count((run.method, text)) == 1 else f"{text} {run.id[:8]}".strip()
             for run, text in zip(runs, more, strict=True)
         ]
-        return cls(tuple(f"{number} {run.method}" for number, run in enumerate(runs, 1)), tuple(more))
+        letters = (chr(ord("A") + place) for place in range(len(runs)))
+        return cls(tuple(f"{letter} {run.method}" for letter, run in zip(letters, runs, strict=True)), tuple(more))
 
     def head(self, place: int, **attributes: object) -> Node:
         """The head of a run's column."""

@@ -23,5 +23,4 @@
     };
     const viewer = new window.wsssviewer.Viewer(place, data.viewer, source, mark);
     for (const button of buttons) button.addEventListener("click", () => viewer.go(button.dataset.image));
-    document.getElementById("palette").addEventListener("change", (event) => viewer.restyle({ palette: event.target.value }));
 })();

@@ -199,14 +199,11 @@ def _page(sections: Sequence[Node], data: dict[str, Any]) -> str:
     )
     # "<" would let a name end the element that it stands in.
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    palettes = [("voc", "VOC's colours"), ("distinct", "colours for all eyes")]
-    choice = el("select", [el("option", said, value=name) for name, said in palettes], id="palette")
     body = el(
         "body",
-        el("header", el("span", "wsss", class_="brand"), el("span", f"version {VERSION}", class_="quiet"),
-           el("label", "Classes in ", choice) if data else None),
+        el("header", el("span", "wsss", class_="brand"), el("span", f"version {VERSION}", class_="quiet")),
         el("main", el("h1", "Comparison of runs"), sections, class_="drawn"),
-    )  # fmt: skip
+    )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'

@@ -74,7 +74,7 @@ def heat(comparison: Comparison, names: Names, measure: str, order: str, link: L
         name = comparison.classes[index]
         of_class = [column[index] for column in figures]
         known = [value for value in of_class if math.isfinite(value)]
-        best = (max(known) if measure == IOU else min(known)) if len(known) > 1 else None
+        best = (max(known) if measure == IOU else min(known)) if len(set(known)) > 1 else None
         own = [run for run in comparison.runs if run.id in comparison.evaluations]
         cells = [
             _heat_cell(
