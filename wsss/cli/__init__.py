@@ -10,7 +10,21 @@ from typing import Annotated
 import typer
 
 from wsss import commands
-from wsss.cli import cluster, dashboard, data, exports, gc, models, offline, packages, registry, reproduce, runs, store
+from wsss.cli import (
+    cluster,
+    dashboard,
+    data,
+    exports,
+    gc,
+    models,
+    offline,
+    packages,
+    registry,
+    report,
+    reproduce,
+    runs,
+    store,
+)
 from wsss.errors import UserError
 from wsss.failures import DEBUG, ended
 
@@ -39,6 +53,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     registry.history,
     models.serve,
     dashboard.dashboard,
+    report.report,
     packages.predict,
     offline.pack,
     runs.doctor,

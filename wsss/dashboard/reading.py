@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from operator import attrgetter
 from typing import Literal
@@ -14,7 +16,8 @@ from wsss.errors import UserError, one_line
 from wsss.failures import sentence
 from wsss.scores.evaluation import Evaluation
 from wsss.tables.compare import Row, table
-from wsss.tracking import listing, maps, query
+from wsss.tracking import curves, listing, maps, query
+from wsss.tracking.curves import Curve
 from wsss.tracking.maps import Maps
 from wsss.tracking.query import RunRecord
 
@@ -24,6 +27,8 @@ FIRST_S = 1.5
 """How long the first page waits for runs; what is not read by then comes later."""
 _IDLE_S = 60
 """How long after the last question the store is looked at."""
+_KEPT = 64
+"""So many runs are kept whole."""
 _CLOCKS_S = 120
 """By how much the clocks of machines may differ."""
 
@@ -68,6 +73,7 @@ class Reading:
 
     def __init__(self, every: float = EVERY_S) -> None:
         self._every = every
+        self._whole: dict[str, RunRecord] = {}
         self._listing = Listing({}, False, 0)
         self._trouble = ""
         self._looked = self._asked = 0.0
@@ -137,6 +143,32 @@ class Reading:
             UserError: the record can't be read, or the tracking store can't be used.
         """
         return query.evaluation(run, split, what)
+
+    def whole(self, run_ids: Sequence[str]) -> list[RunRecord | UserError]:
+        """Methods' runs, each whole, or why it can't be had; finished ones stay in memory."""
+        missing = [run_id for run_id in run_ids if run_id not in self._whole]
+
+        def one(run_id: str) -> RunRecord | UserError:
+            try:
+                return self.run(run_id)
+            except UserError as error:
+                return error
+
+        with ThreadPoolExecutor(len(missing) or 1) as pool:
+            found = dict(zip(missing, pool.map(one, missing), strict=True))
+        kept = {id: run for id, run in found.items() if isinstance(run, RunRecord) and run.status == "FINISHED"}
+        # A page shows few of them: the oldest go first.
+        self._whole = dict([*self._whole.items(), *kept.items()][-_KEPT:])
+        return [found.get(run_id) or self._whole[run_id] for run_id in run_ids]
+
+    def losses(self, runs: Sequence[RunRecord]) -> list[tuple[Curve, ...]]:
+        """The losses of each run.
+
+        Raises:
+            UserError: the tracking store can't be used.
+        """
+        with ThreadPoolExecutor(len(runs) or 1) as pool:
+            return list(pool.map(curves.losses, runs))
 
     def drawn(self, run: RunRecord) -> dict[str, list[str]]:
         """What a run shows, in the order in which it is made, to the images of which it does; empty without maps.

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wsss.scores.confusion import mean_over_classes
-
 
 def bootstrap(
     matrices: np.ndarray,
@@ -30,17 +28,24 @@ def bootstrap(
     Returns:
         The lower and the upper end.
     """
-    low, high = np.nanquantile(_means(matrices, _draws(len(matrices), samples, rng), classes), _ends(level))
+    low, high = ends(means_of(drawn_ious(matrices, samples=samples, rng=rng), classes), level)
     return float(low), float(high)
 
 
 def paired_bootstrap(
-    first: np.ndarray, second: np.ndarray, *, samples: int = 2000, level: float = 0.95, rng: int = 0
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    classes: Sequence[int] | None = None,
+    samples: int = 2000,
+    level: float = 0.95,
+    rng: int = 0,
 ) -> tuple[float, float]:
     """The percentile bootstrap interval of the difference of two mean IoUs, first less second, on the same images.
 
     Args:
         first, second: integer N x (C + 1) x (C + 1), confusion matrices of the same images in the same order.
+        classes: the class indices the means are taken over; all by default.
         samples: how many times N images are drawn.
         level: the interval's coverage.
         rng: seed of the draws.
@@ -48,9 +53,62 @@ def paired_bootstrap(
     Returns:
         The lower and the upper end.
     """
-    draws = _draws(len(first), samples, rng)
-    low, high = np.nanquantile(_means(first, draws) - _means(second, draws), _ends(level))
+    drawn = [means_of(drawn_ious(matrices, samples=samples, rng=rng), classes) for matrices in (first, second)]
+    low, high = ends(drawn[0] - drawn[1], level)
     return float(low), float(high)
+
+
+def drawn_ious(matrices: np.ndarray, *, samples: int = 2000, rng: int = 0) -> np.ndarray:
+    """The IoU of each class over N images drawn with replacement, many times; what all intervals are made from.
+
+    Of as many images with the same seed the same images are drawn, and the first draws are those of fewer samples, so
+    that two results for the same images are paired.
+
+    Args:
+        matrices: integer N x (C + 1) x (C + 1), a confusion matrix for each image.
+        samples: how many times N images are drawn.
+        rng: seed of the draws.
+
+    Returns:
+        float64 samples x (C + 1), NaN where a class does not occur.
+    """
+    counts = _draws(len(matrices), samples, rng).astype(np.float64) @ _counts(matrices)
+    hit, union = np.split(counts, 2, axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return hit / union
+
+
+def means_of(ious: np.ndarray, classes: Sequence[int] | None = None) -> np.ndarray:
+    """The mean over the classes that occur of each row of IoUs, NaN without any.
+
+    Args:
+        ious: float64 samples x (C + 1), of `drawn_ious`.
+        classes: the class indices the mean is taken over; all by default.
+    """
+    iou = ious[:, list(classes)] if classes is not None else ious
+    occurs = np.isfinite(iou)
+    means = np.full(len(iou), np.nan)
+    return np.divide(np.where(occurs, iou, 0).sum(1), occurs.sum(1), out=means, where=occurs.any(1))
+
+
+def ends(drawn: np.ndarray, level: float = 0.95) -> np.ndarray:
+    """The lower and the upper end of the percentile interval: 2, or 2 x columns; NaN where nothing was drawn.
+
+    Args:
+        drawn: float64 samples, or samples x columns; what is NaN does not count.
+        level: the interval's coverage.
+    """
+    # Quantiles that look for NaN take ten times as long.
+    finite = np.isfinite(drawn)
+    if finite.all():
+        return np.quantile(drawn, _ends(level), axis=0)
+    columns = drawn.reshape(len(drawn), -1)
+    of_columns = [_quantiles(column[np.isfinite(column)], level) for column in columns.T]
+    return np.stack(of_columns, axis=1).reshape(2, *drawn.shape[1:])
+
+
+def _quantiles(values: np.ndarray, level: float) -> np.ndarray:
+    return np.quantile(values, _ends(level)) if len(values) else np.full(2, np.nan)
 
 
 @dataclass(frozen=True)
@@ -135,16 +193,3 @@ def _draws(number: int, samples: int, rng: int) -> np.ndarray:
 
 def _ends(level: float) -> list[float]:
     return [(1 - level) / 2, (1 + level) / 2]
-
-
-def _means(matrices: np.ndarray, draws: np.ndarray, classes: Sequence[int] | None = None) -> np.ndarray:
-    """The mean IoU of each draw."""
-    samples, (number, rows) = len(draws), matrices.shape[:2]
-    sums = (draws.astype(np.float64) @ matrices.reshape(number, -1)).reshape(samples, rows, rows)
-    hit = np.diagonal(sums, axis1=1, axis2=2)
-    union = sums.sum(1) + sums.sum(2) - hit
-    with np.errstate(invalid="ignore", divide="ignore"):
-        iou = hit / union
-    iou = iou[:, list(classes)] if classes is not None else iou
-    with np.errstate(invalid="ignore"):
-        return np.array([mean_over_classes(row) for row in iou])
