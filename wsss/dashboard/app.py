@@ -12,13 +12,13 @@ from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp
 
-from wsss.dashboard import leaderboard
+from wsss.dashboard import data, leaderboard, registry
 from wsss.dashboard.guard import Guard
 from wsss.dashboard.page import ADDRESS, PAGE, PROBLEM, Context, Page, aria, problem, threaded
 from wsss.errors import UserError
 from wsss.git import VERSION
 
-PAGES: tuple[Page, ...] = (leaderboard.PAGE,)
+PAGES: tuple[Page, ...] = (leaderboard.PAGE, registry.PAGE, data.PAGE)
 """In the order of the navigation."""
 _ASSETS = Path(__file__).with_name("assets")
 
@@ -58,6 +58,8 @@ def make_app(context: Context, hosts: frozenset[str] = frozenset(), pages: tuple
     app.callback(Output(PAGE, "children"), Input(ADDRESS, "pathname"), Input(ADDRESS, "search"))(threaded(show))
     for page in pages:
         page.callbacks(app, context)
+    # Dash would do it at the first request for "/": a page opened by its address would have no style and no script.
+    app._setup_server()
     # The hashes are those of the inline scripts, which the callbacks of the pages are among.
     return Guard(GZipMiddleware(server, compresslevel=4), frozenset(by_path), app.csp_hashes(), hosts)
 
