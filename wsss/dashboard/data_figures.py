@@ -44,7 +44,11 @@ def class_figures(counted: Summary, shown: list[int]) -> list[Component]:
         )
         for row, (split, colour, pattern) in enumerate(zip(counted.splits, _COLOURS, _PATTERNS, strict=True))
     ]
-    ticks = {"tickmode": "array", "tickvals": list(range(len(shown))), "ticktext": [_short(name) for name in labels]}
+    ticks = {
+        "tickmode": "array",
+        "tickvals": list(range(len(shown))),
+        "ticktext": [plotly_text(_short(name)) for name in names],
+    }
     counts = figure(
         "Images of each class",
         *bars,
