@@ -13,7 +13,7 @@ from wsss.commands import command
 from wsss.dashboard import data_examples
 from wsss.dashboard.data_examples import CLASS, NAME, PAGE_NUMBER, SPLIT
 from wsss.dashboard.data_figures import MOST, class_figures, shown, sizes_figure
-from wsss.dashboard.jobs import Jobs
+from wsss.dashboard.jobs import Job, Jobs
 from wsss.dashboard.page import Context, Page, address, aria, empty, keep_address, problem, threaded
 from wsss.dashboard.page import State as Address
 from wsss.dashboard.plain import choice, named, table
@@ -72,10 +72,11 @@ def callbacks(app: Dash, context: Context) -> None:
         return html.Span([link, f" · {version.nfiles:,} files, {version.size / 1e6:,.0f} MB"])
 
     def check(clicks: int | None, polls: int | None, name: str) -> tuple[Any, ...]:
-        dataset, key = opened(name), name
+        dataset = opened(name)
+        key = f"{name} {dataset.digest}"
         if ctx.triggered_id == CHECK and clicks:
             jobs.begin(key, f"{name} is checked", lambda: dataset.check(thorough=True))
-        return _checked(jobs, key, dataset)
+        return _checked(jobs.of(key), name)
 
     app.callback(Output(FIGURES, "children"), Input(CLASSES, "value"), State(NAME, "data"))(threaded(figures))
     app.callback(Output(SIZES, "children"), Input(NAME, "data"))(threaded(read_sizes))
@@ -200,11 +201,10 @@ def _counted(name: str, counts: tuple[int, ...]) -> list[str]:
     return [name, *(f"{count:,}" for count in counts), f"{sum(counts):,}"]
 
 
-def _checked(jobs: Jobs, key: str, dataset: Dataset) -> tuple[Any, ...]:
+def _checked(job: Job | None, name: str) -> tuple[Any, ...]:
     """What a check found, and whether the page asks again and may ask for another."""
-    job = jobs.of(key)
     if job is None:
-        same = html.Code(command("wsss", "data", "check", key))
+        same = html.Code(command("wsss", "data", "check", name))
         said: Component = html.P(["Not checked since this dashboard started; ", same, " does the same."])
     elif job.working:
         said = html.P(

@@ -54,7 +54,7 @@ def class_figures(counted: Summary, shown: list[int]) -> list[Component]:
         *bars,
         height=90 + 22 * len(shown),
         barmode="stack",
-        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 1, "xanchor": "right"},
+        legend={"orientation": "h", "traceorder": "normal", "y": 1.0, "yanchor": "bottom", "x": 1, "xanchor": "right"},
     )
     counts.update_yaxes(autorange="reversed", **ticks)
     rows = [

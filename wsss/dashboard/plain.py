@@ -50,8 +50,8 @@ def choice(label: str, links: Mapping[str, str], chosen: str) -> Component:
 
 
 def named(label: str, part: Component, id: str) -> Component:
-    """A part of a form with its name before it."""
-    return html.Div([html.Label(label, htmlFor=id), part], className="named")
+    """A part of a form with its name before it; Dash's dropdowns say their value alone, so the group says the name."""
+    return html.Div([html.Label(label, htmlFor=id), part], className="named", role="group", **aria(label=label))
 
 
 def plotly_text(text: str) -> str:

@@ -36,13 +36,14 @@ def layout(context: Context, state: Address) -> Component:
     if name not in names:
         raise unknown("registered model", name, names)
     shown = {key: state[key] for key in ("record", "page") if key in state}
+    found, runs = overview(name), {run.id: run for run in context.reading.runs()}
     return html.Div(
         [
             choice("Registered models", {each: address(PATH, model=each) for each in names}, name),
             dcc.Store(id=NAME, data=name),
             dcc.Store(id=SHOWN, data=shown),
-            html.Div(_body(context, name, shown), id=BODY),
-            registry_acts.forms(context, name, state.get("candidate", "")),
+            html.Div(_body(found, runs, shown), id=BODY),
+            registry_acts.forms(context, found, runs, state.get("candidate", "")),
             html.Section(
                 [
                     html.H2("Challenger in service"),
@@ -60,7 +61,7 @@ def callbacks(app: Dash, context: Context) -> None:
     registry_acts.callbacks(app, context)
 
     def body_again(done: str | None, name: str, shown: Mapping[str, str]) -> Component:
-        return _body(context, name, shown)
+        return _body(overview(name), {run.id: run for run in context.reading.runs()}, shown)
 
     def ask(clicks: int | None) -> Component:
         return shadow(context.server)
@@ -75,9 +76,7 @@ def callbacks(app: Dash, context: Context) -> None:
     app.callback(Output(SHADOW, "children"), Input(ASK, "n_clicks"))(threaded(ask))
 
 
-def _body(context: Context, name: str, shown: Mapping[str, str]) -> Component:
-    found = overview(name)
-    runs = {run.id: run for run in context.reading.runs()}
+def _body(found: Overview, runs: Mapping[str, RunRecord], shown: Mapping[str, str]) -> Component:
     record = _record(found, shown.get("record", ""))
     parts = [
         dcc.Store(id=CHAMPION_SEEN, data=found.decided.champion),
@@ -90,7 +89,7 @@ def _body(context: Context, name: str, shown: Mapping[str, str]) -> Component:
         *_ledger(found, shown, record),
     ]
     if record:
-        parts += [html.H2("What the gate asked"), details(record, Ledger(name))]
+        parts += [html.H2("What the gate asked"), details(record, Ledger(found.name))]
     return html.Div(parts)
 
 
@@ -104,7 +103,7 @@ def _standing(found: Overview) -> Component:
                 for alias, number in now.items()
                 for part in (html.Dt(alias), html.Dd(f"version {number}" if number else "none"))
             ],
-            className="standing",
+            className="aliases",
         )
     ]
     # An alias that no record explains belongs to a model whose ledger is not begun.

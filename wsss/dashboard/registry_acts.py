@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -21,11 +21,12 @@ from wsss.errors import UserError
 from wsss.registry import gate
 from wsss.registry.gate import Look
 from wsss.registry.ledger import Ledger
-from wsss.registry.models import dataset_of_run, find_version
-from wsss.registry.overview import overview
+from wsss.registry.models import ModelVersion, dataset_of_run, find_version
+from wsss.registry.overview import Overview
 from wsss.registry.rollback import roll_back
 from wsss.registry.standing import read
 from wsss.registry.table import looks_sentence
+from wsss.tracking.query import RunRecord
 
 BODY, NAME, DONE, CHAMPION_SEEN = "registry-body", "registry-name", "registry-done", "registry-champion"
 CANDIDATE, FORCE, WHY, TRY, CONFIRM = (f"registry-{part}" for part in ("candidate", "force", "why", "try", "confirm"))
@@ -45,18 +46,22 @@ class Asked:
     force: bool = False
 
 
-def forms(context: Context, name: str, candidate: str) -> Component:
-    """The forms, where promotion was allowed; else how it is done."""
+def forms(context: Context, found: Overview, runs: Mapping[str, RunRecord], candidate: str) -> Component:
+    """The forms, where promotion was allowed; else how it is done.
+
+    Args:
+        context: says whether it was.
+        found: the registered model.
+        runs: the methods' runs by id.
+        candidate: the address of the version that is chosen; empty for none.
+    """
     if not context.promotes:
-        promote = command("wsss", "promote", "RUN", "--name", name)
+        promote = command("wsss", "promote", "RUN", "--name", found.name)
         return html.Section(
             [html.H2("Promote"), html.P(["This dashboard only shows. ", html.Code(promote), " asks the gate."])]
         )
-    found = overview(name)
-    options = [
-        {"label": f"{each.version.name} {each.version.number}", "value": each.version.address}
-        for each in (*found.candidates, *found.versions)
-    ]
+    versions = [each.version for each in (*found.candidates, *found.versions)]
+    options = [{"label": _label(version, runs), "value": version.address} for version in versions]
     chosen = candidate if any(option["value"] == candidate for option in options) else None
     return html.Section(
         [
@@ -124,7 +129,7 @@ def callbacks(app: Dash, context: Context) -> None:
         # A reason is for one act: the next asks for its own.
         done = job is not None and ctx.triggered_id == POLL and not busy and _wrote(job)
         return (
-            refused or _said(job, name),
+            refused or _said(job),
             _look(job, name),
             not busy,
             busy,
@@ -157,6 +162,11 @@ def callbacks(app: Dash, context: Context) -> None:
         State(CHAMPION_SEEN, "data"),
     )(threaded(act))
     keep_address(app, "/registry", candidate=Input(CANDIDATE, "value"))
+
+
+def _label(version: ModelVersion, runs: Mapping[str, RunRecord]) -> str:
+    run = runs.get(version.run)
+    return f"{version.name} {version.number}" + (f": {run.method} ({run.preset}, rng {run.rng})" if run else "")
 
 
 def _reason(id: str, placeholder: str) -> Component:
@@ -227,7 +237,7 @@ def _wrote(job: Job) -> bool:
     return not job.problem and job.told.kind != "dry run"
 
 
-def _said(job: Job | None, name: str) -> Component | str:
+def _said(job: Job | None) -> Component | str:
     """How the last act stands, or what came of it."""
     if job is None:
         return ""
