@@ -21,6 +21,7 @@ from wsss.registry.ledger import Ledger
 from wsss.registry.models import CHALLENGER, CHAMPION, PREVIOUS
 from wsss.registry.overview import Overview, overview, registered_names
 from wsss.registry.promotion import PromotionRecord
+from wsss.tracking.query import RunRecord
 
 PATH = "/registry"
 SHADOW, ASK, SHOWN = "registry-shadow", "registry-ask", "registry-shown"
