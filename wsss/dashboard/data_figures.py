@@ -99,11 +99,11 @@ def _together(counted: Summary, shown: list[int], labels: list[str], ticks: dict
     alone = [
         {"x": place, "y": place, "text": f"{count:,}", "showarrow": False} for place, count in enumerate(own.tolist())
     ]
-    made = figure("Images with both of two classes (the diagonal: with the class)", heat, height=140 + 26 * len(shown))
+    made = figure("Images with both of two classes", heat, height=140 + 26 * len(shown))
     if numbered:
         made.update_layout(annotations=alone)
-    made.update_xaxes(side="bottom", tickangle=-45, **ticks)
-    made.update_yaxes(autorange="reversed", **ticks)
+    made.update_xaxes(side="bottom", tickangle=-45, showgrid=False, **ticks)
+    made.update_yaxes(autorange="reversed", showgrid=False, **ticks)
     return made
 
 
