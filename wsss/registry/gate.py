@@ -48,7 +48,15 @@ class Look:
     changed: str = ""
 
 
-def promote(candidate: str, name: str, dataset: Dataset, force: str | None = None, dry_run: bool = False) -> Look:
+def promote(
+    candidate: str,
+    name: str,
+    dataset: Dataset,
+    force: str | None = None,
+    dry_run: bool = False,
+    why: str = "",
+    through: str = "",
+) -> Look:
     """Compare a candidate with the champion by the rule of the name; make it champion if it passes, or by force.
 
     The packaged models of both are run over the evaluation set, the dataset's val images with a mask, so that neither
@@ -62,6 +70,8 @@ def promote(candidate: str, name: str, dataset: Dataset, force: str | None = Non
         dataset: what both are compared on.
         force: why the candidate is promoted whatever the gate says.
         dry_run: write nothing: neither versions nor records nor aliases.
+        why: it was asked for; stands in the record behind what the gate says. By force, the force's reason is all.
+        through: what it was asked through, as in `signed`.
 
     Raises:
         UserError: no such candidate, it can't be loaded or is the champion already; another became champion meanwhile;
@@ -108,7 +118,7 @@ def promote(candidate: str, name: str, dataset: Dataset, force: str | None = Non
         candidate=_asked(version, name),
         from_=champion,
         to=champion,
-        why=force or verdict.why,
+        why=force or "; asked for because: ".join(filter(None, (verdict.why, why))),
         dataset=dataset.name,
         split=SPLIT,
         masks=masks,
@@ -118,7 +128,7 @@ def promote(candidate: str, name: str, dataset: Dataset, force: str | None = Non
         rule=rule.content,
         against=(*against, *verdict.against),
     )
-    look = Look(signed(record), (*checks, *verdict.checks), _changed(standing, masks))
+    look = Look(signed(record, through), (*checks, *verdict.checks), _changed(standing, masks))
     if dry_run:
         return look
     kept = ledger.keep({who: each.evaluation for who, each in measured.items()})

@@ -39,7 +39,7 @@ class PromotionRecord:
         masks: sha256 over the split's ids and masks; empty without masks.
         metrics: by name, see `CANDIDATE_MIOU`; only what could be measured.
         evaluations: "candidate" and "champion" to the sha256 of their confusion matrices.
-        who: user and machine.
+        who: user and machine, and what it went through if that was no command.
         when: ISO 8601, UTC.
         source: where the record was taken over from; empty for one of the ledger's own.
         number: from 1.
@@ -105,10 +105,10 @@ class PromotionRecord:
         return hashlib.sha256(self.encode()).hexdigest()
 
 
-def signed(record: PromotionRecord) -> PromotionRecord:
-    """The record with who makes it and the time."""
-    who = os.environ.get("MLFLOW_TRACKING_USERNAME") or user()
-    return replace(record, who=f"{who}@{platform.node()}", when=datetime.now(UTC).isoformat())
+def signed(record: PromotionRecord, through: str = "") -> PromotionRecord:
+    """The record with who makes it, through what if it is no command (such as "the dashboard"), and the time."""
+    who = f"{os.environ.get('MLFLOW_TRACKING_USERNAME') or user()}@{platform.node()}"
+    return replace(record, who=f"{who} (through {through})" if through else who, when=datetime.now(UTC).isoformat())
 
 
 class Decided(NamedTuple):

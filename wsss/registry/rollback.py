@@ -11,12 +11,13 @@ from wsss.registry.standing import Standing, settle
 from wsss.serving.package import load_package
 
 
-def roll_back(name: str, why: str = "") -> PromotionRecord:
+def roll_back(name: str, why: str = "", through: str = "") -> PromotionRecord:
     """Make the champion before the present one champion again; what comes to be `previous` is the one before that.
 
     Args:
         name: the registered model.
         why: for the ledger.
+        through: what it was asked through, as in `signed`.
 
     Raises:
         UserError: there is no such registered model or no champion before, its files are gone or were changed, or
@@ -43,7 +44,7 @@ def roll_back(name: str, why: str = "") -> PromotionRecord:
             f"`{other}` makes any other version champion"
         ) from None
     record = PromotionRecord(name, ROLLBACK, target, champion, target, why, package=sha256)
-    record = ledger.append(signed(record))
+    record = ledger.append(signed(record, through))
     settle(ledger)
     return record
 

@@ -13,6 +13,9 @@ from wsss.registry.rules import GateSettings, Rule, points
 from wsss.scores import Evaluation
 from wsss.scores.bootstrap import Difference, difference
 
+NOT_BETTER = "it is not shown to be better"
+"""How the sentence against a candidate begins that the comparison with the champion speaks against."""
+
 
 class Check(NamedTuple):
     """One question of the gate, as people read it.
@@ -98,10 +101,8 @@ def judge(candidate: Measured, champion: Measured | None, rule: Rule, groups: Se
     metrics = {CANDIDATE_MIOU: candidate.miou, "candidate/latency_ms": candidate.latency}
     metrics["candidate/weights_mb"] = candidate.weights / 1e6
     if champion is None:
-        enough = bool(100 * candidate.miou >= settings.first)
-        checks = [
-            Check("mIoU", points(candidate.miou), "", f"a first model: at least {settings.first:g}", enough),
-        ]
+        checks = [first_check(candidate.miou, settings)]
+        enough = checks[0].passed
         better = "there was no champion" if enough else ""
         against = (
             [] if enough else [f"its mIoU of {points(candidate.miou)} is below the {settings.first:g} of a first model"]
@@ -126,7 +127,7 @@ def judge(candidate: Measured, champion: Measured | None, rule: Rule, groups: Se
             "difference/chance": found.chance,
         }
         checks, better, against = _compared(candidate, champion, found, settings)
-    for check, sentence in (*_floors(candidate, champion, rule), *_limits(candidate, champion, settings)):
+    for check, sentence in (*floor_checks(candidate, champion, rule), *limit_checks(candidate, champion, settings)):
         checks.append(check)
         if check.passed is False:
             against.append(sentence)
@@ -147,32 +148,46 @@ def _compared(
     faster = bool((candidate.times <= (1 - settings.gain) * champion.times).all())
     smaller = candidate.weights <= (1 - settings.gain) * champion.weights
     cheaper = [word for word, holds in (("faster", faster), ("smaller", smaller)) if holds]
-    bound = f"{settings.confidence:.1%}".replace(".0%", "%")
     signed = [f"{100 * value:+.1f}" for value in (found.value, found.low)]
-    asked = f"lower bound ({bound}) above {settings.margin:g}, chance at most {1 - settings.confidence:.3g}"
-    if cheaper:
-        asked += f"; or, being {' and '.join(cheaper)}, above -{settings.tolerance:g}"
     checks = [
         Check("mIoU", points(candidate.miou), points(champion.miou), "", None),
-        Check(
-            "difference",
-            f"{signed[0]}, at least {signed[1]}, chance {found.chance:.3f}",
-            "",
-            asked,
-            better or (as_good and bool(cheaper)),
-        ),
+        difference_check(found, settings, cheaper, better or (as_good and bool(cheaper))),
     ]
     if better:
         return checks, f"it is better by {signed[0]} points, at least {signed[1]}", []
     if as_good and cheaper:
         return checks, f"it is {' and '.join(cheaper)}, and at most {settings.tolerance:g} points worse", []
-    sentence = f"it is not shown to be better: the difference is {signed[0]} points, its lower bound {signed[1]}"
+    sentence = f"{NOT_BETTER}: the difference is {signed[0]} points, its lower bound {signed[1]}"
     if cheaper:
         sentence += f", nor to be at most {settings.tolerance:g} points worse, being {' and '.join(cheaper)}"
     return checks, "", [sentence]
 
 
-def _floors(candidate: Measured, champion: Measured | None, rule: Rule) -> Iterator[tuple[Check, str]]:
+def first_check(miou: float, settings: GateSettings) -> Check:
+    """What a first model is asked; `miou` in 0..1."""
+    enough = bool(100 * miou >= settings.first)
+    return Check("mIoU", points(miou), "", f"a first model: at least {settings.first:g}", enough)
+
+
+def difference_check(found: Difference, settings: GateSettings, cheaper: Sequence[str], passed: bool) -> Check:
+    """What is asked of the difference to the champion.
+
+    Args:
+        found: the difference.
+        settings: the gate's.
+        cheaper: "faster", "smaller", or both, where the candidate is.
+        passed: what came of it.
+    """
+    bound = f"{settings.confidence:.1%}".replace(".0%", "%")
+    asked = f"lower bound ({bound}) above {settings.margin:g}, chance at most {1 - settings.confidence:.3g}"
+    if cheaper:
+        asked += f"; or, being {' and '.join(cheaper)}, above -{settings.tolerance:g}"
+    given = f"{100 * found.value:+.1f}, at least {100 * found.low:+.1f}, chance {found.chance:.3f}"
+    return Check("difference", given, "", asked, passed)
+
+
+def floor_checks(candidate: Measured, champion: Measured | None, rule: Rule) -> Iterator[tuple[Check, str]]:
+    """What is asked of each class, and the sentence for a candidate that does not give it."""
     for index, name in enumerate(candidate.evaluation.classes):
         iou, floor = candidate.evaluation.scores.iou[index], rule.floor(name)
         other = points(champion.evaluation.scores.iou[index]) if champion else ""
@@ -187,7 +202,8 @@ def _floors(candidate: Measured, champion: Measured | None, rule: Rule) -> Itera
         yield check, f"its IoU of {points(iou)} for {name} is below the floor of {floor:g}"
 
 
-def _limits(candidate: Measured, champion: Measured | None, settings: GateSettings) -> Iterator[tuple[Check, str]]:
+def limit_checks(candidate: Measured, champion: Measured | None, settings: GateSettings) -> Iterator[tuple[Check, str]]:
+    """What is asked of time and size, and the sentence for a candidate that does not give it."""
     rows = (
         (
             "time for an image, ms",
