@@ -52,7 +52,7 @@ def make_app(
         pages: that it has.
         sessions: of those who brought a key; None where nobody needs one.
     """
-    server: Any = FastAPI(title="wsss dashboard", version=RELEASE, docs_url=None, redoc_url=None, openapi_url=None)
+    server: Any = FastAPI(title="dashboard", version=RELEASE, docs_url=None, redoc_url=None, openapi_url=None)
     server.add_exception_handler(UserError, lambda request, error: PlainTextResponse(f"{error}\n", 400))
     server.add_exception_handler(DependencyException, lambda request, error: PlainTextResponse("no such script\n", 404))
     for page in pages:
