@@ -26,13 +26,14 @@ from tune.__main__ import main
 from tune.budget import Budget
 from tune.grid import Grid, plan_grid
 from tune.grid_axes import parse_axes
-from tune.grid_run import GRID, GridRun, run_grid
+from tune.grid_run import GridRun, run_grid
 from tune.shared import ComputedStep
 from wsss import methods
 from wsss.data.shapes import make_shapes
 from wsss.errors import UserError
 from wsss.run.plan import stands_alone
 from wsss.tables.groups import same_but_for_rng
+from wsss.tracking import names
 from wsss.tracking.query import runs
 
 pytestmark = pytest.mark.usefixtures("surroundings")
@@ -196,7 +197,7 @@ def test_interrupted_the_same_command_goes_on(ran) -> None:
     grid, before, steps_before = ran
     records = runs()
     assert len(records) == 4 and set(before) < {record.id for record in records}
-    assert {record.tags[GRID] for record in records} == {grid.name}
+    assert {record.tags[names.GRID] for record in records} == {grid.name}
     assert {(record.rng, record.params["refine.background.alpha"]) for record in records} == {
         (0, "1.0"), (0, "4.0"), (1, "1.0"), (1, "4.0")
     }  # fmt: skip
