@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from wsss.commands import command
 from wsss.errors import UserError
-from wsss.scores import metric_names
 from wsss.settings import Search
 from wsss.tracking import names
 from wsss.tracking.artifacts import read_artifact
@@ -37,6 +36,7 @@ class SearchRecord:
         objective: the metric that was made good.
         start: when it began.
         best_trial: its number, counted from 0; None while it is not known.
+        best: the objective of the best trial; None while it is not known.
         best_run: the id of the whole run of what was taken; empty without one.
     """
 
@@ -50,6 +50,7 @@ class SearchRecord:
     objective: str
     start: datetime
     best_trial: int | None
+    best: float | None
     best_run: str
 
     @classmethod
@@ -67,6 +68,7 @@ class SearchRecord:
             objective=tags.get(names.OBJECTIVE, ""),
             start=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
             best_trial=int(best) if best.isdecimal() else None,
+            best=run.data.metrics.get(tags.get(names.OBJECTIVE, "")),
             best_run=tags.get(names.BEST_RUN, ""),
         )
 
@@ -78,13 +80,11 @@ class SearchedPlan:
     Attributes:
         spaces: method to how its settings are searched.
         presets: method to the preset's own values of these.
-        mode: "max" or "min", what is good of the objective.
         seconds: what trials take is made small too.
     """
 
     spaces: Mapping[str, Mapping[str, Search]]
     presets: Mapping[str, Mapping[str, Any]]
-    mode: str
     seconds: bool
 
 
@@ -138,21 +138,22 @@ class Trial:
     @classmethod
     def of(cls, run: Run, objective: str) -> Trial:
         tags, metrics = run.data.tags, run.data.metrics
-        ended = {"FINISHED": names.COMPLETE, "RUNNING": names.RUNNING}.get(run.info.status, names.FAILED)
+        running = run.info.status == "RUNNING"
+        state = names.RUNNING if running else tags.get(names.TRIAL_STATE, "")
         return cls(
             number=int(tags[names.TRIAL]),
             run=run.info.run_id,
             method=tags.get(names.METHOD, ""),
-            settings={key: json.loads(text) for key, text in run.data.params.items()},
-            # The state is written before the run ends, and one whose driver was killed has none.
-            state=tags.get(names.TRIAL_STATE, ended) if run.info.status != "RUNNING" else names.RUNNING,
+            settings={key: _parsed(text) for key, text in run.data.params.items()},
+            # One whose driver was killed has none.
+            state=state if state in (names.COMPLETE, names.PRUNED, names.RUNNING) else names.FAILED,
             value=metrics.get(objective),
             so_far=metrics.get(names.so_far(objective)),
             seconds=metrics.get(names.SECONDS),
             saved=metrics.get(names.SECONDS_SAVED),
             error=tags.get(names.ERROR, ""),
             steps=_steps(tags.get(names.TRIAL_HOW, "")),
-            ended=run.info.end_time or 0,
+            ended=0 if running else run.info.end_time or 0,
         )
 
 
@@ -187,7 +188,8 @@ def trials(record: SearchRecord, condition: str = "") -> Iterator[Trial]:
     """
     own = f"tags.`{names.MLFLOW_PARENT}` = '{record.id}' and tags.`{names.KIND}` = '{names.TRIAL_RUN}'"
     for run in search(mlflow_client(), f"{own} and {condition}" if condition else own):
-        yield Trial.of(run, record.objective)
+        if run.data.tags.get(names.TRIAL, "").isdecimal():
+            yield Trial.of(run, record.objective)
 
 
 @lru_cache(maxsize=1024)
@@ -216,10 +218,9 @@ def searched_plan(run_id: str) -> SearchedPlan | None:
                 for each in parts
             },
             {each["method"]: each["first"] for each in parts},
-            metric_names.mode(parts[0]["objective"]["metric"]),
             plan["seconds"],
         )
-    except (FileNotFoundError, ValueError, KeyError, TypeError, IndexError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -235,6 +236,13 @@ def verdict(run_id: str) -> dict[str, Any] | None:
 def steps_text(steps: list[dict[str, Any]]) -> str:
     """The steps of a trial as the tag `names.TRIAL_HOW` has them."""
     return json.dumps({each["key"]: [each["how"], *each["from"]] for each in steps}, separators=(",", ":"))
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _steps(text: str) -> tuple[TrialStep, ...] | None:
