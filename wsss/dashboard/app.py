@@ -12,13 +12,13 @@ from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp
 
-from wsss.dashboard import ablations, leaderboard, searches
+from wsss.dashboard import ablations, leaderboard, lineage, searches
 from wsss.dashboard.guard import Guard
 from wsss.dashboard.page import ADDRESS, PAGE, PROBLEM, Context, Page, aria, problem, threaded
 from wsss.errors import UserError
 from wsss.git import VERSION
 
-PAGES: tuple[Page, ...] = (leaderboard.PAGE, searches.PAGE, ablations.PAGE)
+PAGES: tuple[Page, ...] = (leaderboard.PAGE, searches.PAGE, ablations.PAGE, lineage.PAGE)
 """In the order of the navigation."""
 _ASSETS = Path(__file__).with_name("assets")
 
