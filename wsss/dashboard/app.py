@@ -58,6 +58,8 @@ def make_app(context: Context, hosts: frozenset[str] = frozenset(), pages: tuple
     app.callback(Output(PAGE, "children"), Input(ADDRESS, "pathname"), Input(ADDRESS, "search"))(threaded(show))
     for page in pages:
         page.callbacks(app, context)
+    # Dash finds the assets when "/" is asked for, and another page may be the first one.
+    app._setup_server()
     # The hashes are those of the inline scripts, which the callbacks of the pages are among.
     return Guard(GZipMiddleware(server, compresslevel=4), frozenset(by_path), app.csp_hashes(), hosts)
 

@@ -17,6 +17,8 @@ from wsss.tracking import names
 PATH = "/lineage"
 _FEW = 12
 """So many runs are offered to begin with."""
+_LINES = (RUN, MODEL, "step")
+"""What is told in a line."""
 
 
 def layout(context: Context, asked: State) -> Component:
@@ -36,15 +38,15 @@ def layout(context: Context, asked: State) -> Component:
     }
     lineage = found[kind]()
     again = {kind: name}
-    back = [_layer(layer, again) for layer in lineage.back]
+    back, forward = ([_layer(layer, again) for layer in side] for side in (lineage.back, lineage.forward))
     return html.Div(
         [
             html.H2("Lineage"),
-            html.Div(_box(lineage.subject, subject=True), className="lineage-subject"),
+            html.Div(_box(lineage.subject, whole=True), className="lineage-subject"),
             html.Div(
                 [
-                    _side("Made from", back, "Nothing before it is recorded: people made it."),
-                    _side("What stands on it", [_layer(layer, again) for layer in lineage.forward], "Nothing yet."),
+                    *([_side("Made from", back, "")] if back else []),
+                    _side("What stands on it", forward, "Nothing yet."),
                 ],
                 className="lineage-sides",
             ),
@@ -84,41 +86,51 @@ def _layer(layer: Layer, again: dict[str, str]) -> Component:
     return html.Li(parts)
 
 
-def _box(box: Box, subject: bool = False) -> Component:
-    to_own = not subject and box.name and box.kind in (RUN, MODEL, LABELS, DATA)
-    parts: list[Component] = [html.Strong(_link(box.title, **{box.kind: box.name}) if to_own else box.title)]
-    if box.facts:
+def _box(box: Box, whole: bool = False) -> Component:
+    """A box; whole for the one whose lineage it is."""
+    own = not whole and box.name and box.kind in (RUN, MODEL, LABELS, DATA)
+    head: list[str | Component] = [html.Strong(_link(box.title, **{box.kind: box.name}) if own else box.title)]
+    parts: list[Component] = [html.P(head)]
+    if box.kind in _LINES and not whole:
+        head += [part for name, text in box.facts.items() for part in (" · ", _line(name, text))]
+    elif box.facts:
         parts.append(_facts(box.facts))
-    if box.folded:
-        parts.append(html.Details([html.Summary(f"{len(box.folded)} more"), _facts(box.folded)]))
     for how, runs in box.runs.items():
         links: list[str | Component] = [f"{how} "]
         for number, run in enumerate(runs):
-            of = f"{run.method}, {run.preset}, rng {run.rng}"
-            links += [", " if number else "", _link(f"{run.id[:8]} ({of})", run=run.id)]
+            title = f"{run.id[:8]} ({run.method}, {run.preset}, rng {run.rng})"
+            links += [", " if number else "", _link(title, run=run.id)]
         parts.append(html.P(links))
-    parts += _ways(box)
-    return html.Div(parts, className=f"lineage-box lineage-{box.kind}")
+    if box.folded:
+        parts.append(html.Details([html.Summary(f"the other {len(box.folded)}"), _facts(box.folded)]))
+    ways = _ways(box)
+    if whole and ways:
+        parts.append(html.P(ways[1:]))
+    else:
+        head += ways
+    if whole and box.kind == RUN:
+        parts.append(html.P(["Done again by: ", html.Code(command("wsss", "reproduce", box.name))]))
+    return html.Div(parts, className="lineage-box")
+
+
+def _line(name: str, text: str) -> str | Component:
+    """A fact beside others in a line; of a fingerprint its beginning, and all of it to whom points at it."""
+    return html.Code(text[:12], title=f"{name} {text}") if name == "fingerprint" else text
 
 
 def _facts(facts: Mapping[str, str]) -> Component:
     return html.Dl([part for name, text in facts.items() for part in (html.Dt(name), html.Dd(text))])
 
 
-def _ways(box: Box) -> list[Component]:
-    """To the pages that show a thing otherwise, and the command that does it again."""
+def _ways(box: Box) -> list[str | Component]:
+    """To the pages that show a thing otherwise, a dot before each."""
     ways = {
         RUN: {"Compare": address("/compare", runs=box.name), "Masks": address("/masks", runs=box.name)},
         MODEL: {"Registry": address("/registry", model=box.name.rpartition("/")[0])},
         "search": {"Searches": address("/searches", search=box.name)},
     }
-    links: list[str | Component] = []
-    for name, href in ways.get(box.kind, {}).items() if box.name else ():
-        links += [" · " if links else "", dcc.Link(name, href=href)]
-    parts: list[Component] = [html.P(links)] if links else []
-    if box.kind == RUN:
-        parts.append(html.P(["Done again by: ", html.Code(command("wsss", "reproduce", box.name))]))
-    return parts
+    there = ways.get(box.kind, {}) if box.name else {}
+    return [part for name, href in there.items() for part in (" · ", dcc.Link(name, href=href))]
 
 
 def _link(text: str, **state: str) -> Component:

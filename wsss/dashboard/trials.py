@@ -134,7 +134,7 @@ class Watch:
             "value": None if value is None else round(scale * value, 4),
             "method": trial.method,
             "settings": settings_text(trial.settings),
-            **{setting_field(key): setting for key, setting in trial.settings.items()},
+            **{setting_field(key): _rounded(setting) for key, setting in trial.settings.items()},
             **{how: self._steps(trial, how) for how in HOW},
             "seconds": None if trial.seconds is None else round(trial.seconds, 1),
             "saved": None if trial.saved is None else round(trial.saved, 1),
@@ -162,6 +162,17 @@ def watch(run_id: str) -> Watch:
 def is_complete(trial: Trial) -> bool:
     """Whether it came to its end with a value."""
     return trial.state == names.COMPLETE
+
+
+def _rounded(setting: Any) -> Any:
+    """A setting as a table has it: numbers stay numbers, so that they are sorted as such."""
+    return (
+        float(f"{setting:.4g}")
+        if isinstance(setting, float)
+        else shown(setting)
+        if isinstance(setting, list)
+        else setting
+    )
 
 
 def setting_field(key: str) -> str:

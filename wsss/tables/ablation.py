@@ -212,8 +212,8 @@ def check_keys(runs: Runs, keys: Sequence[str]) -> None:
     Raises:
         UserError: more than two, or one that does not vary among the runs (names those that do).
     """
-    if not 1 <= len(keys) <= 2:
-        raise UserError(f"an ablation is over one setting or two, not {len(keys)}: {', '.join(keys)}")
+    if not 1 <= len(keys) <= 2 or len(set(keys)) < len(keys):
+        raise UserError(f"an ablation is over one setting or two different ones, not over {', '.join(keys)}")
     for key in keys:
         if key not in runs.varied:
             raise unknown("setting that varies", key, list(runs.varied))

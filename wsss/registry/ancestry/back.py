@@ -31,7 +31,8 @@ def made_from(look: Look, run: RunRecord, made: Sequence[StepMade], *, labels: b
         boxes = [_step_box(step, known.get(makers.get(step, ""))) for step in own]
         maps = next((each for each in used if each.name == names.LABELS), None)
         if stage == "refine" and boxes and labels and maps:
-            boxes.insert(0, Box(LABELS, f"Label maps {maps.digest[:8]}", maps.md5 or maps.digest, data_facts(maps)))
+            facts = data_facts(maps) | {"list of files": f"artifact {names.dvc_manifest_file(names.LABELS)}"}
+            boxes.insert(0, Box(LABELS, f"Label maps {maps.digest[:8]}", maps.md5 or maps.digest, facts))
         if boxes:
             layers.append(Layer(_TITLES[stage], boxes))
     layers.append(Layer("Settings", [_settings_box(run)]))
@@ -107,7 +108,7 @@ def _settings_box(run: RunRecord) -> Box:
     changed = {k: f"{v} (preset: {first[k]})" for k, v in run.params.items() if k in first and first[k] != v}
     others = {key: value for key, value in run.params.items() if key not in changed}
     title = f"{len(run.params)} settings, " + (f"{len(changed)} unlike preset {run.preset}" if plan else "all")
-    return Box("settings", title, facts=changed | others)
+    return Box("settings", title, facts=changed, folded=others)
 
 
 def _plan(run: RunRecord, overrides: Mapping[str, str]) -> Plan | None:
