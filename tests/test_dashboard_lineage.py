@@ -104,9 +104,7 @@ def test_a_run_goes_forward_to_models_aliases_decisions_and_runs_that_reused_its
 
 def test_a_model_goes_back_to_its_run_and_all_that_made_it(inside) -> None:
     lineage_ = ancestry.of_model(f"{MODEL}/1")
-    assert [layer.title for layer in lineage_.back][0] == "Run" and lineage_.back[0].boxes[0].name == inside[
-        "affinity"
-    ].id
+    assert lineage_.back[0].title == "Run" and lineage_.back[0].boxes[0].name == inside["affinity"].id
     assert {"segment.train", "refine.walk", "localize.train", "Dataset shapes"} <= boxes(lineage_.back).keys()
     assert [layer.title for layer in lineage_.forward] == ["Aliases", "Decisions of the ledger"]
 

@@ -20,6 +20,8 @@ from wsss.tracking.searches import Trial
 Figure = dict[str, Any]
 SCALE = ("#fde725", "#b5de2b", "#6ece58", "#35b779", "#1f9e89", "#26828e", "#31688e", "#3e4989", "#482878")
 """Viridis from bright to dark."""
+_MANY = 200
+"""Lines of so many trials cover each other."""
 BLUE, ORANGE, GREY, PICKED = "#0072b2", "#d55e00", "#8a919c", "#d55e00"
 
 
@@ -108,8 +110,10 @@ def parallel(watch: Watch, method: str, space: Mapping[str, Search], picked: int
     for number in range(len(SCALE)):
         bin_ = worst_first[len(ended) * number // len(SCALE) : len(ended) * (number + 1) // len(SCALE)]
         if bin_:
-            line = {"color": SCALE[number], "width": 1 + 1.5 * number / len(SCALE)}
-            data.append(_lines("", bin_, keys, scales, last, objective, line))
+            line = {"color": SCALE[number], "width": 1 + 1.5 * number / len(SCALE) * (len(ended) <= _MANY)}
+            # Of many all but the best are seen through.
+            seen_through = {"opacity": 0.4} if len(ended) > _MANY and number < len(SCALE) - 1 else {}
+            data.append(_lines("", bin_, keys, scales, last, objective, line) | seen_through)
     chosen = [trial for trial in own if trial.number + 1 == picked]
     line = {"color": PICKED, "width": 4}
     data.append(_lines(f"trial {picked}" if chosen else "", chosen, keys, scales, last, objective, line))
