@@ -26,13 +26,16 @@ from tune.__main__ import main
 from tune.budget import Budget
 from tune.grid import Grid, plan_grid
 from tune.grid_axes import parse_axes
-from tune.grid_run import GRID, GridRun, run_grid
+from tune.grid_rows import rows_of
+from tune.grid_run import GridRun, run_grid
 from tune.shared import ComputedStep
 from wsss import methods
 from wsss.data.shapes import make_shapes
 from wsss.errors import UserError
 from wsss.run.plan import stands_alone
+from wsss.tables import ablation
 from wsss.tables.groups import same_but_for_rng
+from wsss.tracking import names
 from wsss.tracking.query import runs
 
 pytestmark = pytest.mark.usefixtures("surroundings")
@@ -196,7 +199,7 @@ def test_interrupted_the_same_command_goes_on(ran) -> None:
     grid, before, steps_before = ran
     records = runs()
     assert len(records) == 4 and set(before) < {record.id for record in records}
-    assert {record.tags[GRID] for record in records} == {grid.name}
+    assert {record.tags[names.GRID] for record in records} == {grid.name}
     assert {(record.rng, record.params["refine.background.alpha"]) for record in records} == {
         (0, "1.0"), (0, "4.0"), (1, "1.0"), (1, "4.0")
     }  # fmt: skip
@@ -226,6 +229,19 @@ def test_the_data_say_mean_and_deviation_over_rngs(ran) -> None:
         assert of_json["metrics"][DEV]["values"] == [values[0], values[1]]
         assert float(row[DEV]) == pytest.approx(mean(values.values()), abs=1e-6)
         assert float(row[f"{DEV}/deviation"]) == pytest.approx(stdev(values.values()), abs=1e-6)
+
+
+def test_the_dashboard_finds_the_same_rows_among_all_runs(ran) -> None:
+    grid, *_ = ran
+    keys = ("refine.background.alpha",)
+    [found] = ablation.kinds(runs()).values()
+    assert found.telling_keys(DEV) == keys and len(found.bases(keys, DEV)) == 1
+    shown = found.bases(keys, DEV)[0].rows(keys, grid.metrics)
+    expected = sorted(rows_of(grid, run_grid(grid, Budget())), key=lambda row: row.settings[keys[0]])
+    assert [(row.settings, row.rngs, row.runs, row.values) for row in shown] == [
+        (row.settings, row.rngs, row.runs, row.values) for row in expected
+    ]
+    assert [row.text(DEV) for row in shown] == [row.text(DEV) for row in expected]
 
 
 def test_the_page_and_the_figure_stand_alone(ran) -> None:

@@ -13,9 +13,10 @@ from test_grid import DEV, TRAIN
 from tune.grid import Cell, Grid
 from tune.grid_figure import as_figure
 from tune.grid_page import csv_of, html_of, json_of
-from tune.grid_rows import Row, rows_of
+from tune.grid_rows import rows_of
 from tune.grid_run import GridRun
 from tune.search import Candidate, SearchPlan
+from wsss.tables.ablation import Row
 
 pytestmark = pytest.mark.usefixtures("surroundings")
 

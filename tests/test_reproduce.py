@@ -18,7 +18,7 @@ from PIL import Image
 import wsss
 from tune.measure import Place, facts_of, measure
 from tune.mirror import Mirror
-from tune.parent import BEST_RUN, search_run
+from tune.parent import search_run
 from tune.recorded import find_recorded
 from tune.search import plan_search
 from tune.study import COMPLETE, PRUNED, Study
@@ -300,7 +300,7 @@ def test_a_searchs_trial_and_its_winner_come_out_as_whole_runs(done: Done, trial
     assert f"trial 1, run {complete} came out again" in text and text.count("+0.0000") == 1
     assert "is pruned; only a complete trial has a number" in says(pruned, status=2)
     assert f"trial 1, run {complete} came out again" in says(search)  # its best trial
-    mlflow_client().set_tag(search, BEST_RUN, done.run_id)
+    mlflow_client().set_tag(search, names.BEST_RUN, done.run_id)
     assert f"run {done.run_id} came out again" in says(search)
     make_shapes_again = open_dataset("shapes").root
     shutil.rmtree(make_shapes_again)

@@ -18,8 +18,7 @@ from ray.cluster_utils import Cluster
 from tune.__main__ import main
 from tune.budget import Budget
 from tune.ending import Ending
-from tune.mirror import STATUS, TRIAL
-from tune.parent import BEST_RUN, RUN
+from tune.parent import RUN
 from tune.report import say_result
 from tune.runner import run_search
 from tune.search import Candidate, plan_search
@@ -75,7 +74,7 @@ def trials(run_id):
     found = search(
         MlflowClient(), f"tags.`{names.KIND}` = '{names.TRIAL_RUN}' and tags.`{names.MLFLOW_PARENT}` = '{run_id}'"
     )
-    return {int(run.data.tags[TRIAL]): run for run in found}
+    return {int(run.data.tags[names.TRIAL]): run for run in found}
 
 
 def test_equal_searches_have_equal_names(workspace):
@@ -102,7 +101,7 @@ def test_a_search_is_limited_continued_under_its_run_compared_and_enlarged(works
     assert sorted(of_trials) == [0, 1]
     for record in result.records:
         run = of_trials[record.number]
-        assert run.info.status == "FINISHED" and run.data.tags[STATUS] == COMPLETE
+        assert run.info.status == "FINISHED" and run.data.tags[names.TRIAL_STATE] == COMPLETE
         assert run.data.metrics["dev/labels_crf/miou"] == pytest.approx(record.value)
         assert {key: json.loads(run.data.params[key]) for key in KEYS} == record.candidate.settings
     assert {MlflowClient().get_experiment(r.info.experiment_id).name for r in (*of_trials.values(), parent())} == {
@@ -116,7 +115,7 @@ def test_a_search_is_limited_continued_under_its_run_compared_and_enlarged(works
 
     # The whole run of what is taken, and of the preset beside it: val is looked at there alone.
     whole = runs()
-    assert result.verdict is not None and parent().data.tags[BEST_RUN] == result.verdict.taken.run
+    assert result.verdict is not None and parent().data.tags[names.BEST_RUN] == result.verdict.taken.run
     assert result.verdict.taken.run in {record.id for record in whole} and len(whole) == 1 + result.verdict.better
     assert {"dev/pred_crf/miou", "val/pred_crf/miou"} == set(result.verdict.taken.final)
     assert not any("val/" in key for run in of_trials.values() for key in run.data.metrics)

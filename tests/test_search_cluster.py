@@ -29,8 +29,6 @@ from ray.cluster_utils import Cluster
 from safetensors.torch import save_file
 
 from tune.machines import looked_at
-from tune.mirror import TRIAL
-from tune.parent import SEARCH as SEARCH_NAME
 from tune.search import plan_search
 from tune.trial import Surroundings
 from wsss.data.shapes import make_shapes
@@ -256,9 +254,9 @@ def configurations(study: str) -> Counter[str]:
 def trial_runs(study: str) -> dict[str, str]:
     """The ids of the trials' runs, by number; each has one."""
     client = MlflowClient()
-    [parent] = client.search_runs(["0"], f"tags.`{SEARCH_NAME}` = '{study}'")
+    [parent] = client.search_runs(["0"], f"tags.`{names.SEARCH}` = '{study}'")
     found = client.search_runs(["0"], f"tags.`{names.MLFLOW_PARENT}` = '{parent.info.run_id}'")
-    runs = {run.data.tags[TRIAL]: run.info.run_id for run in found}
+    runs = {run.data.tags[names.TRIAL]: run.info.run_id for run in found}
     assert len(runs) == len(found)
     return runs
 

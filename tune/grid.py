@@ -19,6 +19,7 @@ from wsss.interface import STAGES
 from wsss.run.plan import Plan
 from wsss.scores import Masks, metric_names
 from wsss.scores.scored import SCORED
+from wsss.tables.ablation import hashable, in_order
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,10 @@ class Grid:
     def varied(self) -> dict[str, list[Any]]:
         """The values, in order, of each key that has more than one; those of rng are not shown."""
         values = {
-            key: list(dict.fromkeys(_hashable(cell.values[key]) for cell in self.cells if cell.values[key] is not None))
+            key: in_order(hashable(cell.values[key]) for cell in self.cells if cell.values[key] is not None)
             for key in self.axes
         }
-        return {key: _in_order(found) for key, found in values.items() if len(found) > 1}
+        return {key: found for key, found in values.items() if len(found) > 1}
 
 
 def plan_grid(
@@ -209,12 +210,3 @@ def _compared(metric: str, dataset: Dataset, *, beside: bool) -> tuple[str, ...]
 
 def _within(stage: str, until: str | None) -> bool:
     return until is None or STAGES.index(stage) <= STAGES.index(until)
-
-
-def _in_order(values: list[Any]) -> list[Any]:
-    """Numbers by size, everything else as it was given."""
-    return sorted(values) if all(type(value) in (int, float) for value in values) else values
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tune.grid import Grid
-from tune.grid_rows import Row, is_miou, key_value, label, shown
 from tune.page import as_svg, drawing
+from wsss.tables.ablation import Row, is_miou, label, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,13 +45,11 @@ def _curves(axes: Axes, varied: Mapping[str, list[Any]], rows: Sequence[Row], me
         own = [
             row
             for row in rows
-            if row.values[metric]
-            and key_value(row.cell, along) in places
-            and (not other or key_value(row.cell, other[0][0]) == value)
+            if row.values[metric] and row.setting(along) in places and (not other or row.setting(other[0][0]) == value)
         ]
-        own.sort(key=lambda row: places[key_value(row.cell, along)])
+        own.sort(key=lambda row: places[row.setting(along)])
         axes.errorbar(
-            [places[key_value(row.cell, along)] for row in own],
+            [places[row.setting(along)] for row in own],
             [scale * row.mean(metric) for row in own],
             yerr=[0 if math.isnan(row.deviation(metric)) else scale * row.deviation(metric) for row in own],
             label=f"{_short(other[0][0])} {shown(value)}" if other else None,
@@ -70,7 +68,7 @@ def _curves(axes: Axes, varied: Mapping[str, list[Any]], rows: Sequence[Row], me
 def _heat_map(figure: Figure, axes: Axes, varied: Mapping[str, list[Any]], rows: Sequence[Row], metric: str) -> None:
     (across, xs), (down, ys) = varied.items()
     scale = 100 if is_miou(metric) else 1
-    of_cell = {(key_value(row.cell, down), key_value(row.cell, across)): row for row in rows}
+    of_cell = {(row.setting(down), row.setting(across)): row for row in rows}
     cells = [[of_cell.get((y, x)) for x in xs] for y in ys]
     means = [[scale * cell.mean(metric) if cell else math.nan for cell in line] for line in cells]
     image = axes.pcolormesh(means, cmap="viridis", edgecolors="white", linewidth=0.5)

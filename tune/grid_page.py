@@ -10,12 +10,13 @@ from pathlib import Path
 from tune.grid import Grid
 from tune.grid_axes import METHOD
 from tune.grid_figure import as_figure
-from tune.grid_rows import Row, is_miou, label, rows_of, shown
+from tune.grid_rows import rows_of
 from tune.grid_run import GridRun
 from tune.page import page, paragraph, picture, table
 from wsss.commands import command
 from wsss.errors import UserError
 from wsss.storage import inside, write_bytes
+from wsss.tables.ablation import Row, is_miou, label, shown
 from wsss.tables.render import Column, Table, as_csv, as_text
 
 
@@ -60,13 +61,13 @@ def csv_of(grid: Grid, rows: Sequence[Row]) -> str:
     figures = [f"{metric}{ending}" for metric in grid.metrics for ending in ("", "/deviation")]
     lines = [
         [
-            row.cell.candidate.method,
-            *(shown(row.cell.values[key]) for key in keys),
+            cell.candidate.method,
+            *(shown(row.settings[key]) for key in keys),
             *(_rounded(value) for metric in grid.metrics for value in (row.mean(metric), row.deviation(metric))),
             " ".join(map(str, row.rngs)),
             " ".join(row.runs),
         ]
-        for row in rows
+        for cell, row in zip(grid.cells, rows, strict=True)
     ]
     return as_csv([METHOD, *keys, *figures, "rngs", "runs"], lines) + "\n"
 
@@ -78,8 +79,8 @@ def json_of(grid: Grid, rows: Sequence[Row], all_runs: Sequence[GridRun]) -> str
         "metrics": grid.metrics,
         "rows": [
             {
-                "method": row.cell.candidate.method,
-                "settings": dict(row.cell.candidate.settings),
+                "method": cell.candidate.method,
+                "settings": dict(cell.candidate.settings),
                 "rngs": row.rngs,
                 "runs": row.runs,
                 "metrics": {
@@ -91,7 +92,7 @@ def json_of(grid: Grid, rows: Sequence[Row], all_runs: Sequence[GridRun]) -> str
                     for metric in grid.metrics
                 },
             }
-            for row in rows
+            for cell, row in zip(grid.cells, rows, strict=True)
         ],
         "failed": [
             {
@@ -144,7 +145,7 @@ def _table(grid: Grid, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]
     heads = [*grid.axes, "rngs", *map(label, grid.metrics)]
     cells = [
         [
-            *(shown(row.cell.values[key]) for key in grid.axes),
+            *(shown(row.settings[key]) for key in grid.axes),
             " ".join(map(str, row.rngs)) or "-",
             *(row.text(metric) for metric in grid.metrics),
         ]

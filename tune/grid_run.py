@@ -23,10 +23,8 @@ from wsss.run.method import group_of, run_method
 from wsss.run.plan import PlannedStep
 from wsss.run.steps import choose_device
 from wsss.scores import Masks
+from wsss.tracking import names
 from wsss.tracking.query import RunRecord, runs
-
-GRID = "tune.grid"
-"""The tag of a run with the name of its grid."""
 
 
 @dataclass
@@ -160,7 +158,7 @@ def _write(grid: Grid, each: GridRun) -> None:
             rng=each.rng,
             device=search.device,
             until=grid.until,
-            tags={GRID: grid.name},
+            tags={names.GRID: grid.name},
             wait=True,
             publish=publish if grid.until is None else None,
         )

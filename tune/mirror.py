@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune.search import Candidate
-from tune.study import COMPLETE, FAILED, PRUNED, Study, TrialRecord
+from tune.study import Study, TrialRecord
 from wsss import git
 from wsss.errors import one_line
 from wsss.progress import say
 from wsss.tracking import names
 from wsss.tracking.info import user
 from wsss.tracking.query import every
+from wsss.tracking.searches import steps_text
 from wsss.tracking.writes import RefusedError, Write, batch, send
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RETRY_S, PATIENCE_S = 2.0, 90.0
-TRIAL, STATUS = "tune.trial", "tune.status"
-_STATUS = {COMPLETE: "FINISHED", PRUNED: "KILLED", FAILED: "FAILED"}
+_STATUS = {names.COMPLETE: "FINISHED", names.PRUNED: "KILLED", names.FAILED: "FAILED"}
 
 
 class Mirror:
@@ -87,10 +87,12 @@ class Mirror:
         """The ids of the trials' runs by number, and the numbers of those whose end is written."""
         condition = f"tags.`{names.MLFLOW_PARENT}` = '{self._parent}' and tags.`{names.KIND}` = '{names.TRIAL_RUN}'"
         found = {
-            int(run.data.tags[TRIAL]): run
+            int(run.data.tags[names.TRIAL]): run
             for run in every(lambda page: self._client.search_runs([self._experiment], condition, page_token=page))
         }
-        whole = {n for n, run in found.items() if run.info.status == _STATUS.get(run.data.tags.get(STATUS, ""))}
+        whole = {
+            n for n, run in found.items() if run.info.status == _STATUS.get(run.data.tags.get(names.TRIAL_STATE, ""))
+        }
         return {number: run.info.run_id for number, run in found.items()}, whole
 
     def _work(self) -> None:
@@ -125,7 +127,7 @@ class Mirror:
                 names.GIT_COMMIT: self._code.commit or "",
                 names.GIT_DIRTY: str(self._code.dirty).lower(),
                 names.VERSION: git.VERSION,
-                TRIAL: str(number),
+                names.TRIAL: str(number),
             }
             run = self._client.create_run(self._experiment, tags=tags, run_name=f"trial {number}").info.run_id
             self._runs[number] = run
@@ -139,17 +141,16 @@ class Mirror:
             self._begin(record.number, record.candidate)
         run, facts = self._runs[record.number], record.facts
         now = int(time.time() * 1000)
-        metrics = {"seconds": facts.get("seconds"), "seconds_saved": facts.get("saved")}
-        if record.state == COMPLETE:
+        metrics = {names.SECONDS: facts.get("seconds"), names.SECONDS_SAVED: facts.get("saved")}
+        if record.state == names.COMPLETE:
             metrics[self._study.search.metric] = record.value
         values = [(key, float(value), now, 0) for key, value in metrics.items() if value is not None]
-        tags = {STATUS: record.state}
+        steps = [self._with_origin(step) for step in facts.get("steps", [])]
+        tags = {names.TRIAL_STATE: record.state, names.TRIAL_HOW: steps_text(steps)}
         if facts.get("error"):
             tags[names.ERROR] = facts["error"]
         self._send(record.number, batch(run, values, tags=tags))
-        self._client.log_dict(
-            run, {"steps": [self._with_origin(step) for step in facts.get("steps", [])]}, names.TRIAL_STEPS
-        )
+        self._client.log_dict(run, {"steps": steps}, names.TRIAL_STEPS)
         self._client.set_terminated(run, _STATUS[record.state])
 
     def _learn(self, record: TrialRecord) -> None:

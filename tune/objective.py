@@ -30,7 +30,7 @@ class Objective:
     @property
     def mode(self) -> str:
         """A loss is made small ("min"), everything else large ("max")."""
-        return "min" if self.metric.endswith(metric_names.LOSS) else "max"
+        return metric_names.mode(self.metric)
 
 
 def objectives(plan: Plan, dataset: Dataset) -> dict[str, Objective]:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-SEARCH, OBJECTIVE, BEST_TRIAL, BEST_RUN = "tune.search", "tune.objective", "tune.best_trial", "tune.best_run"
 RUN = "run"
 _RUN_ID = "MLFLOW_RUN_ID"
 
@@ -47,10 +46,10 @@ class SearchRun:
         if best is None or best.value is None:
             return
         self.client.log_metric(self.id, study.search.metric, best.value)
-        self.client.set_tag(self.id, BEST_TRIAL, str(best.number))
+        self.client.set_tag(self.id, names.BEST_TRIAL, str(best.number))
         if verdict is not None:
-            self.client.log_dict(self.id, verdict.as_json(), "verdict.json")
-            self.client.set_tag(self.id, BEST_RUN, verdict.run)
+            self.client.log_dict(self.id, verdict.as_json(), names.VERDICT)
+            self.client.set_tag(self.id, names.BEST_RUN, verdict.run)
 
 
 @contextmanager
@@ -99,14 +98,15 @@ def _open(client: MlflowClient, search: SearchPlan, study: Study) -> Run:
         names.PRESET: search.preset,
         names.DATASET: open_dataset(search.data).name,
         names.RNG: str(search.rng),
-        SEARCH: search.name,
-        OBJECTIVE: search.metric,
+        names.SEARCH: search.name,
+        names.OBJECTIVE: search.metric,
         **process_tags(),
     }
     if run is None:
         run = new_run(client, search.name, tags | {names.MLFLOW_USER: user()})
         spaces = {each.method: {k: how.text for k, how in each.space.items()} for each in search.methods}
-        client.log_dict(run.info.run_id, {"space": spaces, **json.loads(json.dumps(search.content))}, "search.json")
+        content = {"space": spaces, **json.loads(json.dumps(search.content))}
+        client.log_dict(run.info.run_id, content, names.SEARCH_PLAN)
     else:
         send(client, batch(run.info.run_id, tags=tags), run.info.run_id, Path())
         client.update_run(run.info.run_id, "RUNNING")

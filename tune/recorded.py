@@ -6,10 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tune.mirror import STATUS, TRIAL
-from tune.parent import BEST_RUN, BEST_TRIAL
 from tune.search import data_digest
-from tune.study import COMPLETE
 from wsss.errors import UserError
 from wsss.run.plan import make_plan
 from wsss.run.recorded import Recorded, recorded
@@ -21,8 +18,6 @@ from wsss.tracking.query import run_of, search
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-
-PLAN = "search.json"
 
 
 def find_recorded(run_id: str) -> Recorded:
@@ -37,10 +32,10 @@ def find_recorded(run_id: str) -> Recorded:
         return recorded(run_id)
     if kind == names.TRIAL_RUN:
         return _of_trial(run)
-    if best := run.data.tags.get(BEST_RUN):
+    if best := run.data.tags.get(names.BEST_RUN):
         return recorded(best)
-    number = run.data.tags.get(BEST_TRIAL)
-    below = f"tags.`{names.MLFLOW_PARENT}` = '{run.info.run_id}' and tags.`{TRIAL}` = '{number}'"
+    number = run.data.tags.get(names.BEST_TRIAL)
+    below = f"tags.`{names.MLFLOW_PARENT}` = '{run.info.run_id}' and tags.`{names.TRIAL}` = '{number}'"
     trial = next(search(mlflow_client(), below), None) if number else None
     if trial is None:
         raise UserError(f"search {run_id} has no best trial yet; reproduce it when it has ended")
@@ -54,14 +49,13 @@ def _of_trial(run: Run) -> Recorded:
         UserError: it did not end with a value, or the record of its search is not there.
     """
     tags = run.data.tags
-    title = f"trial {int(tags[TRIAL]) + 1}, run {run.info.run_id}"
-    if tags.get(STATUS) != COMPLETE:
-        raise UserError(
-            f"{title}, is {tags.get(STATUS, 'running')}; only a complete trial has a number to come out again"
-        )
+    title = f"trial {int(tags[names.TRIAL]) + 1}, run {run.info.run_id}"
+    state = tags.get(names.TRIAL_STATE, names.RUNNING)
+    if state != names.COMPLETE:
+        raise UserError(f"{title}, is {state}; only a complete trial has a number to come out again")
     parent = tags[names.MLFLOW_PARENT]
     try:
-        plan: Mapping[str, Any] = json.loads(read_artifact(parent, PLAN))
+        plan: Mapping[str, Any] = json.loads(read_artifact(parent, names.SEARCH_PLAN))
     except FileNotFoundError as error:
         raise UserError(f"{title}: {error}, which says what was searched") from None
     method, preset = tags[names.METHOD], tags[names.PRESET]

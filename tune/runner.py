@@ -35,6 +35,7 @@ from tune.verdict import Verdict, decide
 from wsss.errors import UserError
 from wsss.run.cluster import Machine, connected, machines
 from wsss.run.method import WORK
+from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
 
 _ENVIRONMENT = {
@@ -168,7 +169,7 @@ class _Watching(NotKept, tune.Callback):
         elif VALUE in result:
             facts = {key: result[key] for key in ("steps", "seconds", "saved", "images", "of", PER_IMAGE)}
             self._study.note(number, **facts)
-            self._mirror.report(number, {f"{self._study.search.metric}/so_far": result[VALUE]}, result["images"])
+            self._mirror.report(number, {names.so_far(self._study.search.metric): result[VALUE]}, result["images"])
             if result[FINAL]:
                 self._study.end(number, COMPLETE, result[VALUE], result["seconds"])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from tune.study import COMPLETE, FAILED, METHOD, PRUNED, RUNNING, Study, TrialRe
 from tune.verdict import Verdict
 from wsss.progress import say
 from wsss.storage import inside, write_bytes
+from wsss.tables.importance import ENOUGH, importances
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 SEARCH_PAGE = "search.html"
 """The artifact of the search's run."""
 _WORDS = {COMPLETE: "complete", PRUNED: "given up", FAILED: "failed", RUNNING: "running"}
-_ENOUGH, _MANY = 2, 200
-"""So few complete trials say nothing of a setting; marks of so many trials become one bitmap within the figure."""
+_MANY = 200
+"""Marks of so many trials become one bitmap within the figure."""
 
 
 def write_search_page(study: Study, verdict: Verdict | None, folder: Path, client: MlflowClient, run: str) -> Path:
@@ -153,13 +154,31 @@ def _figures(study: Study) -> Iterator[str]:
         own = _of_method(study, each.method)
         of = f" of {each.method}" if len(study.search.methods) > 1 else ""
         names = sorted({name for trial in own.trials for name in trial.params})
-        if len(own.trials) < _ENOUGH or not names:
+        if len(own.trials) < ENOUGH or not names:
             yield paragraph(f"Too few complete trials{of} for a picture of its settings.", note=True)
             continue
         yield heading(f"Importance of the settings{of}")
-        yield _drawn(partial(pictures.plot_param_importances, own, **aim))
+        complete_of = [(r.candidate.settings, r.value or 0.0) for r in study.records if _is_complete(r, each.method)]
+        yield _drawn(partial(_bars, importances(complete_of, each.space, study.search.mode)))
         yield heading(f"Settings and values{of}")
         yield _drawn(partial(pictures.plot_parallel_coordinate, own, names, **aim), len(names))
+
+
+def _is_complete(record: TrialRecord, method: str) -> bool:
+    return record.state == COMPLETE and record.candidate.method == method
+
+
+def _bars(shares: Mapping[str, float]) -> Any:
+    """The importance of settings, the most important one on top."""
+    from matplotlib import pyplot
+
+    if not shares:
+        raise ValueError("no setting varies among the complete trials")
+    axes = pyplot.subplots()[1]
+    bars = axes.barh([*shares][::-1], [*shares.values()][::-1])
+    axes.bar_label(bars, fmt="%.2f", padding=2)
+    axes.set_xlabel("Importance (shares, by PED-ANOVA)")
+    return axes
 
 
 def _first(trial: optuna.trial.FrozenTrial) -> float:

@@ -22,13 +22,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from tune.drawing import draw
 from tune.search import Candidate, SearchPlan
 from wsss.errors import UserError
+from wsss.tracking import names
 
 STUDIES = "WSSS_STUDIES"
 METHOD = "method"
 FEW_TRIALS = 200
 """Up to so many the Gaussian process is worth its time."""
 PLAN, FACTS = "plan", "facts"
-COMPLETE, PRUNED, FAILED, RUNNING = "complete", "pruned", "failed", "running"
+COMPLETE, PRUNED, FAILED, RUNNING = names.COMPLETE, names.PRUNED, names.FAILED, names.RUNNING
 _STATES = {TrialState.COMPLETE: COMPLETE, TrialState.PRUNED: PRUNED, TrialState.FAIL: FAILED}
 
 

@@ -14,6 +14,7 @@ from wsss.run.cluster import Machine
 from wsss.run.method import run_method
 from wsss.run.plan import PlannedStep
 from wsss.scores import metric_names
+from wsss.tracking import names
 
 FINAL_METRICS = tuple(metric_names.metric(split, "pred_crf", metric_names.MIOU) for split in ("dev", "val"))
 
@@ -64,7 +65,7 @@ def _run(candidate: Candidate, around: Surroundings, search: SearchPlan) -> Whol
             rng=search.rng,
             device=around.place.here,
             keep_version=False,
-            tags={"tune.search": search.name},
+            tags={names.SEARCH: search.name},
             wait=True,
         )
     except UserError as error:

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from starlette.types import ASGIApp
 
-from wsss.dashboard import compare, data, leaderboard, masks, registry
+from wsss.dashboard import ablations, compare, data, leaderboard, lineage, masks, registry, searches
 from wsss.dashboard.guard import Guard
 from wsss.dashboard.page import ADDRESS, PAGE, PROBLEM, VERSION, Context, Page, aria, problem, threaded
 from wsss.dashboard.sessions import Sessions
@@ -22,7 +22,16 @@ from wsss.dashboard.squeezed import Squeezed
 from wsss.errors import UserError
 from wsss.git import VERSION as RELEASE
 
-PAGES: tuple[Page, ...] = (leaderboard.PAGE, compare.PAGE, masks.PAGE, registry.PAGE, data.PAGE)
+PAGES: tuple[Page, ...] = (
+    leaderboard.PAGE,
+    compare.PAGE,
+    masks.PAGE,
+    searches.PAGE,
+    ablations.PAGE,
+    lineage.PAGE,
+    registry.PAGE,
+    data.PAGE,
+)
 """In the order of the navigation."""
 EVERY_S = 3
 """Seconds between two questions of an open page whether there is something new."""

@@ -41,6 +41,11 @@ def metric(split: str, what: str, name: str, class_name: str = "") -> str:
     return "/".join((split, what, name, *([class_in_key(class_name)] if class_name else [])))
 
 
+def mode(key: str) -> str:
+    """A loss is made small ("min"), everything else large ("max")."""
+    return "min" if key.endswith(LOSS) else "max"
+
+
 def class_in_key(name: str) -> str:
     """A class name as part of a metric key.
 

@@ -34,6 +34,17 @@ IMPORTED = "run.imported"
 KEEP = "wsss.keep"
 """Why somebody wants a run, and all that it needs, to be kept."""
 
+# Tags of a search's run, of its trials' runs, of a grid's runs.
+SEARCH = "tune.search"
+"""The name of the search; whole runs that a search made have it too."""
+OBJECTIVE, BEST_TRIAL, BEST_RUN = "tune.objective", "tune.best_trial", "tune.best_run"
+TRIAL, TRIAL_STATE = "tune.trial", "tune.status"
+"""The number of a trial, counted from 0, and how it ended."""
+TRIAL_HOW = "tune.steps"
+"""Its steps as JSON: key to how, and to the runs that computed it."""
+COMPLETE, PRUNED, FAILED, RUNNING = "complete", "pruned", "failed", "running"
+GRID = "tune.grid"
+
 # Tags of a dataset input.
 DVC_MD5 = "dvc.md5"
 DVC_NFILES = "dvc.nfiles"
@@ -57,10 +68,21 @@ LINEAGE = "lineage.json"
 PANELS = "panels"
 MAPS = "maps"
 DVC_MANIFESTS = "dvc"
+SEARCH_PLAN, VERDICT = "search.json", "verdict.json"
+"""Of a search's run: what is searched, and what came out."""
 TRIAL_STEPS = "steps.json"
 """Of a trial's run: the steps that it ran, with their fingerprints."""
 LABELS = "labels"
 """The dataset input, and the DVC version, of the labels that a run made."""
+
+# Metrics of a trial's run beside the objective.
+SECONDS, SECONDS_SAVED = "seconds", "seconds_saved"
+"""What its steps took when they were computed, and what of this was not computed anew."""
+
+
+def so_far(objective: str) -> str:
+    """The metric of the objective on as many images of dev as have been looked at, which is the metric's step."""
+    return f"{objective}/so_far"
 
 
 def step_fingerprint(key: str) -> str:
