@@ -10,9 +10,9 @@ from comparison_examples import compared, evaluation, record
 from playwright.sync_api import expect
 
 from wsss.classes import BACKGROUND, VOC
-from wsss.dashboard import charts, scored, ways
-from wsss.dashboard.elements import Names
-from wsss.dashboard.nodes import el, markup
+from wsss.dashboard.compare import charts, scored, ways
+from wsss.dashboard.compare.elements import Names
+from wsss.dashboard.compare.nodes import el, markup
 from wsss.dashboard.page import address
 from wsss.tables.published import published
 from wsss.tracking import query

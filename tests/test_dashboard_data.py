@@ -16,8 +16,8 @@ from PIL import Image
 from plotly.utils import PlotlyJSONEncoder
 
 from wsss.classes import Classes
-from wsss.dashboard import data
-from wsss.dashboard.data_figures import MOST, class_figures, shown
+from wsss.dashboard.data import page as data
+from wsss.dashboard.data.figures import MOST, class_figures, shown
 from wsss.dashboard.page import Context
 from wsss.dashboard.reading import Reading
 from wsss.data import open_dataset

@@ -17,8 +17,8 @@ from PIL import Image
 from tracking_examples import INFO
 
 from wsss.classes import palette
+from wsss.dashboard.masks.shown_maps import Wanted, shown
 from wsss.dashboard.reading import Reading
-from wsss.dashboard.shown_maps import Wanted, shown
 from wsss.data import open_dataset
 from wsss.data.folder import add_folder
 from wsss.data.palette_png import write_palette_png

@@ -21,11 +21,11 @@ from mlflow import MlflowClient
 from plotly.utils import PlotlyJSONEncoder
 from served_examples import save_one_answer
 
-from wsss.dashboard import registry
 from wsss.dashboard.jobs import Jobs
 from wsss.dashboard.page import Context
 from wsss.dashboard.reading import Reading
-from wsss.dashboard.registry_shadow import shadow_of
+from wsss.dashboard.registry import page as registry
+from wsss.dashboard.registry.shadow import shadow_of
 from wsss.data import open_dataset
 from wsss.data.shapes import make_shapes
 from wsss.errors import UserError

@@ -18,9 +18,10 @@ from tune.grid_rows import rows_of
 from tune.grid_run import GridRun
 from tune.search import Candidate, SearchPlan
 from tune.study import COMPLETE, FAILED, PRUNED
-from wsss.dashboard import ablations, search_figures, searches
-from wsss.dashboard.ablations import chosen
-from wsss.dashboard.trials import Watch, watch
+from wsss.dashboard.searches import ablations, figures
+from wsss.dashboard.searches import page as searches
+from wsss.dashboard.searches.ablations import chosen
+from wsss.dashboard.searches.trials import Watch, watch
 from wsss.errors import UserError
 from wsss.tables.ablation import kinds
 from wsss.tables.importance import importances
@@ -157,14 +158,14 @@ def test_a_search_whose_process_is_gone_says_so_and_how_it_goes_on(
 
 
 def test_the_figures_have_every_trial_and_say_its_number(seen: Watch) -> None:
-    history = search_figures.history(seen, 2)
+    history = figures.history(seen, 2)
     dots = {trace["name"]: trace["customdata"] for trace in history["data"] if trace.get("customdata")}
     assert dots == {"complete": [1, 2, 5, 6], "given up": [3], "failed": [4]}
     assert history["data"][-1]["x"] == [2], "the ring is around the picked one"
-    parallel = search_figures.parallel(seen, "affinity", SPACE, 2)
+    parallel = figures.parallel(seen, "affinity", SPACE, 2)
     assert {n for trace in parallel["data"] for n in trace["customdata"]} == {1, 2, 3, 4, 5, 6}
     assert parallel["data"][-1]["customdata"][0] == 2 and len(parallel["layout"]["xaxis"]["ticktext"]) == 3
-    assert search_figures.front(seen, None)["data"][0]["x"] == [63.0, 121.0]
+    assert figures.front(seen, None)["data"][0]["x"] == [63.0, 121.0]
     assert not any(trace["type"].endswith("gl") or trace["type"] == "parcoords" for trace in parallel["data"])
 
 
@@ -180,7 +181,7 @@ def test_what_is_important_is_found_whatever_is_good() -> None:
 
 def test_a_thousand_trials_are_drawn_in_a_moment(seen: Watch) -> None:
     seen.trials = {n: replace(seen.trials[n % 2], number=n, value=n / 1000) for n in range(1000)}
-    figure = search_figures.parallel(seen, "affinity", SPACE, None)
+    figure = figures.parallel(seen, "affinity", SPACE, None)
     assert len(figure["data"]) <= 12 and len(json.dumps(figure)) < 1_500_000
 
 

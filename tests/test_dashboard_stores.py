@@ -9,8 +9,8 @@ from playwright.sync_api import expect
 from test_reading import run_of
 
 from benchmarks.dashboard_store import RNGS, write_runs
+from wsss.dashboard.leaderboard.ranking import View
 from wsss.dashboard.page import Context
-from wsss.dashboard.ranking import View
 from wsss.dashboard.reading import Reading
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client

@@ -8,7 +8,7 @@ import pytest
 from dashboard_examples import column
 from playwright.sync_api import expect
 
-from wsss.dashboard.ranking import View
+from wsss.dashboard.leaderboard.ranking import View
 from wsss.tables.compare import render_markdown
 from wsss.tables.render import as_latex
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from test_compare import record
 
-from wsss.dashboard.ranking import EVERY, View, choices, columns
+from wsss.dashboard.leaderboard.ranking import EVERY, View, choices, columns
 from wsss.errors import UserError
 from wsss.tables.compare import table
 from wsss.tracking import names

@@ -9,8 +9,8 @@ import pytest
 from conftest import command
 from playwright.sync_api import expect
 
-from wsss.dashboard import report as of_file
-from wsss.dashboard.report import report
+from wsss.dashboard.compare import report as of_file
+from wsss.dashboard.compare.report import report
 from wsss.errors import UserError
 from wsss.tracking import query
 

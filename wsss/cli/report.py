@@ -17,8 +17,8 @@ def report(
     images: Annotated[int, typer.Option(min=0, max=200, help="How many images to look at, the worst ones.")] = 12,
 ) -> None:
     """Write a comparison of runs, with the mask viewer, into one file that opens without a network."""
+    from wsss.dashboard.compare.report import report as compared
     from wsss.dashboard.reading import Reading
-    from wsss.dashboard.report import report as compared
     from wsss.storage import write_bytes
 
     ids = [run for each in runs for run in each.split(",") if run]

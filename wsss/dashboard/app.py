@@ -14,9 +14,16 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from starlette.types import ASGIApp
 
-from wsss.dashboard import ablations, compare, data, leaderboard, lineage, masks, registry, searches
+from wsss.dashboard import lineage
+from wsss.dashboard.compare import page as compare
+from wsss.dashboard.data import page as data
 from wsss.dashboard.guard import Guard
+from wsss.dashboard.leaderboard import page as leaderboard
+from wsss.dashboard.masks import page as masks
 from wsss.dashboard.page import ADDRESS, PAGE, PROBLEM, VERSION, Context, Page, aria, problem, threaded
+from wsss.dashboard.registry import page as registry
+from wsss.dashboard.searches import ablations
+from wsss.dashboard.searches import page as searches
 from wsss.dashboard.sessions import Sessions
 from wsss.dashboard.squeezed import Squeezed
 from wsss.errors import UserError

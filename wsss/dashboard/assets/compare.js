@@ -1,5 +1,5 @@
 "use strict";
-// Draws the trees of wsss/dashboard/nodes.py, copies tables as data, follows the links in them without loading anew.
+// Draws the trees of wsss/dashboard/compare/nodes.py, copies tables as data, follows the links in them without loading anew.
 (() => {
     const SVG = new Set(["svg", "g", "path", "polyline", "line", "rect", "circle", "text", "title"]);
     const ALLOWED = /^(?!on|src|srcdoc$|formaction$)[a-zA-Z][a-zA-Z0-9-]*$/;

@@ -13,13 +13,13 @@ from typing import Any
 
 from PIL import Image
 
-from wsss.dashboard import scored, ways
-from wsss.dashboard.chosen import MOST, one_of, place
-from wsss.dashboard.elements import Names, section, table
-from wsss.dashboard.files import QUALITY
-from wsss.dashboard.nodes import Node, el, markup
+from wsss.dashboard.compare import scored, ways
+from wsss.dashboard.compare.chosen import MOST, one_of, place
+from wsss.dashboard.compare.elements import Names, section, table
+from wsss.dashboard.compare.nodes import Node, el, markup
+from wsss.dashboard.masks.files import QUALITY
+from wsss.dashboard.masks.shown_maps import Wanted, shown
 from wsss.dashboard.reading import Reading
-from wsss.dashboard.shown_maps import Wanted, shown
 from wsss.errors import UserError
 from wsss.git import VERSION
 from wsss.scores import Masks
@@ -31,7 +31,7 @@ from wsss.tracking.query import RunRecord
 
 LARGEST_MB = 30
 """The largest report: what a browser opens at once and a mail still carries."""
-_ASSETS = Path(__file__).with_name("assets")
+_ASSETS = Path(__file__).parents[1] / "assets"
 
 
 def report(

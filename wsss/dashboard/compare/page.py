@@ -9,10 +9,11 @@ from typing import Any
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.development.base_component import Component
 
-from wsss.dashboard import page, scored, ways
-from wsss.dashboard.chosen import MOST, one_of, place
-from wsss.dashboard.elements import Names
-from wsss.dashboard.nodes import Node, el
+from wsss.dashboard import page
+from wsss.dashboard.compare import scored, ways
+from wsss.dashboard.compare.chosen import MOST, one_of, place
+from wsss.dashboard.compare.elements import Names
+from wsss.dashboard.compare.nodes import Node, el
 from wsss.dashboard.page import Context, Page, address, empty, keep_address, listed, threaded
 from wsss.errors import UserError
 from wsss.scores.metric_names import IOU

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from wsss.commands import command
-from wsss.dashboard import image_order
-from wsss.dashboard.image_order import DISAGREE, SORTS, WORST, Ordered
+from wsss.dashboard.masks import image_order
+from wsss.dashboard.masks.image_order import DISAGREE, SORTS, WORST, Ordered
 from wsss.dashboard.page import State, listed
 from wsss.dashboard.reading import Reading
 from wsss.data.dataset import dataset_names

@@ -7,9 +7,9 @@ from typing import Any
 from dash import Dash, Input, Output, ctx, dcc, html
 from dash.development.base_component import Component
 
-from wsss.dashboard import files
+from wsss.dashboard.masks import files
+from wsss.dashboard.masks.shown_maps import FIGURE, SPLITS, Shown, Wanted, shown
 from wsss.dashboard.page import Context, Page, State, address, aria, empty, keep_address, threaded
-from wsss.dashboard.shown_maps import FIGURE, SPLITS, Shown, Wanted, shown
 from wsss.tracking.query import RunRecord
 
 PATH = "/masks"

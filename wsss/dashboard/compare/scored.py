@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wsss.dashboard import charts
-from wsss.dashboard.elements import Link, Names, linked, percent, points, section, span, table
-from wsss.dashboard.nodes import Child, Node, el
+from wsss.dashboard.compare import charts
+from wsss.dashboard.compare.elements import Link, Names, linked, percent, points, section, span, table
+from wsss.dashboard.compare.nodes import Child, Node, el
 from wsss.scores.metric_names import IOU
 from wsss.tables.comparison import MEASURES, Comparison, Difference, references
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wsss.dashboard.nodes import Node, el
+from wsss.dashboard.compare.nodes import Node, el
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 420, 190, 52, 22, 8
 _STRIP, _THICK = 150, 16

@@ -8,11 +8,12 @@ from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_u
 from dash.development.base_component import Component
 from dash_ag_grid import AgGrid
 
-from wsss.dashboard import page, search_figures
+from wsss.dashboard import page
 from wsss.dashboard.page import Context, Page, aria, empty, keep_address, threaded
 from wsss.dashboard.plain import named
-from wsss.dashboard.search_parts import PATH, head, listed_searches, outcome, state, trial_part
-from wsss.dashboard.trials import Watch, setting_field, watch
+from wsss.dashboard.searches import figures
+from wsss.dashboard.searches.parts import PATH, head, listed_searches, outcome, state, trial_part
+from wsss.dashboard.searches.trials import Watch, setting_field, watch
 from wsss.errors import UserError, unknown
 from wsss.tables.ablation import is_miou
 from wsss.tracking import searches
@@ -163,10 +164,10 @@ def _figures(seen: Watch, method: str, picked: int | None) -> dict[str, Any]:
     plan = searches.searched_plan(seen.record.id)
     space = plan.spaces.get(method, {}) if plan else {}
     return {
-        "history": search_figures.history(seen, picked),
-        "front": search_figures.front(seen, picked) if plan and plan.seconds else {},
-        "importance": search_figures.importance(seen, method, space),
-        "parallel": search_figures.parallel(seen, method, space, picked),
+        "history": figures.history(seen, picked),
+        "front": figures.front(seen, picked) if plan and plan.seconds else {},
+        "importance": figures.importance(seen, method, space),
+        "parallel": figures.parallel(seen, method, space, picked),
     }
 
 

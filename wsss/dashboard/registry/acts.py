@@ -15,7 +15,7 @@ from wsss.commands import command
 from wsss.dashboard.jobs import Job, Jobs
 from wsss.dashboard.page import Context, aria, keep_address, problem, threaded
 from wsss.dashboard.plain import named
-from wsss.dashboard.registry_record import gate_table
+from wsss.dashboard.registry.record import gate_table
 from wsss.data import open_dataset
 from wsss.errors import UserError
 from wsss.registry import gate

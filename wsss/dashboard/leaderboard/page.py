@@ -13,6 +13,7 @@ from dash_ag_grid import AgGrid
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
+from wsss.dashboard.leaderboard.ranking import EVERY, NUMBER_FILTERS, SPLITS, TEXT_FILTERS, Column, View, choices
 from wsss.dashboard.page import (
     VERSION,
     Context,
@@ -25,7 +26,6 @@ from wsss.dashboard.page import (
     listed,
     threaded,
 )
-from wsss.dashboard.ranking import EVERY, NUMBER_FILTERS, SPLITS, TEXT_FILTERS, Column, View, choices
 from wsss.errors import unknown
 from wsss.tables import compare
 from wsss.tables.compare import Row

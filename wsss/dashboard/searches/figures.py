@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wsss.dashboard.plain import plotly_text
-from wsss.dashboard.trials import WORDS, Watch, is_complete, settings_text
+from wsss.dashboard.searches.trials import WORDS, Watch, is_complete, settings_text
 from wsss.settings import Search
 from wsss.tables.ablation import hashable, in_order, is_miou, shown
 from wsss.tables.importance import importances

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from wsss.dashboard import charts
-from wsss.dashboard.elements import MINUS, Names, percent, points, section, table
-from wsss.dashboard.nodes import Node, el
+from wsss.dashboard.compare import charts
+from wsss.dashboard.compare.elements import MINUS, Names, percent, points, section, table
+from wsss.dashboard.compare.nodes import Node, el
 from wsss.interface import STAGES
 from wsss.tables.comparison import RUNGS, facts_that_differ, ladder, seconds, settings_that_differ
 from wsss.tracking.curves import POINTS, Curve

@@ -10,9 +10,9 @@ from dash import Dash, Input, Output, State, ctx, dcc, html
 from dash.development.base_component import Component
 
 from wsss.commands import command
-from wsss.dashboard import data_examples
-from wsss.dashboard.data_examples import CLASS, NAME, PAGE_NUMBER, SPLIT
-from wsss.dashboard.data_figures import MOST, class_figures, shown, sizes_figure
+from wsss.dashboard.data import examples
+from wsss.dashboard.data.examples import CLASS, NAME, PAGE_NUMBER, SPLIT
+from wsss.dashboard.data.figures import MOST, class_figures, shown, sizes_figure
 from wsss.dashboard.jobs import Job, Jobs
 from wsss.dashboard.page import Context, Page, address, aria, empty, keep_address, problem, threaded
 from wsss.dashboard.page import State as Address
@@ -89,7 +89,7 @@ def callbacks(app: Dash, context: Context) -> None:
         Input(CHECK_POLL, "n_intervals"),
         State(NAME, "data"),
     )(threaded(check))
-    data_examples.callbacks(app, opened)
+    examples.callbacks(app, opened)
     keep_address(
         app,
         PATH,
@@ -193,7 +193,7 @@ def _parts(dataset: Dataset, counted: Summary, state: Address) -> list[Component
         html.H2("Sizes"),
         html.Div(html.P("Reading the headers of the images …"), id=SIZES),
         html.H2("Examples"),
-        *data_examples.parts(dataset, state),
+        *examples.parts(dataset, state),
     ]
 
 

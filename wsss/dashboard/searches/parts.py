@@ -13,7 +13,7 @@ from dash.development.base_component import Component
 from wsss.commands import command
 from wsss.dashboard.page import address
 from wsss.dashboard.plain import Cell, table
-from wsss.dashboard.trials import WORDS, Watch, is_complete, settings_text
+from wsss.dashboard.searches.trials import WORDS, Watch, is_complete, settings_text
 from wsss.tables.ablation import is_miou, shown
 from wsss.tracking import names, searches
 from wsss.tracking.searches import SearchRecord, Trial

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from wsss.dashboard.nodes import Child, Node, el
+from wsss.dashboard.compare.nodes import Child, Node, el
 from wsss.tracking import names
 from wsss.tracking.query import RunRecord
 

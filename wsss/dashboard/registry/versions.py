@@ -9,7 +9,7 @@ from dash.development.base_component import Component
 
 from wsss.dashboard.page import address
 from wsss.dashboard.plain import table
-from wsss.dashboard.registry_record import miou
+from wsss.dashboard.registry.record import miou
 from wsss.registry.models import CHALLENGER, CHAMPION, PREVIOUS, is_direct
 from wsss.registry.overview import Overview, Registered
 from wsss.registry.promotion import CANDIDATE_MIOU

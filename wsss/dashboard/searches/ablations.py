@@ -9,9 +9,9 @@ from typing import Any
 from dash import Dash, Input, Output, ctx, dcc, html
 from dash.development.base_component import Component
 
-from wsss.dashboard.ablation_figures import curves, heat_map
 from wsss.dashboard.page import Context, Page, State, address, aria, empty, keep_address, threaded
 from wsss.dashboard.plain import Cell, named, table
+from wsss.dashboard.searches.ablation_figures import curves, heat_map
 from wsss.errors import UserError, unknown
 from wsss.scores import metric_names
 from wsss.tables import ablation

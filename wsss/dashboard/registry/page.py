@@ -8,14 +8,14 @@ from dash import Dash, Input, Output, State, dcc, html
 from dash.development.base_component import Component
 
 from wsss.commands import command
-from wsss.dashboard import registry_acts
 from wsss.dashboard.page import Context, Page, address, aria, empty, problem, threaded
 from wsss.dashboard.page import State as Address
 from wsss.dashboard.plain import choice, table
-from wsss.dashboard.registry_acts import BODY, CHAMPION_SEEN, DONE, NAME
-from wsss.dashboard.registry_record import details, interval, kind, mious, step
-from wsss.dashboard.registry_shadow import shadow
-from wsss.dashboard.registry_versions import versions
+from wsss.dashboard.registry import acts
+from wsss.dashboard.registry.acts import BODY, CHAMPION_SEEN, DONE, NAME
+from wsss.dashboard.registry.record import details, interval, kind, mious, step
+from wsss.dashboard.registry.shadow import shadow
+from wsss.dashboard.registry.versions import versions
 from wsss.errors import UserError, unknown
 from wsss.registry.ledger import Ledger
 from wsss.registry.models import CHALLENGER, CHAMPION, PREVIOUS
@@ -44,7 +44,7 @@ def layout(context: Context, state: Address) -> Component:
             dcc.Store(id=NAME, data=name),
             dcc.Store(id=SHOWN, data=shown),
             html.Div(_body(found, runs, shown), id=BODY),
-            registry_acts.forms(context, found, runs, state.get("candidate", "")),
+            acts.forms(context, found, runs, state.get("candidate", "")),
             html.Section(
                 [
                     html.H2("Challenger in service"),
@@ -59,7 +59,7 @@ def layout(context: Context, state: Address) -> Component:
 
 def callbacks(app: Dash, context: Context) -> None:
     """What the page does."""
-    registry_acts.callbacks(app, context)
+    acts.callbacks(app, context)
 
     def body_again(done: str | None, name: str, shown: Mapping[str, str]) -> Component:
         return _body(overview(name), {run.id: run for run in context.reading.runs()}, shown)

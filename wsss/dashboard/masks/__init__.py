@@ -1,0 +1,1 @@
+"""The page Masks: one image under many runs and steps."""

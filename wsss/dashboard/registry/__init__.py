@@ -1,0 +1,1 @@
+"""The page Registry: who is champion and why."""
