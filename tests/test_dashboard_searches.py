@@ -254,7 +254,11 @@ def test_without_runs_the_pages_say_what_to_run(tmp_path: Path, template, tiny_s
 
 
 def test_clicks_pick_a_trial_and_the_address_shows_it_again(dashboard: Dashboard, page: Page, window: Callable) -> None:
+    with standing_in(dashboard.root), running("newest"):
+        pass
     page.goto(f"{dashboard.url}/searches")
+    expect(page.get_by_text("No trial is complete yet.")).to_be_visible()
+    page.get_by_role("link", name="small <b>").click()
     expect(page.get_by_role("heading", name="Search small <b>")).to_be_visible()
     expect(page.locator(".ag-center-cols-container .ag-row")).to_have_count(6)
     point = page.locator("#searches-history .scatterlayer .points path").nth(1)
