@@ -105,3 +105,9 @@ def _params(number: int) -> Iterator[tuple[str, str]]:
 def _values(number: int, keys: list[str]) -> list[float]:
     values = np.random.default_rng(number).uniform(0.2, 0.8, len(keys)).round(4)
     return [float(value) for value in values]
+
+
+def newest_of_rows(count: int, rows: int) -> list[str]:
+    """The newest runs of so many rows of the table, of the last `count` runs that were written, by id."""
+    last_of_rows = [number for number in range(count) if number % RNGS == RNGS - 1]
+    return [f"{number:032x}" for number in last_of_rows[::-1][:rows]]

@@ -126,7 +126,9 @@
             },
 
             leaderboardPurge: () => grid("leaderboard-grid", (api) => api.purgeInfiniteCache()),
-            leaderboardRefresh: () => grid("leaderboard-grid", (api) => api.refreshInfiniteCache()),
+            // A grid without rows has no block that could be refreshed.
+            leaderboardRefresh: () =>
+                grid("leaderboard-grid", (api) => (api.getDisplayedRowCount() ? api.refreshInfiniteCache() : api.purgeInfiniteCache())),
 
             // What the grid holds of the address: how it is sorted and filtered, and the rows that are checked.
             leaderboardHeld(asked, selected, before) {
