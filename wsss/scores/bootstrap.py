@@ -1,4 +1,8 @@
-"""Intervals over images: how far a mean IoU would move with other images of the same kind."""
+"""Intervals over images, or over groups of them: how far a mean IoU would move with others of the same kind.
+
+Images of a group (a patient, a scene) are alike, and drawn one by one would seem more than they are; so what is drawn
+is the group (the cluster bootstrap: Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
+"""
 
 from __future__ import annotations
 
@@ -14,40 +18,51 @@ def bootstrap(
     matrices: np.ndarray,
     *,
     classes: Sequence[int] | None = None,
+    groups: Sequence[str] = (),
     samples: int = 1000,
     level: float = 0.95,
     rng: int = 0,
 ) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean IoU, images drawn with replacement.
+    """The percentile bootstrap interval of the mean IoU, images or groups drawn with replacement.
 
     Args:
         matrices: integer N x (C + 1) x (C + 1), a confusion matrix for each image.
         classes: the class indices the mean is taken over; all by default.
-        samples: how many times N images are drawn.
+        groups: of each image the group that is drawn as one; empty where each is its own.
+        samples: how many times N images, or as many groups as there are, are drawn.
         level: the interval's coverage.
         rng: seed of the draws.
 
     Returns:
         The lower and the upper end.
     """
+    matrices = _together(matrices, groups)
     low, high = np.nanquantile(_means(matrices, _draws(len(matrices), samples, rng), classes), _ends(level))
     return float(low), float(high)
 
 
 def paired_bootstrap(
-    first: np.ndarray, second: np.ndarray, *, samples: int = 2000, level: float = 0.95, rng: int = 0
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    groups: Sequence[str] = (),
+    samples: int = 2000,
+    level: float = 0.95,
+    rng: int = 0,
 ) -> tuple[float, float]:
     """The percentile bootstrap interval of the difference of two mean IoUs, first less second, on the same images.
 
     Args:
         first, second: integer N x (C + 1) x (C + 1), confusion matrices of the same images in the same order.
-        samples: how many times N images are drawn.
+        groups: of each image the group that is drawn as one; empty where each is its own.
+        samples: how many times N images, or as many groups as there are, are drawn.
         level: the interval's coverage.
         rng: seed of the draws.
 
     Returns:
         The lower and the upper end.
     """
+    first, second = _together(first, groups), _together(second, groups)
     draws = _draws(len(first), samples, rng)
     low, high = np.nanquantile(_means(first, draws) - _means(second, draws), _ends(level))
     return float(low), float(high)
@@ -74,7 +89,7 @@ def difference(
     first: np.ndarray,
     second: np.ndarray,
     *,
-    groups: Sequence[str] | None = None,
+    groups: Sequence[str] = (),
     samples: int = 2000,
     confidence: float = 0.95,
     rng: int = 0,
@@ -87,15 +102,12 @@ def difference(
 
     Args:
         first, second: integer N x (C + 1) x (C + 1), confusion matrices of the same images in the same order.
-        groups: of each image the group that is drawn and exchanged as one; each image by itself without.
+        groups: of each image the group that is drawn and exchanged as one; empty where each is its own.
         samples: how many draws and how many exchanges.
         confidence: of each bound, in (0, 1).
         rng: seed of both.
     """
-    a, b = _counts(first), _counts(second)
-    if groups is not None:
-        _, index = np.unique(np.asarray(groups), return_inverse=True)
-        a, b = (_summed(counts, index) for counts in (a, b))
+    a, b = _counts(_together(first, groups)), _counts(_together(second, groups))
     value = float((_mean_ious(a.sum(0)[None]) - _mean_ious(b.sum(0)[None]))[0])
     draws = _draws(len(a), samples, rng).astype(np.float64)
     low, high = np.nanquantile(_mean_ious(draws @ a) - _mean_ious(draws @ b), [1 - confidence, confidence])
@@ -106,18 +118,21 @@ def difference(
     return Difference(value, float(low), float(high), float(chance))
 
 
+def _together(matrices: np.ndarray, groups: Sequence[str]) -> np.ndarray:
+    """The confusion matrices of the groups, int64, sorted by name; those of the images where each is its own."""
+    if not len(groups):
+        return matrices
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    sums = np.zeros((len(names), *matrices.shape[1:]), np.int64)
+    np.add.at(sums, index, matrices)
+    return sums
+
+
 def _counts(matrices: np.ndarray) -> np.ndarray:
     """Of each image and class the pixels of the intersection and of the union: float64 N x 2 (C + 1)."""
     hit = np.diagonal(matrices, axis1=1, axis2=2).astype(np.float64)
     union = matrices.sum(1, dtype=np.int64) + matrices.sum(2, dtype=np.int64) - hit
     return np.concatenate([hit, union], axis=1)
-
-
-def _summed(counts: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """The sums over groups, from the group's index of each row."""
-    sums = np.zeros((index.max() + 1, counts.shape[1]))
-    np.add.at(sums, index, counts)
-    return sums
 
 
 def _mean_ious(counts: np.ndarray) -> np.ndarray:
