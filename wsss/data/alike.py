@@ -29,7 +29,7 @@ from wsss.errors import UserError
 from wsss.storage import write_bytes
 
 BITS = 6
-"""Hashes that differ in more bits are of different images: of photographs 10 or more do, saved anew as JPEGs up to 6."""
+"""Hashes that differ in more bits are of other images: photographs differ in 10 or more, saved anew in up to 6."""
 LEVELS = 6.0
 """So many levels of 256 the thumbnails of images that look the same differ at most, on average over their pixels."""
 _SIDE, _LOW = 32, 8

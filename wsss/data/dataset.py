@@ -193,6 +193,18 @@ class Dataset:
         """Whether there is a tag row for the id."""
         return id in self._tags
 
+    def check_trainable(self) -> None:
+        """Check that there is something to learn from.
+
+        Raises:
+            UserError: the dataset is one to evaluate or predict on alone.
+        """
+        if not self.splits["train"]:
+            raise UserError(
+                f"dataset {self.name} holds no image to train on; it is for `{command('wsss', 'evaluate')}` and "
+                f"`{command('wsss', 'predict')}` alone"
+            )
+
     def check(self, *, thorough: bool = False) -> str:
         """Check that the dataset is what was added, and that every id of every split has an RGB image and a tag row.
 
