@@ -160,3 +160,32 @@ def label_studio(root: Path, number: int = 6) -> None:
         (root / "Annotations").mkdir(exist_ok=True)
         text = annotation(name, [TISSUES[cls] for cls in drawn.classes], polygon=True)
         (root / "Annotations" / f"{name}.xml").write_text(text)
+
+
+def table(root: Path) -> None:
+    """A table of tags, groups and splits, as a spreadsheet with German settings writes it."""
+    rows = ["image;patient;split;cat;dog"]
+    for number in range(6):
+        save(root / f"p{number}.png", scene(number, 2))
+        split = "val" if number in (2, 3) else "train"
+        rows.append(f"p{number}.png;q{number // 2};{split};{(number + 1) % 2};{int(number in (1, 5))}")
+    root.with_suffix(".csv").write_bytes("\r\n".join(rows).encode("utf-8-sig"))
+
+
+def _kolektor(root: Path) -> None:
+    kolektor(root)
+    (root.parent / "defect.txt").write_text("defect\n")
+
+
+EXAMPLES = {
+    "luad": lambda root: luad_histoseg(root, train=9, other=3),
+    "bottle": lambda root: mvtec(root, good=6, defect=4),
+    "pets": imagefolder,
+    "kolektor": _kolektor,
+    "coco": lambda root: coco(root, train=12, val=3),
+    "cvat": cvat,
+    "studio": label_studio,
+    "robo": roboflow,
+    "slides": table,
+}
+"""What the page on data calls them, to what writes them."""

@@ -84,6 +84,13 @@ def test_without_groups_each_image_is_its_own_and_nothing_is_written(slides):
     assert not (dataset.root / "groups.csv").exists()
 
 
+def test_a_dataset_that_was_made_before_reads_as_before(tmp_path):
+    make_shapes(tmp_path / "s", images=12, val_images=4, size=32, classes=3)
+    dataset = Dataset.open(tmp_path / "s")
+    assert dataset.digest == "e15e5e496fbbba0e176c9fb797513703d3ff8d9c9a36beaf26f2ea63528f48d8"
+    assert not dataset.grouped and dataset.groups["train_000000"] == "train_000000"
+
+
 def test_groups_are_part_of_what_a_dataset_is(slides):
     lists = slides.parent
     for split in ("train", "val"):

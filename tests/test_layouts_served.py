@@ -1,4 +1,4 @@
-"""From data as it comes to a served mask: LUAD-HistoSeg, MVTec and COCO, each with preset demo; and names of any kind."""
+"""From data as it comes to a served mask: LUAD-HistoSeg, MVTec, COCO, by preset demo; and names of any kind."""
 
 import asyncio
 import csv
@@ -68,7 +68,8 @@ def test_luad_from_names_to_a_served_mask_and_predictions_of_test(store, tmp_pat
         mask.unlink()
     added = command(
         monkeypatch, capsys, "data", "add", "folder", "luad", "--no-dvc", "--classes", "tissues.txt",
-        "--groups", r"name:(?P<group>\d+)-.*", "--tags", r"name:.*\[(?P<classes>[01 ]+)\]\.png", "--max-disagreement", "1",
+        "--groups", r"name:(?P<group>\d+)-.*", "--tags", r"name:.*\[(?P<classes>[01 ]+)\]\.png",
+        "--max-disagreement", "1",
     )  # fmt: skip
     assert added[0] == 0, added[1]
     run = served(open_dataset("luad"))

@@ -88,7 +88,7 @@ def per_image_file(split: str, what: str) -> str:
 
 
 def _in_path(image_id: str) -> str:
-    """An id as part of an artifact's path: what means something in an address becomes its code point, "100%" "100=25="."""
+    """An id as part of an artifact's path: what has a meaning in addresses becomes its code point, "100%" "100=25="."""
     return _IN_ADDRESSES.sub(lambda found: f"={ord(found.group()):x}=", image_id)
 
 
