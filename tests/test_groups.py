@@ -16,6 +16,7 @@ from wsss.data.folder import add_folder
 from wsss.data.palette_png import write_palette_png
 from wsss.data.shapes import make_shapes
 from wsss.data.splits import choose, hold_out
+from wsss.data.voc import add_voc
 from wsss.errors import UserError
 from wsss.scores import Evaluation
 from wsss.scores.bootstrap import bootstrap, paired_bootstrap
@@ -224,3 +225,15 @@ def test_shapes_of_places_leak_where_groups_are_divided(tmp_path):
 
     leaking, honest = right(apart), right(np.where(groups[:, None] == groups[None], np.inf, apart))
     assert leaking > honest + 0.1
+
+
+def test_a_voc_folder_has_groups_too(slides, tmp_path):
+    root = tmp_path / "VOC2012"
+    (root / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (root / "JPEGImages").symlink_to(slides)
+    for split in ("train", "val"):
+        ids = [id for id in SLIDES if (id[1] in "0123") == (split == "train")]
+        (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(ids))
+    options = {"tags": "tags.csv", "class_list": slides.parent / "classes.txt", "groups": "name:(?P<group>..).*"}
+    dataset = add_voc(root, "voc", **options)
+    assert dataset.groups["s3_03"] == "s3" and all(len(splits) == 1 for splits in places_of(dataset).values())

@@ -126,7 +126,8 @@ def predict_folder(
         )
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(out)
+        for folder in {out, *((out / image_id).parent for image_id in prediction.paths)}:
+            remove_unfinished(folder)
         done = _begin(out, model)
         kept = {i for i, sha256 in done.items() if _is_done(prediction, i, sha256)}
         left = [image_id for image_id in sorted(prediction.paths) if image_id not in kept]
