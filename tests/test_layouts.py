@@ -50,7 +50,7 @@ def test_luad_histoseg_tags_in_names_masks_of_val_and_test(data, capsys):
     assert {(dataset.root / "SegmentationClass" / f"{id}.png").is_file() for id in dataset.splits["val"]} == {True}
     assert "recognised in" in (told := capsys.readouterr().err)
     assert "15 images; tags (name): tumour epithelium" in told and "6 masks in test/mask, val/mask" in told
-    assert "splits (folders): train 9, val 3, test 3" in told and "groups of" in told
+    assert "splits (folders): train 9, val 3, test 3" in told and "4 groups of 3 to 5 images" in told
 
 
 def test_bcss_names_are_recognised_and_the_class_names_asked_for(data):
@@ -95,6 +95,10 @@ def test_mvtec_class_folders_equal_names_and_masks_of_0_and_255(data):
 
 def test_kolektor_masks_beside_their_images_say_the_tags(data):
     layouts.kolektor(data, number=6)
+    with pytest.raises(
+        UserError, match=r"does not show where its tags are.*if the files \*_GT are masks, say --masks suffix:_GT"
+    ):
+        add_folder(data, "k")
     (data.parent / "classes.txt").write_text("defect\n")
     dataset = add_folder(
         data, "k", tags="masks", masks="suffix:_GT", class_list=data.parent / "classes.txt", value_255="object"

@@ -93,8 +93,10 @@ def refuse_divided(splits: Mapping[str, Sequence[str]], groups: Mapping[str, str
 def sentence(groups: Mapping[str, str]) -> str:
     """How many groups there are, and how large they are."""
     counts = Counter(groups.values())
-    sizes = f"{min(counts.values()):,} to {max(counts.values()):,} images each"
-    return f"{len(counts):,} groups of {sizes}, such as {some([shown(group) for group in sorted(counts)], 3)}"
+    least, most = min(counts.values()), max(counts.values())
+    sizes = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+    named = some([shown(group) for group in sorted(counts)], 3)
+    return f"{len(counts):,} {'group' if len(counts) == 1 else 'groups'} of {sizes} images: {named}"
 
 
 def write_groups(root: Path, groups: Mapping[str, str]) -> None:

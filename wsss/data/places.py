@@ -186,6 +186,15 @@ def fit_masks(folder: Path, files: Mapping[str, Path]) -> tuple[dict[str, Path],
     return found, strangers
 
 
+def ending_of_masks(files: Mapping[str, Path]) -> str:
+    """What the names of a third of the images or more have behind those of others, such as "_GT"; empty without."""
+    for ending in _ENDINGS:
+        found = [id for id in files if id.casefold().endswith(ending) and id[: -len(ending)] in files]
+        if 3 * len(found) >= len(files):
+            return found[0][-len(ending) :]
+    return ""
+
+
 def states(files: Mapping[str, Path]) -> dict[str, tuple[int, int]]:
     """Id to size in bytes and time of the last change in ns; (0, 0) for a file that is gone."""
 

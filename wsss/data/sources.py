@@ -13,7 +13,7 @@ from wsss.data.coco import find_coco, read_coco
 from wsss.data.ids import files_by_id, fit_files, shown
 from wsss.data.name_pattern import match_names
 from wsss.data.parallel import each, some
-from wsss.data.places import Pictures, class_folders, near
+from wsss.data.places import Pictures, class_folders, ending_of_masks, near
 from wsss.data.tag_files import TABLES, read_tags
 from wsss.data.tags import TagFile, class_name, derived_classes, is_background, left_out, refuse_strangers, split_labels
 from wsss.errors import UserError
@@ -51,7 +51,9 @@ def recognise(pictures: Pictures) -> str:
     if len(choices) == 1:
         return choices[0].strip("'")
     if not choices:
-        raise UserError(f"{root} does not show where its tags are; say so: {OPTIONS}")
+        ending = ending_of_masks(pictures.files)
+        masks = f"; if the files *{ending} are masks, say --masks suffix:{ending}" if ending else ""
+        raise UserError(f"{root} does not show where its tags are; say so: {OPTIONS}{masks}")
     raise UserError(f"the tags of {root} may be meant in more than one way; say which: --tags {' or '.join(choices)}")
 
 
