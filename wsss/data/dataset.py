@@ -70,7 +70,7 @@ class Dataset:
         tags = {id: np.array([name in present for name in classes.names]) for id, present in names.items()}
         for row in tags.values():
             row.flags.writeable = False
-        splits, groups = _read_splits(root), read_written_groups(root)
+        splits, groups = layout.read_splits(root), read_written_groups(root)
         if groups and (bare := [id for ids in splits.values() for id in ids if id not in groups]):
             raise UserError(f"{root}: {some(bare)} have no group in {GROUPS}; pull the dataset again or add it again")
         return cls(
@@ -268,24 +268,6 @@ def _make_shapes() -> Dataset:
         if not (target / layout.DESCRIPTION).is_file():  # else another process was faster
             raise
     return Dataset.open(target)
-
-
-def _read_splits(root: Path) -> dict[str, tuple[str, ...]]:
-    splits = {name: layout.read_list(root / layout.LISTS / f"{name}.txt") for name in layout.SPLITS}
-    if (test := root / layout.LISTS / f"{layout.TEST}.txt").is_file():
-        splits[layout.TEST] = layout.read_list(test)
-    dev, val = set(splits["dev"]), set(splits["val"])
-    if shared := sorted({id for split in layout.SPLITS for id in splits[split]} & set(splits.get(layout.TEST, ()))):
-        raise UserError(f"{root}: {some(shared)} of test are in another split too; splits must be disjoint")
-    for split in ("train", "dev"):
-        if shared := [id for id in splits[split] if id in val]:
-            raise UserError(f"{root}: {some(shared)} of {split} are in val too; nothing may be learnt or tuned on val")
-    splits["train"] = tuple(id for id in splits["train"] if id not in dev)
-    official = root / layout.LISTS / "train_official.txt"
-    if official.is_file():
-        train = set(splits["train"])
-        splits["train_official"] = tuple(id for id in layout.read_list(official) if id in train)
-    return splits
 
 
 def _digest(

@@ -175,6 +175,29 @@ def read_list(path: Path) -> tuple[str, ...]:
     return ids
 
 
+def read_splits(root: Path) -> dict[str, tuple[str, ...]]:
+    """The splits of a dataset by name, see `wsss.data.dataset.Dataset`.
+
+    Raises:
+        UserError: a list is missing or damaged, or splits share images.
+    """
+    splits = {name: read_list(root / LISTS / f"{name}.txt") for name in SPLITS}
+    if (test := root / LISTS / f"{TEST}.txt").is_file():
+        splits[TEST] = read_list(test)
+    dev, val = set(splits["dev"]), set(splits["val"])
+    if shared := sorted({id for split in SPLITS for id in splits[split]} & set(splits.get(TEST, ()))):
+        raise UserError(f"{root}: {some(shared)} of test are in another split too; splits must be disjoint")
+    for split in ("train", "dev"):
+        if shared := [id for id in splits[split] if id in val]:
+            raise UserError(f"{root}: {some(shared)} of {split} are in val too; nothing may be learnt or tuned on val")
+    splits["train"] = tuple(id for id in splits["train"] if id not in dev)
+    official = root / LISTS / "train_official.txt"
+    if official.is_file():
+        train = set(splits["train"])
+        splits["train_official"] = tuple(id for id in read_list(official) if id in train)
+    return splits
+
+
 def write_list(root: Path, name: str, ids: Iterable[str]) -> None:
     """Write `ImageSets/Segmentation/<name>.txt` atomically, one id a line."""
     write_bytes(root / LISTS / f"{name}.txt", "".join(f"{id}\n" for id in ids).encode())
