@@ -76,7 +76,7 @@ def test_own_lists_hold_ids_or_file_names(pictures, tmp_path):
     [
         ({"train": ["p00", "nobody", "noone"]}, "no image file for nobody, noone"),
         ({"train": ["p00", "p01"], "val": ["p01"]}, "p01 are in train.txt and in val.txt"),
-        ({"val": ["p01"]}, "there is no list"),
+        ({"other": ["p01"]}, "there is no list"),
         ({"train": []}, "no train image"),
     ],
 )
@@ -106,9 +106,28 @@ def test_all_bad_images_are_named_at_once_and_nothing_is_left(pictures):
     assert not list((pictures.parent / "data").glob("**/*"))
 
 
-def test_two_images_of_one_name_are_refused(pictures):
+def test_ids_are_paths_where_names_repeat(pictures, tmp_path):
     photo(pictures / "two" / "p00.png")
-    with pytest.raises(UserError, match="one/p00.jpg and two/p00.png"):
+    with pytest.raises(UserError, match=r"names p00 \(line 2\), which may be more than one image \(one/p00, two/p00\)"):
+        add(pictures)
+    text = (tmp_path / "tags.csv").read_text().replace("p00,", "one/p00,")
+    (tmp_path / "tags.csv").write_text(f"{text}\ntwo/p00.png,bus")
+    dataset = add(pictures)
+    assert dataset.tag_names("one/p00") == ("traffic light",) and dataset.tag_names("two/p00") == ("bus",)
+    assert dataset.tag_names("two/p01") == ("bus", "traffic light")  # its row is p01: the end of one path alone
+
+
+def test_two_images_of_one_path_are_refused(pictures):
+    photo(pictures / "one" / "p00.png")
+    with pytest.raises(UserError, match=r"clash, rename one: one/p00\.jpg and one/p00\.png"):
+        add(pictures)
+
+
+def test_names_that_differ_in_capitals_alone_are_refused(pictures, tmp_path):
+    photo(pictures / "one" / "P00.jpg")
+    with (tmp_path / "tags.csv").open("a") as file:
+        file.write("\nP00,bus")
+    with pytest.raises(UserError, match="P00 and p00 differ in capitals"):
         add(pictures)
 
 

@@ -8,7 +8,8 @@ import scipy.io
 from PIL import Image
 
 from wsss.classes import Classes
-from wsss.data.tags import read_csv, read_npz, read_tags, read_written, tags_from_masks, tags_from_xml, take, write_csv
+from wsss.data.tag_files import read_csv, read_npz, read_tags
+from wsss.data.tags import read_written, tags_from_masks, tags_from_xml, take, write_csv
 from wsss.errors import UserError
 
 CLASSES = Classes(("cat", "dog", "traffic light"))
@@ -88,7 +89,7 @@ def test_what_is_written_is_read_back(tmp_path):
     ("rows", "words"),
     [
         (["a,cat", "b,cow", "c,cow;pig"], r"'cow' \(line 3\), 'cow', 'pig' \(line 4\); the classes are cat, dog"),
-        (["a,cat", "a.jpg,dog"], r"names a \(line 2 and line 3\) more than once"),
+        (["a,cat", "a.jpg,dog"], r"names a \(line 2 says cat and line 3 says dog\) more than once"),
         (["a,cat,dog", "b"], "two columns.*line 2, line 3"),
     ],
 )

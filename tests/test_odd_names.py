@@ -79,7 +79,10 @@ def test_links_to_folders_are_followed_and_circles_end(photos, tmp_path):
     (photos / "more").symlink_to(tmp_path / "disk")
     (photos / "again").symlink_to(tmp_path / "disk")
     (tmp_path / "disk" / "up").symlink_to(photos)
-    assert ids(add(photos)) == sorted(TAGS)
+    with pytest.raises(UserError, match=r"3 images in .*photos lie behind links that lead out of it: .*--follow-links"):
+        add(photos)
+    assert not (tmp_path / "data").exists()
+    assert ids(add(photos, follow_links=True)) == sorted(TAGS)
 
 
 def test_a_folder_that_can_not_be_listed_is_named(photos, monkeypatch):

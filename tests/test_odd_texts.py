@@ -11,7 +11,8 @@ from wsss.classes import Classes
 from wsss.data.boxes import read_boxes
 from wsss.data.class_hints import class_hints
 from wsss.data.lists import read_ids
-from wsss.data.tags import read_class_list, read_csv
+from wsss.data.tag_files import read_csv
+from wsss.data.tags import read_class_list
 from wsss.errors import UserError
 
 IMAGES = {id: Path(f"{id}.jpg") for id in ("a", "b", "c", "2007_000032")}

@@ -113,6 +113,7 @@ def plan_grid(
             objective, or no combination that the steps take.
     """
     fixed, dataset = dict(fixed or {}), open_dataset(data)
+    dataset.check_trainable()
     settings = {key: list(values) for key, values in axes.items() if key not in (METHOD, RNG)}
     if both := sorted(settings.keys() & fixed.keys()):
         raise UserError(f"{', '.join(both)} can't be in --grid and fixed at once; take one of both away")

@@ -165,6 +165,7 @@ def plan_search(
     """
     names = _methods(method)
     dataset = open_dataset(data)
+    dataset.check_trainable()
     metric, *more = [part.strip() for part in (objective or "").split(",")]
     if more not in ([], ["seconds"]):
         raise UserError(f"the objective {objective!r} names {len(more) + 1}; a second one can only be seconds")

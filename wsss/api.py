@@ -7,7 +7,7 @@ imported by the call that needs them, so that listing something waits for no net
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -97,29 +97,41 @@ def datasets() -> list[str]:
 def add_folder(
     path: str | Path,
     *,
-    tags: str | Path,
+    tags: str | Path | None = None,
     name: str | None = None,
     masks: str | Path | None = None,
     classes: str | Path | None = None,
+    negative: Sequence[str] = (),
+    groups: str | None = None,
+    splits: str | None = None,
     lists: str | Path | None = None,
     val_share: float | None = None,
     max_disagreement: float | None = None,
     value_255: str | None = None,
+    follow_links: bool = False,
     version: bool = True,
 ) -> Dataset:
     """Make a dataset from any folder of images, as `wsss data add folder` does.
 
     Args:
         path: the folder of images, searched through all its subfolders.
-        tags: a CSV file with the header image,labels (several labels joined by ";"; empty for a background image), an
-            npz file, or "masks".
+        tags: a table (CSV, TSV) with the columns image and labels (several labels joined by ";"; empty for a background
+            image) or a column of 0 and 1 for each class, an npz file, COCO's JSON, "folders", "name:REGEX", "coco",
+            "xml", "roboflow" or "masks"; by default what the folder shows.
         name: how the dataset is called; by default like the folder.
-        masks: a folder of masks ID.png, for all or some of the images; not needed.
+        masks: a folder of masks ID.png, for all or some of the images, or "suffix:_GT" where they lie beside these and
+            are so called; not needed.
         classes: a file of class names, one a line; by default those of the tags.
-        lists: a folder with train.txt and val.txt, of ids.
+        negative: names of classes, as of folders, that stand for no class.
+        groups: what belongs together, so that no split or bootstrap divides it: a file image,group, "column:NAME" of
+            the table, or "name:REGEX" with a named group `group`; by default each image is its own.
+        splits: "folders" (train, val, test), "column:NAME", "none" to choose them by hash, or one split for all images;
+            by default folders where there are any.
+        lists: a folder with train.txt, val.txt, test.txt, dev.txt, of ids.
         val_share: the share held out as val where there are no lists, 0 to below 1.
         max_disagreement: the share of masks that may disagree with their image's tags, 0 to 1; 0.1 by default.
         value_255: "void" or "object": what 255 stands for in masks that hold nothing else beside 0.
+        follow_links: take images behind links that lead out of the folder.
         version: put the dataset under DVC.
 
     Raises:
@@ -134,13 +146,17 @@ def add_folder(
     dataset = add(
         Path(path),
         name or Path(path).resolve().name,
-        tags=str(tags),
-        masks=optional(masks),
+        tags=None if tags is None else str(tags),
+        masks=masks,
         class_list=optional(classes),
+        negative=negative,
+        groups=groups,
+        splits=splits,
         lists=optional(lists),
         val_share=val_share,
         max_disagreement=max_disagreement,
         value_255=value_255,
+        follow_links=follow_links,
     )
     if version:
         versions.add(dataset.root)

@@ -189,7 +189,7 @@ def _seeds(text: str) -> list[int]:
 def evaluate(
     path: Annotated[str, typer.Argument(help="A model (models:/..., a folder), or a folder of label maps.")],
     data: Annotated[str, typer.Option(help="The dataset whose masks are compared with.")],
-    split: Annotated[str, typer.Option(help="train, dev or val.")] = "val",
+    split: Annotated[str, typer.Option(help="train, dev, val, or test where it has masks.")] = "val",
     as_json: Json = False,
 ) -> None:
     """Compare a model, or a folder of label maps, with the masks of a split."""

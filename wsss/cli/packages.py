@@ -14,9 +14,11 @@ Model = Annotated[str, typer.Option(help="models:/NAME@champion, models:/NAME/VE
 
 
 def predict(
-    images: Annotated[Path, typer.Argument(help="A folder of images.")],
     model: Model,
     out: Annotated[Path, typer.Option(help="The folder of the label maps; an interrupted command goes on there.")],
+    images: Annotated[Path | None, typer.Argument(help="A folder of images.")] = None,
+    data: Annotated[str | None, typer.Option(help="A dataset instead of a folder.")] = None,
+    split: Annotated[str, typer.Option(help="Of the dataset: train, dev, val or test.")] = "test",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     ray_address: Annotated[
         str, typer.Option(help="A Ray cluster that shares the folders: its address, auto, or local for this machine.")
@@ -26,12 +28,17 @@ def predict(
     ] = None,
 ) -> None:
     """Label a folder of images: ID.png of class indices for each, on all cores, a GPU or a cluster."""
+    from wsss.data import open_dataset
+    from wsss.errors import UserError
     from wsss.run.steps import choose_device
     from wsss.serving.package import load_package
     from wsss.serving.predict import predict_folder
 
+    if (images is None) == (data is None):
+        raise UserError("name a folder of images, or a dataset with --data NAME and --split, and not both")
+    folder, of = (images, "") if images is not None else (open_dataset(str(data)).root, split)
     follow_ledger(model)
-    count = predict_folder(images, load_package(model), out, choose_device(device), ray_address, runtime)
+    count = predict_folder(folder, load_package(model), out, choose_device(device), ray_address, runtime, of)
     typer.echo(f"{out}: {count:,} label maps")
 
 

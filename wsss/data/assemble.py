@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,13 +10,14 @@ from wsss.data import layout
 from wsss.data.checking import check
 from wsss.data.class_hints import class_hints
 from wsss.data.dataset import Dataset
-from wsss.data.ids import files_by_id, shown
+from wsss.data.groups import refuse_divided
+from wsss.data.ids import refuse_alike, shown
 from wsss.data.lists import read_ids
 from wsss.data.manifest import refresh_manifest
 from wsss.data.masks import read_mask
 from wsss.data.palette_png import write_palette_png
 from wsss.data.parallel import each, some
-from wsss.data.splits import DEV_SHARE, choose
+from wsss.data.splits import DEV_SHARE, hold_out
 from wsss.data.tags import Tags, take
 from wsss.errors import UserError
 from wsss.progress import say
@@ -27,8 +28,11 @@ class Parts:
     """What a source offers.
 
     Attributes:
-        train: ids to train on, dev still among them.
+        train: ids to train on, dev still among them unless it is given; none where there are images to evaluate on.
         val: ids to report numbers on.
+        dev: ids to tune on, apart from train; None to choose them.
+        test: ids to predict, whose tags may be missing; None where there is no such split.
+        groups: id to group; empty where each image is its own.
         images: id to image file; may hold more ids than the lists.
         tags: id to class names; may hold more ids than the lists.
         official: id to mask file (PNG, or SBD's .mat); dev is chosen from the train ids in here.
@@ -36,6 +40,7 @@ class Parts:
         lists: list name to ids as the source has them, kept for the record.
         notes: sentences on what of the source was left out, kept in the settings.
         object_255: 255 stands for the object in the masks, and becomes index 1.
+        unchanged: refuses files that changed since they were found; called when all were read.
     """
 
     train: Sequence[str]
@@ -47,6 +52,10 @@ class Parts:
     lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     object_255: bool = False
+    dev: Sequence[str] | None = None
+    test: Sequence[str] | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
+    unchanged: Callable[[], None] = lambda: None
 
 
 def assemble(description: layout.Description, parts: Parts, dev_list: Path | None = None) -> Dataset:
@@ -61,22 +70,35 @@ def assemble(description: layout.Description, parts: Parts, dev_list: Path | Non
         UserError: the dataset exists, or ids without an image or tags, bad images or masks, a bad dev list; all
             offenders are named at once.
     """
-    ids = [*parts.train, *parts.val]
-    if not parts.train:
-        raise UserError(f"dataset {description.name} would have no train image")
+    test = parts.test or ()
+    learnt = [*parts.train, *(parts.dev or ()), *parts.val]
+    ids = [*learnt, *test]
+    if not ids:
+        raise UserError(f"dataset {description.name} would have no train image, and none to evaluate on")
     if missing := [id for id in ids if id not in parts.images]:
         raise UserError(f"there is no image file for {some(missing)}; add the files or take the ids out of the lists")
-    tags = take(parts.tags, ids, f"the {description.tags_source} tags", parts.notes)
-    masked = sorted(id for id in parts.train if id in parts.official)
+    refuse_alike(ids)
+    tags = take(parts.tags, learnt, f"the {description.tags_source} tags", parts.notes)
+    tags = {**tags, **{id: parts.tags[id] for id in test if id in parts.tags}}
+    masked = sorted(id for id in (*parts.train, *(parts.dev or ())) if id in parts.official)
     any_mask = {*parts.official, *parts.extra}
-    dev = _read_dev(dev_list, parts.train, any_mask, parts.images) if dev_list else choose(masked, tags, DEV_SHARE)
+    if dev_list:
+        dev: Sequence[str] = _read_dev(dev_list, parts.train, any_mask, parts.images)
+    elif parts.dev is not None:
+        dev = sorted(parts.dev)
+    else:
+        dev = sorted(hold_out(parts.train, masked, tags, DEV_SHARE, parts.groups))
     lists = {
         **parts.lists,
         "train": sorted(set(parts.train) - set(dev)),
         "dev": dev,
         "val": sorted(parts.val),
         **({"train_official": masked} if masked else {}),
+        **({layout.TEST: sorted(test)} if parts.test is not None else {}),
     }
+    if parts.groups:
+        named = ("train", "dev", "val", layout.TEST)
+        refuse_divided({split: lists[split] for split in named if split in lists}, parts.groups)
     if notes := [*parts.notes, *class_hints(description.classes.names)]:
         description = replace(description, settings={**description.settings, "notes": notes})
     target = layout.home(description.name)
@@ -86,8 +108,9 @@ def assemble(description: layout.Description, parts: Parts, dev_list: Path | Non
         _put_masks(official, root / layout.MASKS, parts.object_255)
         extra = {id: parts.extra[id] for id in ids if id in parts.extra and id not in parts.official}
         _put_masks(extra, root / layout.MASKS_AUG, parts.object_255)
-        layout.finish(root, description, tags, lists)
+        layout.finish(root, description, tags, lists, {id: parts.groups[id] for id in ids} if parts.groups else None)
         note = check(Dataset.open(root), thorough=True, adding=True)
+        parts.unchanged()
     if note:
         say(f"{description.name}: {note}")
     return Dataset.open(target)
@@ -109,12 +132,15 @@ def write_dev(dataset: Dataset, dev_list: Path | None = None, share: float = DEV
     root = dataset.root
     pool = sorted({*dataset.splits["train"], *dataset.splits["dev"]})
     if dev_list:
-        masked = {*files_by_id(root / layout.MASKS), *files_by_id(root / layout.MASKS_AUG)}
+        masked = {*layout.ids_in(root / layout.MASKS), *layout.ids_in(root / layout.MASKS_AUG)}
         dev = _read_dev(dev_list, pool, masked, {id: dataset.image_path(id) for id in pool})
     else:
-        official = files_by_id(root / layout.MASKS)
+        official = layout.ids_in(root / layout.MASKS)
         names = {id: dataset.tag_names(id) for id in pool}
-        dev = list(choose([id for id in pool if id in official], names, share))
+        groups = dataset.groups if dataset.grouped else None
+        dev = list(hold_out(pool, [id for id in pool if id in official], names, share, groups))
+    if dataset.grouped:
+        refuse_divided({"train": sorted(set(pool) - set(dev)), "dev": dev}, dataset.groups)
     layout.write_list(root, "train", pool)
     layout.write_list(root, "dev", dev)
     layout.write_list(root, "train", sorted(set(pool) - set(dev)))
@@ -136,9 +162,7 @@ def _put_masks(masks: Mapping[str, Path], folder: Path, object_255: bool) -> Non
     each(convert, others, "converting masks")
 
 
-def _read_dev(
-    path: Path, train: Collection[str], masked: Collection[str], images: Mapping[str, Path]
-) -> list[str]:
+def _read_dev(path: Path, train: Collection[str], masked: Collection[str], images: Mapping[str, Path]) -> list[str]:
     strangers = "{} are not train ids; dev is a part of train, and never of val"
     dev = sorted(read_ids(path, {id: images[id] for id in train}, strangers))
     if bare := [shown(id) for id in dev if id not in masked]:

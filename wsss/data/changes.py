@@ -92,10 +92,9 @@ def find_changes(root: Path, *, thorough: bool = False) -> Changes:
     masks = {name for name in entries if _is_mask(name)}
     bare = all(states[name] == "missing" for name in masks)
     there = {
-        f"{folder}/{path.name}"
+        path.relative_to(root).as_posix()
         for folder in (layout.MASKS, layout.MASKS_AUG)
-        for path in (root / folder).glob("*.png")
-        if not path.name.startswith(".")
+        for path in layout.ids_in(root / folder, layout.PNG).values()
     }
     changes = Changes(
         changed=tuple(sorted(name for name, found in states.items() if found == "changed")),

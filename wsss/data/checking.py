@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsss.classes import IGNORE
@@ -99,8 +98,10 @@ def _refusal(dataset: Dataset, problems: Mapping[str, str], changes: Changes) ->
 
 
 def _agree(dataset: Dataset, values: dict[str, frozenset[int]], adding: bool) -> str:
-    by_id = {Path(path).stem: found for path, found in values.items()}
-    paths = {Path(path).stem: dataset.root / path for path in values}
+    folders = (layout.MASKS, layout.MASKS_AUG)
+    masks = {id: path for folder in folders for id, path in layout.ids_of(values, folder).items()}
+    by_id = {id: values[path] for id, path in masks.items()}
+    paths = {id: dataset.root / path for id, path in masks.items()}
     answer = f"`{command('wsss', 'data', 'accept', name_of(dataset.root))} ANSWER`"
     return check_masks(by_id, paths, dataset, "say so with ANSWER" if adding else f"{answer} says so")
 
@@ -108,15 +109,16 @@ def _agree(dataset: Dataset, values: dict[str, frozenset[int]], adding: bool) ->
 def _look(dataset: Dataset, thorough: bool) -> tuple[dict[str, str], dict[str, frozenset[int]]]:
     """What is wrong, by the file's relative path or the id, and the values in each mask where all were looked at."""
     ids = sorted({id for split in dataset.splits.values() for id in split})
-    found = each(lambda id: _look_at(dataset, id, thorough), ids, "checking")
+    untagged = set(dataset.splits.get(layout.TEST, ()))
+    found = each(lambda id: _look_at(dataset, id, thorough, id in untagged), ids, "checking")
     problems = {path: problem for these, _ in found for path, problem in these.items()}
     return problems, {path: values for _, these in found for path, values in these.items()}
 
 
-def _look_at(dataset: Dataset, id: str, thorough: bool) -> tuple[dict[str, str], dict[str, frozenset[int]]]:
+def _look_at(dataset: Dataset, id: str, thorough: bool, untagged: bool) -> tuple[dict[str, str], dict[str, frozenset[int]]]:
     problems: dict[str, str] = {}
     values: dict[str, frozenset[int]] = {}
-    if not dataset.has_tags(id):
+    if not dataset.has_tags(id) and not untagged:
         problems[id] = f"{id} has no row in {layout.TAGS}"
     if not dataset.has_image(id):
         return {**problems, id: f"{id} is in a list but has no image in {layout.IMAGES}"}, {}

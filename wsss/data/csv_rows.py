@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wsss.data.parallel import some
-from wsss.data.text import read_lines, read_text
+from wsss.data.text import read_text
 from wsss.errors import UserError
 
 HEADER = ("image", "labels")
-_DELIMITERS = ",;\t|"
+DELIMITERS = ",;\t|"
 _EXCEL = re.compile(r'"?sep=.?"?', re.IGNORECASE)
 
 
@@ -26,8 +26,8 @@ class Row(NamedTuple):
     labels: str
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a CSV file with the header `image,labels`.
+def read_rows(path: Path) -> list[Row] | None:
+    """The rows of a CSV file with the header `image,labels`; None where it has another.
 
     Columns are separated as in the header, by ",", ";", tab or "|"; Excel's line "sep=;" may stand before it. Blank rows,
     and blank cells after the second, are what spreadsheets leave and don't count.
@@ -36,19 +36,18 @@ def read_rows(path: Path) -> list[Row]:
         path: the file; for its encoding see `wsss.data.text.read_text`.
 
     Raises:
-        UserError: a wrong header, a row of another width or without an image (all named), a quote that doesn't end.
+        UserError: a row of another width or without an image (all named), a quote that doesn't end.
     """
     text = read_text(path)
-    for delimiter in _DELIMITERS:
-        rows = _parse(text, delimiter, path)
+    for delimiter in DELIMITERS:
+        rows = parse(text, delimiter, path)
         try:
             header = next(rows, None)
         except UserError:
             continue  # with another delimiter the quotes may be sound
         if header and tuple(cell.strip().lower() for cell in header[1]) == HEADER:
             return _two_columns(list(rows), path, delimiter)
-    first = next((line.strip() for line in read_lines(path) if line.strip()), "nothing")
-    raise UserError(f"{path} must begin with the line image,labels; it begins with {first[:80]}")
+    return None
 
 
 def parse_rows(path: Path) -> list[Row]:
@@ -57,14 +56,24 @@ def parse_rows(path: Path) -> list[Row]:
     Raises:
         UserError: it is not.
     """
-    rows = list(_parse(read_text(path), ",", path, spaces=False))
+    rows = list(parse(read_text(path), ",", path, spaces=False))
     if not rows or tuple(rows[0][1]) != HEADER:
         raise UserError(f"{path} must begin with the line image,labels; it begins with {rows[:1]}")
     return _two_columns(rows[1:], path, ",")
 
 
-def _parse(text: str, delimiter: str, path: Path, spaces: bool | None = None) -> Iterator[tuple[int, list[str]]]:
-    """Line and cells of each row that is not blank, without the blank cells after the second."""
+def parse(text: str, delimiter: str, path: Path, spaces: bool | None = None) -> Iterator[tuple[int, list[str]]]:
+    """Line and cells of each row that is not blank, without the blank cells after the second.
+
+    Args:
+        text: of the file.
+        delimiter: between cells.
+        path: of the file, for the messages.
+        spaces: whether they are skipped after a delimiter; None to do so where they stand before a quote.
+
+    Raises:
+        UserError: a quote that doesn't end, or a letter after one that does.
+    """
     if spaces is None:  # after a delimiter, before a quote
         spaces = bool(re.search(rf'{re.escape(delimiter)} +"(?!")', text))
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=spaces)

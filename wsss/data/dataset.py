@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from wsss.commands import command
 from wsss.classes import Classes
 from wsss.data import layout
+from wsss.data.groups import GROUPS, read_written_groups
 from wsss.data.image_memory import ImageMemory
 from wsss.data.images import image_size, read_image
 from wsss.data.manifest import Entry, read_manifest
@@ -35,9 +36,9 @@ class Dataset:
         classes: the C foreground classes.
         tags_source: where the tags come from: "xml", "masks", "csv", "npz" or "program".
         settings: what it was made with.
-        splits: "train", "dev", "val" (disjoint, each may be empty but train) and, where there are masks,
-            "train_official": the ids of train on whose masks train figures are reported.
-        digest: sha256 in hexadecimal over classes, split ids, image hashes and tags; masks don't enter it.
+        splits: "train", "dev", "val" (disjoint, each may be empty), where there are masks "train_official": the ids of
+            train on whose masks train figures are reported, and where there is one "test", whose tags may be missing.
+        digest: sha256 in hexadecimal over classes, split ids, image hashes, tags and groups; masks don't enter it.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Dataset:
     digest: str
     _images: Mapping[str, str] = field(repr=False)
     _tags: Mapping[str, np.ndarray] = field(repr=False)
+    _groups: Mapping[str, str] = field(default_factory=dict, repr=False)
     _memory: ImageMemory | None = field(default=None, repr=False)
 
     @classmethod
@@ -63,12 +65,14 @@ class Dataset:
         description = layout.read_description(root)
         classes = description.classes
         entries = read_manifest(root)
-        images = {PurePosixPath(path).stem: path for path in entries if path.startswith(f"{layout.IMAGES}/")}
+        images = layout.ids_of(entries, layout.IMAGES)
         names = read_written(root / layout.TAGS, classes)
         tags = {id: np.array([name in present for name in classes.names]) for id, present in names.items()}
         for row in tags.values():
             row.flags.writeable = False
-        splits = _read_splits(root)
+        splits, groups = layout.read_splits(root), read_written_groups(root)
+        if groups and (bare := [id for ids in splits.values() for id in ids if id not in groups]):
+            raise UserError(f"{root}: {some(bare)} have no group in {GROUPS}; pull the dataset again or add it again")
         return cls(
             name=description.name,
             root=root,
@@ -77,10 +81,25 @@ class Dataset:
             tags_source=description.tags_source,
             settings=description.settings,
             splits=splits,
-            digest=_digest(classes, splits, images, entries, tags),
+            digest=_digest(classes, splits, images, entries, tags, groups),
             _images=images,
             _tags=tags,
+            _groups=groups,
         )
+
+    @property
+    def grouped(self) -> bool:
+        """Whether images were put into groups; else each is its own."""
+        return bool(self._groups)
+
+    @property
+    def groups(self) -> Mapping[str, str]:
+        """Id to the name of the image's group: what no split and no bootstrap divides."""
+        return self._groups or {id: id for id in self._images}
+
+    def groups_of(self, ids: Sequence[str]) -> tuple[str, ...]:
+        """The group of each image; empty where each is its own."""
+        return tuple(self._groups[id] for id in ids) if self._groups else ()
 
     def image_path(self, id: str) -> Path:
         """The file of an image.
@@ -174,6 +193,18 @@ class Dataset:
         """Whether there is a tag row for the id."""
         return id in self._tags
 
+    def check_trainable(self) -> None:
+        """Check that there is something to learn from.
+
+        Raises:
+            UserError: the dataset is one to evaluate or predict on alone.
+        """
+        if not self.splits["train"]:
+            raise UserError(
+                f"dataset {self.name} holds no image to train on; it is for `{command('wsss', 'evaluate')}` and "
+                f"`{command('wsss', 'predict')}` alone"
+            )
+
     def check(self, *, thorough: bool = False) -> str:
         """Check that the dataset is what was added, and that every id of every split has an RGB image and a tag row.
 
@@ -239,30 +270,21 @@ def _make_shapes() -> Dataset:
     return Dataset.open(target)
 
 
-def _read_splits(root: Path) -> dict[str, tuple[str, ...]]:
-    splits = {name: layout.read_list(root / layout.LISTS / f"{name}.txt") for name in layout.SPLITS}
-    dev, val = set(splits["dev"]), set(splits["val"])
-    for split in ("train", "dev"):
-        if shared := [id for id in splits[split] if id in val]:
-            raise UserError(f"{root}: {some(shared)} of {split} are in val too; nothing may be learnt or tuned on val")
-    splits["train"] = tuple(id for id in splits["train"] if id not in dev)
-    official = root / layout.LISTS / "train_official.txt"
-    if official.is_file():
-        train = set(splits["train"])
-        splits["train_official"] = tuple(id for id in layout.read_list(official) if id in train)
-    return splits
-
-
 def _digest(
     classes: Classes,
     splits: Mapping[str, tuple[str, ...]],
     images: Mapping[str, str],
     entries: Mapping[str, Entry],
     tags: Mapping[str, np.ndarray],
+    groups: Mapping[str, str],
 ) -> str:
     def row(id: str) -> list[str | None]:
         image = entries[images[id]].sha256 if id in images else None
         return [id, image, "".join(map(str, tags[id].astype(int))) if id in tags else None]
 
     content = {"classes": classes.names, **{split: [row(id) for id in splits[split]] for split in layout.SPLITS}}
+    if layout.TEST in splits:
+        content[layout.TEST] = [row(id) for id in splits[layout.TEST]]
+    if groups:
+        content["groups"] = sorted(groups.items())
     return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()

@@ -1,21 +1,25 @@
-"""Any folder of images with a CSV of tags: no VOC, and no mask, needed."""
+"""Any folder of images with tags in one of the forms that people have: no VOC, and no mask, needed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from wsss.classes import Classes
 from wsss.data.agreement import OBJECT_OF_MANY, answers
 from wsss.data.assemble import Parts, assemble
 from wsss.data.dataset import Dataset
-from wsss.data.ids import files_by_id, fit_files, shown
-from wsss.data.images import SUFFIXES
-from wsss.data.layout import Description
-from wsss.data.lists import read_ids
+from wsss.data.given_splits import read_splits, refuse_shared
+from wsss.data.groups import read_groups, sentence
+from wsss.data.layout import TEST, Description, home, refuse_taken
 from wsss.data.parallel import some
-from wsss.data.splits import DEV_SHARE, choose
-from wsss.data.tags import TagFile, Tags, read_class_list, read_tags, tags_from_masks, take
+from wsss.data.places import Pictures, find_pictures, states
+from wsss.data.sources import counted, read_source, recognise
+from wsss.data.splits import DEV_SHARE, hold_out
+from wsss.data.tag_files import TABLES
+from wsss.data.tags import TagFile, read_class_list, tags_from_masks, take
 from wsss.errors import UserError
+from wsss.progress import say
 
 VAL_SHARE = 0.2
 VAL_SHARE_WITHOUT_MASKS = 0.1
@@ -25,47 +29,79 @@ def add_folder(
     path: Path,
     name: str,
     *,
-    tags: str,
+    tags: str | None = None,
     class_list: Path | None = None,
-    masks: Path | None = None,
+    negative: Collection[str] = (),
+    masks: str | Path | None = None,
+    groups: str | None = None,
+    splits: str | None = None,
     lists: Path | None = None,
     dev_list: Path | None = None,
     val_share: float | None = None,
     max_disagreement: float | None = None,
     value_255: str | None = None,
+    follow_links: bool = False,
 ) -> Dataset:
     """Make a dataset from a folder of images, searched through all its subfolders.
 
-    An image's id is its file name without the suffix, so two files of the same name are refused. Without lists, val is
-    chosen by hash: a share of the masked ids, or of all ids where there is no mask, and val then serves tag metrics.
+    An image's id is its file name without the suffix, or where such names repeat its path. Without splits of its own,
+    val is chosen by hash: a share of the masked ids, or of all ids where there is no mask, and val then serves tag
+    metrics. What was recognised is said before anything is written.
 
     Args:
         path: the folder of images.
         name: how the dataset will be called.
-        tags: a .csv or .npz file, or "masks".
-        class_list: class names, one a line; without it they are those of the tags, sorted. Needed with tags "masks".
-        masks: a folder of `<id>.png`, for all or some of the images.
-        lists: a folder with train.txt and, if wanted, val.txt.
+        tags: see `wsss.data.sources.read_source`, or "masks"; None to take what the folder shows.
+        class_list: class names, one a line; without it they are those of the tags. Needed with tags "masks".
+        negative: names of classes, as of folders, that stand for no class.
+        masks: see `wsss.data.places.find_pictures`; for all or some of the images.
+        groups: see `wsss.data.groups.read_groups`; None where each image is its own.
+        splits: see `wsss.data.given_splits.read_splits`.
+        lists: a folder with train.txt and, if wanted, val.txt, test.txt and dev.txt.
         dev_list: a file with the dev ids, instead of 10 % of the masked train ids chosen by hash.
-        val_share: the share of the ids that goes to val where no lists are given, 0 to below 1; by default 0.2 of the
+        val_share: the share of the ids that goes to val where none is given, 0 to below 1; by default 0.2 of the
             masked ids, or 0.1 of all ids where there is no mask.
         max_disagreement, value_255: what the user says of masks and tags, see `wsss.data.agreement.answers`.
+        follow_links: take what lies behind links that lead out of the folder.
 
     Raises:
-        UserError: a folder without images, doubled file names, or bad content; see `assemble`.
+        UserError: a folder without images, bad names, or bad content; see `assemble`.
     """
-    images = find_images(path, masks)
-    official, notes = _masks(masks, images, path) if masks else ({}, [])
-    if val_share is None:
-        val_share = VAL_SHARE if official else VAL_SHARE_WITHOUT_MASKS
-    train, val = _read_lists(lists, images) if lists else (sorted(images), [])
     said = answers(max_disagreement, value_255)
+    refuse_taken(home(name))
+    pictures = find_pictures(path, masks, follow_links=follow_links)
+    before = states(pictures.files)
     object_255 = value_255 == "object"
-    found, source = _tags(tags, class_list, official, [*train, *val], images, object_255)
+    choice = str(tags) if tags is not None else recognise(pictures)
+    table = Path(choice) if Path(choice).suffix.lower() in TABLES and Path(choice).is_file() else None
+    given, splits_source = read_splits(splits, lists, pictures, table)
+    classes = read_class_list(class_list) if class_list else None
+    apart = [text.partition(":")[2] for text in (groups, splits) if text and text.startswith("column:")]
+    found, source = _tags(choice, pictures, classes, given, negative, apart, object_255)
     if object_255 and len(found.classes) > 1:
         raise UserError(OBJECT_OF_MANY)
-    if not lists:
-        train, val = _split(train, take(found.tags, train, tags, found.notes), official, val_share)
+    ids = sorted({id for its in given.values() for id in its} if given else pictures.files)
+    found_groups = read_groups(groups, ids, pictures.files, pictures.names, table) if groups else {}
+    if val_share is None:
+        val_share = VAL_SHARE if pictures.masks else VAL_SHARE_WITHOUT_MASKS
+    train, val = list(given.get("train", () if given else ids)), list(given.get("val", ()))
+    if train and "val" not in given and not lists:
+        pool_tags = take(found.tags, train, choice, found.notes)
+        masked = [id for id in train if id in pictures.masks] or train
+        val = list(hold_out(train, masked, pool_tags, val_share, found_groups))
+        train = [id for id in train if id not in set(val)]
+    learnt = (*train, *val)
+    if given and train and any(found.tags.values()) and not any(found.tags.get(id) for id in learnt):
+        raise UserError(
+            f"no image of train shows a class in {path}, so that nothing can be learnt: classes are in other splits "
+            "alone; have splits chosen anew with --splits none"
+        )
+    shown_tags = {id: found.tags[id] for id in ids if id in found.tags}
+    _say_recognised(pictures, counted(shown_tags, found.classes), source, given, splits_source, found_groups)
+
+    def unchanged() -> None:
+        pictures.refuse_changes(before, find_pictures(path, masks, follow_links=follow_links))
+
     return assemble(
         Description(
             name=name,
@@ -73,80 +109,74 @@ def add_folder(
             classes=found.classes,
             tags_source=source,
             settings={
-                "tags": Path(tags).name,
-                "masks": masks is not None,
-                "val": lists.name if lists else f"{val_share:g} by hash",
-                "dev": dev_list.name if dev_list else f"{DEV_SHARE:g} by hash",
+                "tags": Path(choice).name if source != "name" else choice,
+                "masks": bool(pictures.masks),
+                "val": splits_source if "val" in given or lists else f"{val_share:g} by hash",
+                "dev": dev_list.name if dev_list else splits_source if "dev" in given else f"{DEV_SHARE:g} by hash",
+                **({"groups": groups} if groups else {}),
+                **({"negative": sorted(negative)} if negative else {}),
                 **said,
             },
         ),
         Parts(
             train=train,
             val=val,
-            images=images,
+            dev=given.get("dev"),
+            test=given.get(TEST),
+            images=pictures.files,
             tags=found.tags,
-            official=official,
-            notes=(*found.notes, *notes),
+            groups=found_groups,
+            official=pictures.masks,
+            notes=(*found.notes, *pictures.notes),
             object_255=object_255,
+            unchanged=unchanged,
         ),
         dev_list,
     )
 
 
-def find_images(path: Path, masks: Path | None = None) -> dict[str, Path]:
-    """The images below `path` by id, behind links to folders too.
-
-    Hidden files and what lies in the folder of masks are left out.
-
-    Raises:
-        UserError: no such folder, no image in it, a folder that can't be listed, or two images of the same id.
-    """
-    if not path.is_dir():
-        raise UserError(f"there is no folder {path}")
-    images = files_by_id(path, below=True, apart=masks)
-    if not images:
-        raise UserError(f"{path} holds no image ({', '.join(sorted(SUFFIXES))})")
-    return images
-
-
-def _masks(folder: Path, images: Mapping[str, Path], path: Path) -> tuple[Mapping[str, Path], list[str]]:
-    """The masks by id, and a note on those of no image."""
-    if not folder.is_dir():
-        raise UserError(f"there is no folder of masks {folder}")
-    masks, strangers = fit_files(files_by_id(folder, frozenset({".png"})), images, folder)
-    if not masks:
-        raise UserError(f"{folder} holds no mask <id>.png of any image in {path}")
-    return masks, [f"masks in {folder} left out, as there is no such image: {some(strangers, 5)}"] if strangers else []
-
-
 def _tags(
     choice: str,
-    class_list: Path | None,
-    masks: Mapping[str, Path],
-    ids: Sequence[str],
-    images: Mapping[str, Path],
+    pictures: Pictures,
+    classes: Classes | None,
+    given: Mapping[str, Sequence[str]],
+    negative: Collection[str],
+    apart: Sequence[str],
     object_255: bool,
 ) -> tuple[TagFile, str]:
-    classes = read_class_list(class_list) if class_list else None
+    """The tags and where they come from; those that the source lacks for val and test are read from their masks."""
     if choice == "masks":
         if classes is None:
             raise UserError("tags from masks need the class names in the order of their indices: give --classes FILE")
-        return TagFile(tags_from_masks(masks, ids, classes, object_255=object_255), classes, ()), "masks"
-    return read_tags(Path(choice), classes, images), Path(choice).suffix.lower()[1:]
+        ids = [id for split, its in given.items() for id in its if split != TEST or id in pictures.masks]
+        ids = ids if given else sorted(pictures.files)
+        return TagFile(tags_from_masks(pictures.masks, ids, classes, object_255=object_255), classes, ()), "masks"
+    tested = [id for split in ("val", TEST) for id in given.get(split, ())]
+    optional = [id for id in tested if id in pictures.masks] + list(given.get(TEST, ()))
+    found, source = read_source(choice, pictures, classes, negative=negative, optional=optional, apart=apart)
+    bare = [id for id in tested if id in pictures.masks and id not in found.tags]
+    if not bare:
+        return found, source
+    from_masks = tags_from_masks(pictures.masks, bare, found.classes, object_255=object_255)
+    note = f"tags of {len(bare):,} images of val and test are those of their masks"
+    return TagFile({**found.tags, **from_masks}, found.classes, (*found.notes, note)), source
 
 
-def _read_lists(folder: Path, images: Mapping[str, Path]) -> tuple[Sequence[str], Sequence[str]]:
-    train = read_ids(folder / "train.txt", images)
-    val = read_ids(folder / "val.txt", images) if (folder / "val.txt").is_file() else ()
-    if shared := sorted(set(train) & set(val)):
-        raise UserError(
-            f"{folder}: {some([shown(id) for id in shared])} are in train.txt and in val.txt; splits must be disjoint"
-        )
-    return train, val
-
-
-def _split(
-    ids: Sequence[str], tags: Tags, masks: Mapping[str, Path], val_share: float
-) -> tuple[Sequence[str], Sequence[str]]:
-    val = choose([id for id in ids if id in masks] or ids, tags, val_share)
-    return [id for id in ids if id not in set(val)], val
+def _say_recognised(
+    pictures: Pictures,
+    counts: str,
+    source: str,
+    given: Mapping[str, Sequence[str]],
+    splits_source: str,
+    groups: Mapping[str, str],
+) -> None:
+    parts = [f"{len(pictures.files):,} images", f"tags ({source}): {counts}"]
+    if given:
+        refuse_shared(given)
+        parts.append(f"splits ({splits_source}): {', '.join(f'{split} {len(ids):,}' for split, ids in given.items())}")
+    parts += pictures.found
+    if groups:
+        parts.append(sentence(groups))
+    if any("/" in id for id in pictures.files):
+        parts.append(f"ids are paths, such as {some(sorted(pictures.files), 1).partition(' and ')[0]}")
+    say(f"recognised in {pictures.root}: {'; '.join(parts)}")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from wsss.data.images import SUFFIXES
 from wsss.data.parallel import some
@@ -21,51 +21,77 @@ _RESERVED = "__metadata__"
 """What safetensors keeps for itself among the names in a file."""
 
 
-def image_id(name: str) -> str:
-    """The id of an image: its file name without folder and without the suffix of an image, if it has one."""
-    path = Path(name)
-    return path.stem if path.suffix.lower() in SUFFIXES else path.name
-
-
 def shown(name: str) -> str:
     """A name as messages show it: as it is, but in quotes and escaped where the eye would miss a part of it."""
     return name if name.isprintable() and name == name.strip() and name else ascii(name)
 
 
 def files_by_id(
-    folder: Path, suffixes: frozenset[str] = SUFFIXES, *, below: bool = False, apart: Path | None = None
+    folder: Path,
+    suffixes: frozenset[str] = SUFFIXES,
+    *,
+    below: bool = False,
+    apart: Collection[Path] = (),
+    whole: bool = False,
 ) -> dict[str, Path]:
-    """The files of a folder by id; hidden ones are left out, and no such folder is an empty one.
+    """The files of a folder by id; no such folder is an empty one.
+
+    An id is the file's name without its suffix; where such names repeat in subfolders, all ids are relative paths. What
+    a Mac keeps beside a file ("._NAME") is left out, and so are hidden folders.
 
     Args:
         folder: where they lie.
         suffixes: of the files that count, in small letters.
         below: look into subfolders too, also into those that are links; each folder is looked into once.
-        apart: a folder below that is left out.
+        apart: folders below that are left out.
+        whole: ids are relative paths whether names repeat or not.
 
     Raises:
         UserError: a folder that can't be listed, two files of one id, or a name that can't be an id; all are named.
     """
     if not folder.is_dir():
         return {}
-    found: dict[str, list[Path]] = defaultdict(list)
-    for file in _files(folder, below, apart):
-        if file.suffix.lower() in suffixes:
-            found[file.stem].append(file)
-    places = [shown(str(file.relative_to(folder))) for files in found.values() for file in files if _is_no_file(file)]
-    if places:
+    files = [file for file in _files(folder, below, apart) if file.suffix.lower() in suffixes]
+    if places := [shown(str(file.relative_to(folder))) for file in files if _is_no_file(file)]:
         raise UserError(f"{folder}: {some(places)} have the names of images and are no files; move them away")
-    if wrong := [shown(files[0].name) for id, files in found.items() if not _can_be_an_id(id)]:
+    found, clashes = _keyed((file.stem, file) for file in files)
+    if whole or (below and clashes):
+        found, clashes = _keyed((path_id(file.relative_to(folder).as_posix()), file) for file in files)
+    if wrong := [shown(file.name) for id, file in found.items() if not _can_be_an_id(id)]:
         raise UserError(
             f"{folder}: {some(wrong)} can't be the name of an image: names are UTF-8, not blank, without line breaks, "
-            f"and not {_RESERVED}; rename the file"
+            f"not . or .. and not {_RESERVED}; rename the file"
         )
-    clashes = [files for files in found.values() if len({os.path.realpath(file) for file in files}) > 1]
     if double := [" and ".join(shown(str(file.relative_to(folder))) for file in files) for files in clashes]:
         raise UserError(
             f"files in {folder} are known by their name without suffix; these clash, rename one: {some(double)}"
         )
-    return {id: files[0] for id, files in found.items()}
+    return found
+
+
+def path_id(name: str) -> str:
+    """The id of a file in a folder where ids are relative paths: its path with forward slashes, without the suffix."""
+    folder, slash, file = name.rpartition("/")
+    return f"{folder}{slash}{PurePosixPath(file).stem}"
+
+
+def refuse_alike(ids: Iterable[str]) -> None:
+    """Refuse ids that a file system may take for one another, as not all tell capitals or forms of Unicode apart.
+
+    Raises:
+        UserError: names them all.
+    """
+    folded: dict[str, list[str]] = defaultdict(list)
+    for id in ids:
+        folded[unicodedata.normalize("NFC", id).casefold()].append(id)
+    if alike := [" and ".join(map(shown, sorted(same))) for same in folded.values() if len(same) > 1]:
+        raise UserError(
+            f"{some(alike)} differ in capitals or in the form of their accents alone, and would be one file on some "
+            "machines; rename one of each"
+        )
+    within = {parent.as_posix() for id in folded for parent in PurePosixPath(id).parents}
+    if both := [shown(same[0]) for id, same in folded.items() if any(f"{id}{s}" in within for s in SUFFIXES)]:
+        raise UserError(f"beside {some(both)} there are folders that are called like the image's file; rename them")
 
 
 @dataclass(frozen=True)
@@ -81,18 +107,26 @@ class Fit:
     strangers: Sequence[int]
 
 
-def fit(names: Sequence[str], images: Mapping[str, Path], where: str, places: Sequence[str]) -> Fit:
+def fit(
+    names: Sequence[str],
+    images: Mapping[str, Path],
+    where: str,
+    places: Sequence[str],
+    says: Sequence[str] | None = None,
+) -> Fit:
     """Find the image that each name means.
 
     A name is an id or a file name, as it is on disk; else one after a path of Unix or Windows, or with another image
-    suffix; else the same but for spaces around it and the form of Unicode (composed or not). A name that is one image's
-    file name and another's id is what all names of the file are, file names or ids.
+    suffix; else the same but for spaces around it and the form of Unicode (composed or not); else the end of an id
+    that is a path. A name that is one image's file name and another's id is what all names of the file are, file names
+    or ids.
 
     Args:
         names: as they are written.
         images: id to file.
         where: the names come from, for the messages.
         places: where in it each stands, for the messages, such as "line 3".
+        says: what it says of each, so that the message shows where two differ.
 
     Raises:
         UserError: two names of one image, or a name that may mean two images; all are named.
@@ -101,14 +135,18 @@ def fit(names: Sequence[str], images: Mapping[str, Path], where: str, places: Se
     if unclear := [position for position, ids in enumerate(candidates) if len(ids) > 1]:
         raise UserError(
             f"{where} names {some([f'{shown(names[at])} ({places[at]})' for at in unclear])}, which may be more than "
-            f"one image ({some(sorted(map(shown, candidates[unclear[0]])))}); rename one of the files"
+            f"one image ({some(sorted(map(shown, candidates[unclear[0]])))}); write the path below the folder, or "
+            "rename one of the files"
         )
     positions: dict[str, int] = {}
     double, strangers = [], []
     for position, ids in enumerate(candidates):
         for id in ids:
             if positions.setdefault(id, position) != position:
-                double.append(f"{shown(id)} ({places[positions[id]]} and {places[position]})")
+                two = [positions[id], position]
+                differ = says is not None and says[two[0]] != says[two[1]]
+                told = [f"{places[at]}{f' says {shown(says[at])}' if says and differ else ''}" for at in two]
+                double.append(f"{shown(id)} ({' and '.join(told)})")
         if not ids:
             strangers.append(position)
     if double:
@@ -132,15 +170,25 @@ def fit_files(files: Mapping[str, Path], images: Mapping[str, Path], where: Path
     return {id: paths[at] for id, at in found.positions.items()}, [shown(paths[at].name) for at in found.strangers]
 
 
-def _files(folder: Path, below: bool, apart: Path | None) -> Iterator[Path]:
-    """The files that are not hidden, sorted within each folder."""
+def _keyed(files: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path], list[list[Path]]]:
+    """The first file of each id, and the files of each id that has more than one."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for id, file in files:
+        found[id].append(file)
+    several = [files for files in found.values() if len(files) > 1]
+    clashes = [files for files in several if len({os.path.realpath(file) for file in files}) > 1]
+    return {id: files[0] for id, files in found.items()}, clashes
+
+
+def _files(folder: Path, below: bool, apart: Collection[Path]) -> Iterator[Path]:
+    """The files, sorted within each folder."""
     refused: list[OSError] = []
-    seen = {os.path.realpath(apart)} if apart else set()
+    seen = {os.path.realpath(path) for path in apart}
     for parent, folders, files in os.walk(folder, followlinks=True, onerror=refused.append):
         real = os.path.realpath(parent)
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if below and real not in seen else []
         if real not in seen:
-            yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
+            yield from (Path(parent, name) for name in sorted(files) if not name.startswith("._"))
         seen.add(real)
     if refused:
         named = [f"{shown(str(error.filename))} ({(error.strerror or str(error)).lower()})" for error in refused]
@@ -157,14 +205,17 @@ def _can_be_an_id(name: str) -> bool:
         name.encode()
     except UnicodeEncodeError:
         return False
-    return bool(name.strip()) and name != _RESERVED and "\n" not in name and "\r" not in name
+    if not name.strip() or name == _RESERVED or "\n" in name or "\r" in name:
+        return False
+    return name.rpartition("/")[2] not in (".", "..")
 
 
 def _candidates(names: Sequence[str], images: Mapping[str, Path]) -> list[set[str]]:
     ids = {id: id for id in images}
-    file_names = {file.name: id for id, file in images.items()}
+    file_names = {f"{id}{file.suffix}": id for id, file in images.items()}
     exact, loose = _table((ids, file_names)), _table((ids, file_names), _plain)
-    found = [_look_up(name, exact, loose) for name in names]
+    ends = _table_of_ends(ids)
+    found = [_look_up(name, exact, loose) or _look_up_end(name, ends) for name in names]
     if any(len(candidates) > 1 for candidates in found):
         readings = [[column[name] for name in names] for column in (file_names, ids) if column.keys() >= set(names)]
         if len(readings) == 1:
@@ -180,12 +231,39 @@ def _table(columns: Iterable[Mapping[str, str]], form: Callable[[str], str] = st
     return table
 
 
+def _table_of_ends(ids: Iterable[str]) -> Mapping[str, set[str]]:
+    """The last parts of ids that are paths, such as "b/c" and "c" of "a/b/c", in their plain form."""
+    table: dict[str, set[str]] = {}
+    for id in ids:
+        for end in _ends(_plain(id))[1:]:
+            table.setdefault(end, set()).add(id)
+    return table
+
+
 def _look_up(name: str, exact: Mapping[str, set[str]], loose: Mapping[str, set[str]]) -> set[str]:
-    written = (name, name.rpartition("/")[2], name.replace("\\", "/").rpartition("/")[2])
-    forms = [form for form in (*written, *map(image_id, written), *(image_id(text.strip()) for text in written)) if form]
+    written = list(dict.fromkeys((*_ends(name), *_ends(name.replace("\\", "/")))))
+    bare = (*map(_bare, written), *(_bare(text.strip()) for text in written))
+    forms = [form for form in (*written, *bare) if form]
     hits = [exact[form] for form in forms if form in exact]
     hits += [loose[_plain(form)] for form in forms if _plain(form) in loose]
     return hits[0] if hits else set()
+
+
+def _look_up_end(name: str, ends: Mapping[str, set[str]]) -> set[str]:
+    """The images whose path ends as the name does."""
+    plain = _plain(name.replace("\\", "/")) if ends else ""
+    return ends.get(plain) or ends.get(_plain(_bare(plain)), set())
+
+
+def _ends(name: str) -> list[str]:
+    """A path, and what is left of it when one folder after the other is taken away in front."""
+    parts = name.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
+def _bare(name: str) -> str:
+    """A file's name, or its path, without the suffix of an image, if it has one."""
+    return path_id(name) if PurePosixPath(name).suffix.lower() in SUFFIXES else name
 
 
 def _plain(name: str) -> str:

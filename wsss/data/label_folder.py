@@ -35,7 +35,7 @@ class LabelFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._maps = LabelMaps(folder) if (folder / INDEX).is_file() else None
-        self._files = {} if self._maps else files_by_id(folder, PNG)
+        self._files = {} if self._maps else files_by_id(folder, PNG, below=True, whole=True)
         self.ids = frozenset(self._maps.ids if self._maps else self._files)
         if not self.ids:
             raise UserError(f"{folder} holds no label maps; they are ID.png, named as the images are")

@@ -5,11 +5,13 @@ A dataset is a folder `data/<name>/` of the workspace:
     dataset.json                      name, kind, class names, where the tags come from, the settings it was made with
     tags.csv                          image,labels: one row for each id; labels joined by ";"; empty for background
     manifest.json                     sha256 and size of every other file
-    JPEGImages/<id>.<jpg|png|...>     RGB images
+    groups.csv                        image,group: which images belong together; missing where each is its own group
+    JPEGImages/<id>.<jpg|png|...>     RGB images; an id may hold folders
     SegmentationClass/<id>.png        masks (the official ones of VOC); may be missing
     SegmentationClassAug/<id>.png     further masks (SBD's), only for ids without an official one; may be missing
     ImageSets/Segmentation/*.txt      train, dev and val, disjoint, one id a line; train_official: the train ids with an
-                                      official mask, dev included; the other lists as the source has them
+                                      official mask, dev included; test, if there is one: images without masks, or
+                                      whose masks are to be looked at once; the other lists as the source has them
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ from typing import Any
 
 from wsss.commands import command
 from wsss.classes import Classes
-from wsss.data.ids import shown
+from wsss.data.groups import GROUPS, write_groups
+from wsss.data.ids import files_by_id, path_id, shown
+from wsss.data.images import SUFFIXES
 from wsss.data.manifest import MANIFEST, refresh_manifest, write_manifest
 from wsss.data.parallel import some
 from wsss.data.tags import write_csv
@@ -43,7 +47,10 @@ IMAGES = "JPEGImages"
 MASKS = "SegmentationClass"
 MASKS_AUG = "SegmentationClassAug"
 LISTS = "ImageSets/Segmentation"
+PNG = frozenset({".png"})
 SPLITS = ("train", "dev", "val")
+"""Those that every dataset has, though they may be empty; "test" may come to them."""
+TEST = "test"
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,7 @@ def building(target: Path) -> Iterator[Path]:
     Raises:
         UserError: the target exists, before or after; the disk is full.
     """
-    if target.exists():
-        raise UserError(_taken(target))
+    refuse_taken(target)
     partial = unfinished(target)
     with disk_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -106,9 +112,19 @@ def building(target: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+def refuse_taken(target: Path) -> None:
+    """Refuse to make a dataset where there is something.
+
+    Raises:
+        UserError: there is.
+    """
+    if target.exists():
+        raise UserError(_taken(target))
+
+
 def _taken(target: Path) -> str:
     """That a dataset can't be made where there is something: only what is a dataset and nothing else may be removed."""
-    known = {DESCRIPTION, TAGS, MANIFEST, IMAGES, MASKS, MASKS_AUG, LISTS.partition("/")[0]}
+    known = {DESCRIPTION, TAGS, GROUPS, MANIFEST, IMAGES, MASKS, MASKS_AUG, LISTS.partition("/")[0]}
     if not (target / DESCRIPTION).is_file():
         return f"{target} exists and is no dataset; leave it, and choose another name with --name"
     if {path.name for path in target.iterdir()} <= known:
@@ -137,8 +153,9 @@ def link_all(sources: Mapping[str, Path], folder: Path) -> None:
     if closed := [shown(str(source)) for source in sources.values() if not os.access(source, os.R_OK)]:
         raise UserError(f"{some(closed)} can't be read; change the permissions, or take away links that lead nowhere")
     for id, source in sources.items():
-        folder.mkdir(parents=True, exist_ok=True)
-        link(source, folder / f"{id}{source.suffix.lower()}")
+        target = folder / f"{id}{source.suffix.lower()}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link(source, target)
 
 
 def read_list(path: Path) -> tuple[str, ...]:
@@ -158,14 +175,48 @@ def read_list(path: Path) -> tuple[str, ...]:
     return ids
 
 
+def read_splits(root: Path) -> dict[str, tuple[str, ...]]:
+    """The splits of a dataset by name, see `wsss.data.dataset.Dataset`.
+
+    Raises:
+        UserError: a list is missing or damaged, or splits share images.
+    """
+    splits = {name: read_list(root / LISTS / f"{name}.txt") for name in SPLITS}
+    if (test := root / LISTS / f"{TEST}.txt").is_file():
+        splits[TEST] = read_list(test)
+    dev, val = set(splits["dev"]), set(splits["val"])
+    if shared := sorted({id for split in SPLITS for id in splits[split]} & set(splits.get(TEST, ()))):
+        raise UserError(f"{root}: {some(shared)} of test are in another split too; splits must be disjoint")
+    for split in ("train", "dev"):
+        if shared := [id for id in splits[split] if id in val]:
+            raise UserError(f"{root}: {some(shared)} of {split} are in val too; nothing may be learnt or tuned on val")
+    splits["train"] = tuple(id for id in splits["train"] if id not in dev)
+    official = root / LISTS / "train_official.txt"
+    if official.is_file():
+        train = set(splits["train"])
+        splits["train_official"] = tuple(id for id in read_list(official) if id in train)
+    return splits
+
+
 def write_list(root: Path, name: str, ids: Iterable[str]) -> None:
     """Write `ImageSets/Segmentation/<name>.txt` atomically, one id a line."""
     write_bytes(root / LISTS / f"{name}.txt", "".join(f"{id}\n" for id in ids).encode())
 
 
+def ids_of(names: Iterable[str], folder: str) -> dict[str, str]:
+    """Of the paths in a dataset, such as its manifest has them, those in one of its folders, by id."""
+    start = f"{folder}/"
+    return {path_id(name[len(start) :]): name for name in names if name.startswith(start)}
+
+
+def ids_in(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> dict[str, Path]:
+    """The files of a folder of a dataset by id."""
+    return files_by_id(folder, suffixes, below=True, whole=True)
+
+
 def mask_counts(root: Path, splits: Mapping[str, Iterable[str]], names: Iterable[str]) -> list[int]:
     """How many ids of each named split have a mask file."""
-    masked = {path.stem for folder in (MASKS, MASKS_AUG) for path in (root / folder).glob("*.png")}
+    masked = {id for folder in (MASKS, MASKS_AUG) for id in ids_in(root / folder, PNG)}
     return [len(masked.intersection(splits[name])) for name in names]
 
 
@@ -215,6 +266,7 @@ def finish(
     description: Description,
     tags: Mapping[str, tuple[str, ...]],
     lists: Mapping[str, Iterable[str]],
+    groups: Mapping[str, str] | None = None,
 ) -> None:
     """Finish a dataset folder whose images and masks are in place: write its description, tags, lists and manifest.
 
@@ -222,10 +274,13 @@ def finish(
         root: the folder.
         description: what goes into dataset.json.
         tags: id to the names of the classes in it, in any order; an empty tuple is a background image.
-        lists: list name to ids; "train", "dev" and "val" are needed (dev and val may be empty).
+        lists: list name to ids; "train", "dev" and "val" are needed (each may be empty).
+        groups: id to group of every image; None where each is its own.
     """
     write_description(root, description)
     write_csv(root / TAGS, tags, description.classes)
+    if groups:
+        write_groups(root, groups)
     for name, ids in lists.items():
         write_list(root, name, ids)
     write_manifest(root)

@@ -18,7 +18,8 @@ from wsss.data.ids import files_by_id, fit_files
 from wsss.data.layout import Description
 from wsss.data.lists import read_ids
 from wsss.data.splits import DEV_SHARE
-from wsss.data.tags import TagFile, read_tags, tags_from_masks
+from wsss.data.tag_files import read_tags
+from wsss.data.tags import TagFile, tags_from_masks
 from wsss.errors import UserError
 
 

@@ -5,6 +5,7 @@ The kind of the ground goes with the class of a creature on it more often than n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ TAIL = 0.6
 """Class number n (from 1) is drawn n^-TAIL as often as the first."""
 GROUND_OF_CLASS = 0.7
 """Share of scenes whose ground is the one of the first creature's class; the others have any."""
+MAIN_OF_PLACE = 0.8
+"""Share of the scenes of a place that show its class."""
 MAX_HIDDEN_HEAD, MAX_HIDDEN_BODY = 0.1, 0.4
 """A new creature may hide less than this share of another."""
 TRIES = 20
@@ -44,8 +47,37 @@ class Scene:
     classes: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Place:
+    """What the scenes of a group have in common: their ground, and a class that most of them show.
+
+    Class and ground are drawn apart, so that whoever knows the place knows the tags of its other scenes, and of no others.
+
+    Attributes:
+        seed: of the ground.
+        kind: of the ground's pattern, an index in `GROUNDS`.
+        main: the class, 0..C-1.
+    """
+
+    seed: tuple[int, ...]
+    kind: int
+    main: int
+
+    @classmethod
+    def of(cls, seed: Sequence[int], classes: int) -> Place:
+        """The place that a seed draws."""
+        rng = np.random.default_rng([*seed, 0, 0])
+        return cls((*seed, 0, 1), int(rng.integers(len(GROUNDS))), int(rng.integers(classes)))
+
+
 def draw_scene(
-    rng: np.random.Generator, size: int, classes: int, main: int | None = None, *, single: bool = False
+    rng: np.random.Generator,
+    size: int,
+    classes: int,
+    main: int | None = None,
+    *,
+    single: bool = False,
+    place: Place | None = None,
 ) -> Scene:
     """Draw a scene.
 
@@ -55,12 +87,19 @@ def draw_scene(
         classes: C, 1 to `creatures.MAX_CLASSES`.
         main: a class (0..C-1) that shall be there; None leaves it to chance.
         single: exactly one creature, and never an empty scene.
+        place: where the scene is; its ground is the place's, and its class is in `MAIN_OF_PLACE` of the scenes.
     """
+    if place is not None and main is None and rng.random() < MAIN_OF_PLACE:
+        main = place.main
     wanted = _choose_classes(rng, classes, main, single)
-    ground = wanted[0] if wanted and rng.random() < GROUND_OF_CLASS else int(rng.integers(classes))
-    colours = _ground_colours(rng)
-    period = size * rng.uniform(0.08, 0.16)
-    image = blend(*colours, pattern(rng, GROUNDS[ground % len(GROUNDS)], size, period))
+    if place is None:
+        ground_rng = rng
+        ground = wanted[0] if wanted and rng.random() < GROUND_OF_CLASS else int(rng.integers(classes))
+    else:
+        ground_rng, ground = np.random.default_rng(place.seed), place.kind
+    colours = _ground_colours(ground_rng)
+    period = size * ground_rng.uniform(0.08, 0.16)
+    image = blend(*colours, pattern(ground_rng, GROUNDS[ground % len(GROUNDS)], size, period))
     instances = np.zeros((size, size), np.uint8)
     drawn: list[int] = []
     heads: list[np.ndarray] = []

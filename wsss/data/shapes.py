@@ -14,7 +14,7 @@ from wsss.data import layout, splits
 from wsss.data.creatures import MAX_CLASSES, head_of
 from wsss.data.palette_png import write_palette_png
 from wsss.data.parallel import each
-from wsss.data.scenes import Scene, draw_scene
+from wsss.data.scenes import Place, Scene, draw_scene
 from wsss.data.tags import Tags
 from wsss.errors import UserError
 
@@ -39,6 +39,7 @@ def make_shapes(
     name: str = "shapes",
     single: bool = False,
     tag_noise: float = 0.0,
+    group_size: int = 1,
 ) -> None:
     """Draw the dataset into the folder `root`: images, masks, boxes, tags and lists.
 
@@ -56,6 +57,8 @@ def make_shapes(
         single: each scene shows exactly one creature.
         tag_noise: the share of the tag rows, 0 to 1, of train (with dev) and of val, in which one class is wrong:
             another one, that is not there, stands instead. Boxes and masks stay right.
+        group_size: so many scenes in a row are of one place, and a group: one ground, and one class that most of them
+            show, whatever the ground. 1 to 10,000; with 1 each scene is a place of its own.
 
     Raises:
         UserError: a number out of its range, or noise where there is no other class.
@@ -67,6 +70,7 @@ def make_shapes(
     _in_range("classes", classes, 1, MAX_CLASSES)
     _in_range("rng", rng, 0, 2**63 - 1)
     _in_range("tag_noise", tag_noise, 0, 1)
+    _in_range("group_size", group_size, 1, 10**4)
     if tag_noise and classes == 1:
         raise UserError("shapes can't be drawn with tag_noise and classes = 1: a wrong tag needs a second class")
     names = class_names(classes)
@@ -76,7 +80,8 @@ def make_shapes(
     def draw(job: tuple[int, int]) -> tuple[str, tuple[str, ...]]:
         part, number = job
         main = number if number < classes else None
-        scene = draw_scene(np.random.default_rng([rng, *job]), size, classes, main, single=single)
+        place = None if group_size == 1 else Place.of([rng, part, number // group_size], classes)
+        scene = draw_scene(np.random.default_rng([rng, *job]), size, classes, main, single=single, place=place)
         id = f"{('train', 'val')[part]}_{number:06d}"
         Image.fromarray(scene.image).save(root / layout.IMAGES / f"{id}.png", compress_level=1)
         write_palette_png(root / layout.MASKS / f"{id}.png", scene.labels)
@@ -87,7 +92,8 @@ def make_shapes(
     tags = dict(each(draw, jobs, "drawing shapes"))
     train, val = list(tags)[:images], list(tags)[images:]
     tags |= _wrong_tags(train, tags, names, tag_noise, [rng, 0]) | _wrong_tags(val, tags, names, tag_noise, [rng, 1])
-    dev = splits.choose(train, {id: tags[id] for id in train})
+    groups = {id: f"{id[:-7]}_place_{int(id[-6:]) // group_size:06d}" for id in tags} if group_size > 1 else None
+    dev = splits.hold_out(train, train, tags, splits.DEV_SHARE, groups)
     held_out = set(dev)
     layout.finish(
         root,
@@ -98,7 +104,8 @@ def make_shapes(
             tags_source="program",
             settings={"images": images, "val_images": val_images, "size": size, "classes": classes, "rng": rng}
             | ({"single": True} if single else {})
-            | ({"tag_noise": tag_noise} if tag_noise else {}),
+            | ({"tag_noise": tag_noise} if tag_noise else {})
+            | ({"group_size": group_size} if group_size > 1 else {}),
         ),
         tags,
         {
@@ -108,6 +115,7 @@ def make_shapes(
             "train_official": train,
             "trainval": [*train, *val],
         },
+        groups,
     )
 
 

@@ -1,9 +1,9 @@
-"""Choosing held-out ids: by hash of the id, so that nobody chooses, with greedy class coverage."""
+"""Choosing held-out ids: by hash of the id, so that nobody chooses, with greedy class coverage, no group divided."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from wsss.errors import UserError
@@ -11,16 +11,25 @@ from wsss.errors import UserError
 DEV_SHARE = 0.1
 
 
-def choose(ids: Sequence[str], tags: Mapping[str, tuple[str, ...]], share: float = DEV_SHARE) -> tuple[str, ...]:
+def choose(
+    ids: Sequence[str],
+    tags: Mapping[str, tuple[str, ...]],
+    share: float = DEV_SHARE,
+    groups: Mapping[str, str] | None = None,
+) -> tuple[str, ...]:
     """Choose a share of `ids` in which every class stands about as often as in all of them.
 
-    Ids are taken in the order of the sha256 of their names. Rare classes go first: of each class, ids are taken until
-    it has its share, at least one; then the rest is filled up. A class with a single image is not taken for coverage.
+    Groups are taken in the order of the sha256 of their names, an id without groups being its own. Rare classes go
+    first: of each class, groups are taken until it has its share, at least one image; then the rest is filled up. A
+    class of a single group is not taken for coverage. A group that is larger than what is left to take is passed over;
+    where all are, the smallest is taken.
 
     Args:
         ids: what is chosen from.
         tags: id to the names of the classes in it.
-        share: 0 to below 1; the number chosen is `round(share * len(ids))`, at least 1 of two or more ids.
+        share: 0 to below 1; without groups the number chosen is `round(share * len(ids))`, at least 1 of two or more
+            ids, and with groups at most about that.
+        groups: id to group; None where each image is its own.
 
     Returns:
         The chosen ids, in the order of `ids`.
@@ -30,15 +39,59 @@ def choose(ids: Sequence[str], tags: Mapping[str, tuple[str, ...]], share: float
     """
     if not 0 <= share < 1:
         raise UserError(f"a share of {share} can't be held out; allowed: 0 to below 1")
+    members: dict[str, list[str]] = defaultdict(list)
+    for id in ids:
+        members[groups[id] if groups else id].append(id)
     wanted = max(round(share * len(ids)), 1 if share and len(ids) > 1 else 0)
-    order = sorted(ids, key=lambda id: hashlib.sha256(id.encode()).digest())
-    counts = Counter(name for id in ids for name in tags[id])
-    chosen: set[str] = set()
-    for name, count in sorted(counts.items(), key=lambda item: (item[1], item[0])):
-        having = [id for id in order if name in tags[id]]
-        quota = max(1, round(share * count)) if count > 1 else 0
-        missing = quota - sum(id in chosen for id in having)
-        free = [id for id in having if id not in chosen]
-        chosen.update(free[: max(0, min(missing, wanted - len(chosen)))])
-    chosen.update([id for id in order if id not in chosen][: wanted - len(chosen)])
-    return tuple(id for id in ids if id in chosen)
+    order = sorted(members, key=lambda group: hashlib.sha256(group.encode()).digest())
+    shows: dict[str, Counter[str]] = defaultdict(Counter)
+    for group, its in members.items():
+        for name in (name for id in its for name in tags[id]):
+            shows[name][group] += 1
+    chosen: dict[str, None] = {}
+    left = wanted
+
+    def take(group: str) -> bool:
+        nonlocal left
+        if group in chosen or len(members[group]) > left:
+            return False
+        chosen[group] = None
+        left -= len(members[group])
+        return True
+
+    for _, having in sorted(shows.items(), key=lambda item: (item[1].total(), item[0])):
+        missing = max(1, round(share * having.total())) if len(having) > 1 else 0
+        missing -= sum(having[group] for group in chosen)
+        for group in (group for group in order if group in having):
+            if missing > 0 and take(group):
+                missing -= having[group]
+    for group in order:
+        take(group)
+    if wanted and not chosen and len(members) > 1:
+        chosen[min(order, key=lambda group: len(members[group]))] = None
+    return tuple(id for id in ids if (groups[id] if groups else id) in chosen)
+
+
+def hold_out(
+    ids: Sequence[str],
+    masked: Sequence[str],
+    tags: Mapping[str, tuple[str, ...]],
+    share: float,
+    groups: Mapping[str, str] | None = None,
+) -> tuple[str, ...]:
+    """Choose among the ids that have a mask, and take with them what else is of their groups.
+
+    Args:
+        ids: what is divided in two.
+        masked: those of them that are chosen from.
+        tags, share, groups: see `choose`.
+
+    Returns:
+        The ids that are held out, in the order of `ids`; no group of theirs has another id left.
+    """
+    chosen = choose(masked, tags, share, groups)
+    if not groups:
+        return chosen
+    taken = {groups[id] for id in chosen}
+    held_out = tuple(id for id in ids if groups[id] in taken)
+    return held_out if len(held_out) < len(ids) else ()

@@ -1,4 +1,4 @@
-"""Image-level tags: from VOC's XML boxes, from masks, or from a file (CSV or npz).
+"""Image-level tags: from VOC's XML boxes or from masks, taken for the ids that need them, and as a dataset keeps them.
 
 Everywhere here tags are a mapping from id to the names of the classes in the image; an empty tuple is a background
 image, a missing id an error.
@@ -10,16 +10,15 @@ import csv
 import io
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from wsss.classes import BACKGROUND, IGNORE, Classes
 from wsss.data.boxes import read_boxes
-from wsss.data.csv_rows import HEADER, parse_rows, read_rows
-from wsss.data.ids import files_by_id, fit, fit_files, shown
+from wsss.data.csv_rows import HEADER, parse_rows
+from wsss.data.ids import files_by_id, fit_files, shown
 from wsss.data.masks import read_mask, values_in
 from wsss.data.parallel import each, some
 from wsss.data.text import read_lines
@@ -98,85 +97,6 @@ class TagFile(NamedTuple):
     notes: tuple[str, ...]
 
 
-def read_tags(path: Path, classes: Classes | None, images: Mapping[str, Path]) -> TagFile:
-    """Tags from a `.csv` or `.npz` file.
-
-    Args:
-        path: the file; see `read_csv` and `read_npz`.
-        classes: the classes, or None to take them from the file.
-        images: id to file of all images; rows of others are left out, and said.
-
-    Raises:
-        UserError: no such file, another suffix, or bad content.
-    """
-    readers = {".csv": read_csv, ".npz": read_npz}
-    if path.suffix.lower() not in readers:
-        raise UserError(f"tags can't be read from {path}; choose xml, masks, or a .csv or .npz file")
-    if not path.is_file():
-        raise UserError(f"there is no tags file {path}")
-    return readers[path.suffix.lower()](path, classes, images)
-
-
-def read_csv(path: Path, classes: Classes | None, images: Mapping[str, Path]) -> TagFile:
-    """Tags from a CSV with the header `image,labels`; see `wsss.data.csv_rows` for its dialects.
-
-    The labels of a row are separated by ";", "|" or "," (in quotes). Where the classes are given, a cell of words that
-    are all classes is separated at its spaces too. An empty cell, or "background", is a background image.
-
-    Args:
-        path: the file.
-        classes: the classes, or None to take the names found, sorted.
-        images: id to file; the image column holds ids or file names, see `wsss.data.ids.fit`.
-
-    Raises:
-        UserError: not such a file, an image that stands there twice, an unknown class.
-    """
-    rows = read_rows(path)
-    found = fit([row.image for row in rows], images, str(path), [f"line {row.line}" for row in rows])
-    whole = frozenset(classes.names) if classes else frozenset()
-    labels = {id: _split(_name(rows[at].labels), whole) for id, at in found.positions.items()}
-    if classes:
-        _refuse_unknown(path, {rows[at].line: labels[id] for id, at in found.positions.items()}, classes)
-    notes = _left_out(path, [rows[at].image for at in found.strangers])
-    if classes is None:
-        classes = _derived(path, sorted({name for names in labels.values() for name in names}), notes)
-    return TagFile(labels, classes, tuple(notes))
-
-
-def read_npz(path: Path, classes: Classes | None, images: Mapping[str, Path]) -> TagFile:
-    """Tags from an npz file with `ids` (N names), `labels` (N x C, 0 or 1) and `classes` (C names).
-
-    Args:
-        path: the file; read without pickle.
-        classes: the classes, whose order may differ from the file's, or None to take the file's.
-        images: id to file; ids may be file names too.
-
-    Raises:
-        UserError: a damaged file, missing arrays, shapes that don't fit, doubled ids, other classes.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            ids, labels, names = (np.asarray(arrays[key]) for key in ("ids", "labels", "classes"))
-        rows, columns = ids.tolist(), names.tolist()
-    except Exception as error:  # readers of zip and npy raise a dozen unrelated types on damaged files
-        raise UserError(f"{path} is not an npz file with plain arrays ids, labels and classes ({error})") from None
-    if ids.ndim != 1 or names.ndim != 1 or labels.shape != (len(ids), len(names)):
-        raise UserError(f"{path}: labels must be {len(ids)} x {len(names)} (ids x classes), it is {labels.shape}")
-    if ids.dtype.kind != "U" or names.dtype.kind != "U" or not np.isin(labels, (0, 1)).all():
-        raise UserError(f"{path}: ids and classes must be text, labels 0 or 1")
-    columns = [_name(name) for name in columns]
-    found = fit(rows, images, str(path), [f"row {number}" for number in range(1, len(rows) + 1)])
-    notes = _left_out(path, [rows[at] for at in found.strangers])
-    if classes is None:
-        classes = _derived(path, columns, notes)
-    elif differing := sorted(set(columns) ^ set(classes.names)):
-        raise UserError(f"{path} and the dataset differ in the classes {', '.join(differing)}; they must be the same")
-    tags = {
-        id: tuple(columns[column] for column in np.flatnonzero(labels[at])) for id, at in found.positions.items()
-    }
-    return TagFile(tags, classes, tuple(notes))
-
-
 def take(tags: Tags, ids: Sequence[str], source: str, notes: Sequence[str] = ()) -> Tags:
     """The rows of `ids`.
 
@@ -203,10 +123,10 @@ def read_written(path: Path, classes: Classes) -> Tags:
     for row in parse_rows(path):
         if row.image in tags:
             double.append(f"{shown(row.image)} (line {row.line})")
-        tags[row.image] = lines[row.line] = _split(row.labels, frozenset(classes.names))
+        tags[row.image] = lines[row.line] = split_labels(row.labels, frozenset(classes.names))
     if double:
         raise UserError(f"{path} names {some(double)} more than once; every image once")
-    _refuse_unknown(path, lines, classes)
+    refuse_unknown(path, lines, classes)
     return tags
 
 
@@ -235,20 +155,21 @@ def read_class_list(path: Path) -> Classes:
     """
     if not path.is_file():
         raise UserError(f"there is no class list {path}")
-    names = [_name(line) for line in read_lines(path)]
-    return _classes(path, [name for name in names if name and not _is_background(name)])
+    names = [class_name(line) for line in read_lines(path)]
+    return _classes(path, [name for name in names if name and not is_background(name)])
 
 
-def _name(text: str) -> str:
-    """A class name, which is the same however its accents are stored."""
+def class_name(text: str) -> str:
+    """A class name as it is kept: the same however its accents are stored, without spaces around it."""
     return unicodedata.normalize("NFC", text).strip()
 
 
-def _is_background(name: str) -> bool:
+def is_background(name: str) -> bool:
+    """Whether a name stands for no class at all."""
     return name.casefold() == BACKGROUND
 
 
-def _split(cell: str, whole: frozenset[str]) -> tuple[str, ...]:
+def split_labels(cell: str, whole: frozenset[str]) -> tuple[str, ...]:
     """The class names in a cell, sorted; `whole` are the names of classes where they are known."""
     text = cell.strip()
     words = text.split()
@@ -258,11 +179,20 @@ def _split(cell: str, whole: frozenset[str]) -> tuple[str, ...]:
         parts = words
     else:
         parts = _SEPARATORS.split(text)
-    return tuple(sorted({name for part in parts if (name := part.strip()) and not _is_background(name)}))
+    return tuple(sorted({name for part in parts if (name := part.strip()) and not is_background(name)}))
 
 
-def _refuse_unknown(path: Path, labels: Mapping[int, Sequence[str]], classes: Classes) -> None:
-    """Refuse names that are no classes; `labels` has the names by the line where they stand."""
+def refuse_unknown(path: Path, labels: Mapping[int, Sequence[str]], classes: Classes) -> None:
+    """Refuse names that are no classes.
+
+    Args:
+        path: of the file.
+        labels: the names by the line where they stand.
+        classes: those there are.
+
+    Raises:
+        UserError: names all that are none, with their lines.
+    """
     known = set(classes.names)
     strange = [
         f"{', '.join(repr(name) for name in names if name not in known)} (line {line})"
@@ -276,14 +206,32 @@ def _refuse_unknown(path: Path, labels: Mapping[int, Sequence[str]], classes: Cl
         )
 
 
-def _left_out(path: Path, names: Sequence[str]) -> list[str]:
+def refuse_strangers(where: Path, tags: Tags, classes: Classes) -> None:
+    """Refuse tags that are no classes.
+
+    Raises:
+        UserError: names them, with how many images have each.
+    """
+    counts = Counter(name for names in tags.values() for name in names if name not in classes.names)
+    if counts:
+        named = some([f"{name!r} ({count:,} images)" for name, count in sorted(counts.items())])
+        raise UserError(f"{where} names unknown classes: {named}; the classes are {', '.join(classes.names)}")
+
+
+def left_out(path: Path, names: Sequence[str], what: str = "row") -> list[str]:
+    """A note on the names in a file that mean no image; nothing without any."""
     if not names:
         return []
-    rows = "1 row" if len(names) == 1 else f"{len(names):,} rows"
+    rows = f"1 {what}" if len(names) == 1 else f"{len(names):,} {what}s"
     return [f"{rows} of {path} left out, as there is no such image: {some(list(map(shown, names)), 5)}"]
 
 
-def _derived(path: Path, names: Sequence[str], notes: Sequence[str]) -> Classes:
+def derived_classes(path: Path, names: Sequence[str], notes: Sequence[str]) -> Classes:
+    """The classes of a source that is asked for them.
+
+    Raises:
+        UserError: there is none, or a name can't be a class.
+    """
     if not names:
         problem = f"{path} names no class at all; an image-level method needs at least one tag"
         raise UserError("; ".join((problem, *notes)))

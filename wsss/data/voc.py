@@ -6,7 +6,7 @@ Inverse Detectors, ICCV 2011.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wsss.classes import VOC, Classes
@@ -14,11 +14,13 @@ from wsss.data import sbd
 from wsss.data.agreement import OBJECT_OF_MANY, answers
 from wsss.data.assemble import Parts, assemble
 from wsss.data.dataset import Dataset
+from wsss.data.groups import read_groups
 from wsss.data.ids import files_by_id, fit_files
 from wsss.data.layout import IMAGES, LISTS, MASKS, MASKS_AUG, Description
 from wsss.data.lists import read_ids
 from wsss.data.splits import DEV_SHARE
-from wsss.data.tags import TagFile, read_class_list, read_tags, tags_from_masks, tags_from_xml
+from wsss.data.tag_files import TABLES, read_tags
+from wsss.data.tags import TagFile, read_class_list, tags_from_masks, tags_from_xml
 from wsss.errors import UserError, unknown
 
 PNG = frozenset({".png"})
@@ -33,6 +35,7 @@ def add_voc(
     train_list: str | None = None,
     dev_list: Path | None = None,
     class_list: Path | None = None,
+    groups: str | None = None,
     max_disagreement: float | None = None,
     value_255: str | None = None,
 ) -> Dataset:
@@ -47,6 +50,7 @@ def add_voc(
             which it is from ImageSets/Segmentation/train_aug.txt or from SBD.
         dev_list: a file with the dev ids, instead of those chosen by hash.
         class_list: class names, one a line, where they are not those of VOC.
+        groups: see `wsss.data.groups.read_groups`; None where each image is its own.
         max_disagreement, value_255: what the user says of masks and tags, see `wsss.data.agreement.answers`.
 
     Raises:
@@ -85,7 +89,12 @@ def add_voc(
     if object_255 and len(classes) > 1:
         raise UserError(OBJECT_OF_MANY)
     ids, all_masks = [*train, *lists["val"]], {**extra, **official}
-    found, source = find_tags(tags, root / "Annotations", ids, classes, all_masks, images, object_255=object_255)
+    apart = [groups.removeprefix("column:")] if groups and groups.startswith("column:") else []
+    annotations = root / "Annotations"
+    found, source = find_tags(tags, annotations, ids, classes, all_masks, images, object_255=object_255, apart=apart)
+    table = Path(tags) if Path(tags).suffix.lower() in TABLES and Path(tags).is_file() else None
+    file_names = {id: file.name for id, file in images.items()}
+    found_groups = read_groups(groups, ids, images, file_names, table) if groups else {}
     return assemble(
         Description(
             name=name,
@@ -97,6 +106,7 @@ def add_voc(
                 "train_list": chosen,
                 "sbd": boundaries is not None,
                 "dev": dev_list.name if dev_list else f"{DEV_SHARE:g} by hash",
+                **({"groups": groups} if groups else {}),
                 **said,
             },
         ),
@@ -105,6 +115,7 @@ def add_voc(
             val=lists["val"],
             images=images,
             tags=found.tags,
+            groups=found_groups,
             official=official,
             extra=extra,
             lists={list: ids for list, ids in lists.items() if list == "train_aug"},
@@ -149,6 +160,7 @@ def find_tags(
     images: Mapping[str, Path],
     *,
     object_255: bool = False,
+    apart: Sequence[str] = (),
 ) -> tuple[TagFile, str]:
     """The tags, and where they come from, by the user's choice: "xml", "masks" or a file.
 
@@ -160,9 +172,10 @@ def find_tags(
         masks: id to mask file.
         images: id to file of all images.
         object_255: 255 in the masks stands for the object, index 1.
+        apart: columns of a table that say something else.
     """
     if choice == "xml":
         return TagFile(tags_from_xml(annotations, ids, classes, images), classes, ()), "xml"
     if choice == "masks":
         return TagFile(tags_from_masks(masks, ids, classes, object_255=object_255), classes, ()), "masks"
-    return read_tags(Path(choice), classes, images), Path(choice).suffix.lower()[1:]
+    return read_tags(Path(choice), classes, images, apart), Path(choice).suffix.lower()[1:]

@@ -117,6 +117,7 @@ def make_cam_labels(
     planned = next(planned for planned in plan.steps if planned.key == "localize.train")
     planned.check()
     dataset = open_dataset(data)
+    dataset.check_trainable()
     dataset.check()
     runner = StepRunner(dataset, rng, choose_device(device))
     trained = runner.run(planned, ConsoleReporter(planned.key))

@@ -101,7 +101,7 @@ def promote(
     verdict = Verdict((), "", ("nothing could be measured",), {})
     try:
         if ids:
-            groups = read_groups(rule.settings.groups, ids) if rule.settings.groups else None
+            groups = read_groups(rule.settings.groups, ids) if rule.settings.groups else dataset.groups_of(ids)
             measured = _measure(model, files, name, champion, dataset)
             verdict = judge(measured["candidate"], measured.get("champion"), rule, groups)
     except UserError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
 from wsss import versions
@@ -111,4 +110,4 @@ def _hashes(dataset: Dataset) -> dict[str, str]:
     if not (dataset.root / layout.DESCRIPTION).is_file():
         return {}
     entries = read_manifest(dataset.root)
-    return {PurePosixPath(n).stem: e.sha256 for n, e in entries.items() if n.startswith(f"{layout.IMAGES}/")}
+    return {id: entries[name].sha256 for id, name in layout.ids_of(entries, layout.IMAGES).items()}

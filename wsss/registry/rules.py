@@ -53,7 +53,9 @@ class GateSettings:
         None, "what the name's models may have seen, `tags` among it; by default what the name says"
     )
     evaluation_set: str | None = setting(None, "the sha256 that the evaluation set has to have, or its beginning")
-    groups: str | None = setting(None, "a CSV `id,group`: the bootstrap divides no group", file=True)
+    groups: str | None = setting(
+        None, "a CSV `id,group`: what the bootstrap keeps whole, instead of the dataset's groups", file=True
+    )
     samples: int = setting(2000, "draws of the bootstrap", low=200, high=100000)
 
 

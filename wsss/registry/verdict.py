@@ -85,7 +85,7 @@ class Verdict:
         return "; ".join(self.against) or self.better
 
 
-def judge(candidate: Measured, champion: Measured | None, rule: Rule, groups: Sequence[str] | None = None) -> Verdict:
+def judge(candidate: Measured, champion: Measured | None, rule: Rule, groups: Sequence[str] = ()) -> Verdict:
     """Compare a candidate with the champion on the same images.
 
     A candidate passes when the lower bound of the difference of their mean IoUs is above the margin and equal models
@@ -95,7 +95,7 @@ def judge(candidate: Measured, champion: Measured | None, rule: Rule, groups: Se
     Args:
         candidate, champion: what was measured; no champion for a first model.
         rule: of the name.
-        groups: of each image, if the bootstrap is to draw groups.
+        groups: of each image, where the bootstrap is to draw groups; empty where each is its own.
     """
     settings = rule.settings
     metrics = {CANDIDATE_MIOU: candidate.miou, "candidate/latency_ms": candidate.latency}

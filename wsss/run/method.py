@@ -115,6 +115,7 @@ def run_method(
     for planned in plan.steps:
         planned.check()
     dataset = open_dataset(data)
+    dataset.check_trainable()
     for used in (dataset, *extra_datasets(plan)):
         used.check()
     if "masks" in plan.supervision and not Masks(dataset).ids("train"):

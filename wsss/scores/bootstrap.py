@@ -1,4 +1,8 @@
-"""Intervals over images: how far a mean IoU would move with other images of the same kind."""
+"""Intervals over images, or over groups of them: how far a mean IoU would move with others of the same kind.
+
+Images of a group (a patient, a scene) are alike, and drawn one by one would seem more than they are; so what is drawn
+is the group (the cluster bootstrap: Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
+"""
 
 from __future__ import annotations
 
@@ -12,23 +16,25 @@ def bootstrap(
     matrices: np.ndarray,
     *,
     classes: Sequence[int] | None = None,
+    groups: Sequence[str] = (),
     samples: int = 1000,
     level: float = 0.95,
     rng: int = 0,
 ) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean IoU, images drawn with replacement.
+    """The percentile bootstrap interval of the mean IoU, images or groups drawn with replacement.
 
     Args:
         matrices: integer N x (C + 1) x (C + 1), a confusion matrix for each image.
         classes: the class indices the mean is taken over; all by default.
-        samples: how many times N images are drawn.
+        groups: of each image the group that is drawn as one; empty where each is its own.
+        samples: how many times N images, or as many groups as there are, are drawn.
         level: the interval's coverage.
         rng: seed of the draws.
 
     Returns:
         The lower and the upper end.
     """
-    low, high = ends(means_of(drawn_ious(matrices, samples=samples, rng=rng), classes), level)
+    low, high = ends(means_of(drawn_ious(matrices, groups, samples=samples, rng=rng), classes), level)
     return float(low), float(high)
 
 
@@ -37,6 +43,7 @@ def paired_bootstrap(
     second: np.ndarray,
     *,
     classes: Sequence[int] | None = None,
+    groups: Sequence[str] = (),
     samples: int = 2000,
     level: float = 0.95,
     rng: int = 0,
@@ -46,33 +53,38 @@ def paired_bootstrap(
     Args:
         first, second: integer N x (C + 1) x (C + 1), confusion matrices of the same images in the same order.
         classes: the class indices the means are taken over; all by default.
-        samples: how many times N images are drawn.
+        groups: of each image the group that is drawn as one; empty where each is its own.
+        samples: how many times N images, or as many groups as there are, are drawn.
         level: the interval's coverage.
         rng: seed of the draws.
 
     Returns:
         The lower and the upper end.
     """
-    drawn = [means_of(drawn_ious(matrices, samples=samples, rng=rng), classes) for matrices in (first, second)]
+    drawn = [means_of(drawn_ious(each, groups, samples=samples, rng=rng), classes) for each in (first, second)]
     low, high = ends(drawn[0] - drawn[1], level)
     return float(low), float(high)
 
 
-def drawn_ious(matrices: np.ndarray, *, samples: int = 2000, rng: int = 0) -> np.ndarray:
+def drawn_ious(
+    matrices: np.ndarray, groups: Sequence[str] = (), *, samples: int = 2000, rng: int = 0
+) -> np.ndarray:
     """The IoU of each class over N images drawn with replacement, many times; what all intervals are made from.
 
-    Of as many images with the same seed the same images are drawn, and the first draws are those of fewer samples, so
+    Of as many images and the same groups with the same seed the same images are drawn, and the first draws are those of fewer samples, so
     that two results for the same images are paired.
 
     Args:
         matrices: integer N x (C + 1) x (C + 1), a confusion matrix for each image.
-        samples: how many times N images are drawn.
+        groups: of each image the group that is drawn as one; empty where each is its own.
+        samples: how many times N images, or as many groups as there are, are drawn.
         rng: seed of the draws.
 
     Returns:
         float64 samples x (C + 1), NaN where a class does not occur.
     """
-    counts = _draws(len(matrices), samples, rng).astype(np.float64) @ _counts(matrices)
+    of_each = _counts(matrices, groups)
+    counts = _draws(len(of_each), samples, rng).astype(np.float64) @ of_each
     hit, union = np.split(counts, 2, axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return hit / union
@@ -132,7 +144,7 @@ def difference(
     first: np.ndarray,
     second: np.ndarray,
     *,
-    groups: Sequence[str] | None = None,
+    groups: Sequence[str] = (),
     samples: int = 2000,
     confidence: float = 0.95,
     rng: int = 0,
@@ -145,15 +157,12 @@ def difference(
 
     Args:
         first, second: integer N x (C + 1) x (C + 1), confusion matrices of the same images in the same order.
-        groups: of each image the group that is drawn and exchanged as one; each image by itself without.
+        groups: of each image the group that is drawn and exchanged as one; empty where each is its own.
         samples: how many draws and how many exchanges.
         confidence: of each bound, in (0, 1).
         rng: seed of both.
     """
-    a, b = _counts(first), _counts(second)
-    if groups is not None:
-        _, index = np.unique(np.asarray(groups), return_inverse=True)
-        a, b = (_summed(counts, index) for counts in (a, b))
+    a, b = _counts(first, groups), _counts(second, groups)
     value = float((_mean_ious(a.sum(0)[None]) - _mean_ious(b.sum(0)[None]))[0])
     draws = _draws(len(a), samples, rng).astype(np.float64)
     low, high = np.nanquantile(_mean_ious(draws @ a) - _mean_ious(draws @ b), [1 - confidence, confidence])
@@ -164,16 +173,15 @@ def difference(
     return Difference(value, float(low), float(high), float(chance))
 
 
-def _counts(matrices: np.ndarray) -> np.ndarray:
-    """Of each image and class the pixels of the intersection and of the union: float64 N x 2 (C + 1)."""
+def _counts(matrices: np.ndarray, groups: Sequence[str] = ()) -> np.ndarray:
+    """Of each image, or of each group, and class the pixels of the intersection and of the union: float64 N x 2 (C + 1)."""
     hit = np.diagonal(matrices, axis1=1, axis2=2).astype(np.float64)
     union = matrices.sum(1, dtype=np.int64) + matrices.sum(2, dtype=np.int64) - hit
-    return np.concatenate([hit, union], axis=1)
-
-
-def _summed(counts: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """The sums over groups, from the group's index of each row."""
-    sums = np.zeros((index.max() + 1, counts.shape[1]))
+    counts = np.concatenate([hit, union], axis=1)
+    if not len(groups):
+        return counts
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    sums = np.zeros((len(names), counts.shape[1]))
     np.add.at(sums, index, counts)
     return sums
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,7 @@ class Evaluation:
         matrices: int32 N x (C + 1) x (C + 1), a confusion matrix for each image, row the truth.
         masks: sha256 over the ids and the masks that were compared with; empty where it was not kept.
         labels: sha256 over the ids and the label maps that were scored; empty where it was not kept.
+        groups: of each image its group, which no bootstrap divides; empty where each is its own.
     """
 
     split: str
@@ -40,6 +42,7 @@ class Evaluation:
     matrices: np.ndarray
     masks: str = ""
     labels: str = ""
+    groups: tuple[str, ...] = ()
 
     @cached_property
     def scores(self) -> Scores:
@@ -48,8 +51,8 @@ class Evaluation:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """The 95 % bootstrap interval of the mean IoU over images."""
-        return bootstrap(self.matrices)
+        """The 95 % bootstrap interval of the mean IoU over images, or over groups where there are any."""
+        return bootstrap(self.matrices, groups=self.groups)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -82,12 +85,18 @@ def joined(split: str, evaluations: Sequence[Evaluation]) -> Evaluation:
     """Evaluations of the same thing on several splits as one, of a split of its own name."""
     first = evaluations[0]
     ids = tuple(id for evaluation in evaluations for id in evaluation.ids)
-    return Evaluation(split, first.what, ids, first.classes, np.concatenate([e.matrices for e in evaluations]))
+    matrices = np.concatenate([e.matrices for e in evaluations])
+    groups = tuple(group for evaluation in evaluations for group in evaluation.groups)
+    return Evaluation(split, first.what, ids, first.classes, matrices, groups=groups)
 
 
 def encode(evaluation: Evaluation) -> bytes:
-    """An evaluation as an npz of plain arrays: "split", "what", "ids", "classes", "matrices", "masks", "labels"."""
+    """An evaluation as an npz of plain arrays: "split", "what", "ids", "classes", "matrices", "masks", "labels".
+
+    "groups" comes to them where images have some.
+    """
     file = io.BytesIO()
+    groups: dict[str, Any] = {"groups": np.array(evaluation.groups, dtype=np.str_)} if evaluation.groups else {}
     np.savez_compressed(
         file,
         split=np.array(evaluation.split),
@@ -97,6 +106,7 @@ def encode(evaluation: Evaluation) -> bytes:
         matrices=evaluation.matrices.astype(np.int32),
         masks=np.array(evaluation.masks),
         labels=np.array(evaluation.labels),
+        **groups,
     )
     return file.getvalue()
 
@@ -114,7 +124,7 @@ def load(path: Path) -> Evaluation:
 
 
 def decode(content: bytes, where: str) -> Evaluation:
-    """The evaluation that `encode` wrote; records without the hashes of masks and labels are read too.
+    """The evaluation that `encode` wrote; records without groups or the hashes of masks and labels are read too.
 
     Args:
         content: the npz.
@@ -134,6 +144,7 @@ def decode(content: bytes, where: str) -> Evaluation:
             matrices=arrays["matrices"],
             masks=str(arrays.get("masks", "")),
             labels=str(arrays.get("labels", "")),
+            groups=tuple(arrays["groups"].tolist()) if "groups" in arrays else (),
         )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError) as error:
         raise UserError(f"{where} is not the record of an evaluation ({error})") from None

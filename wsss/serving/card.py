@@ -124,7 +124,7 @@ def _with_intervals(evaluation: Evaluation) -> list[str]:
     for index, iou in enumerate(evaluation.scores.iou):
         cell = _percent(float(iou))
         if not math.isnan(iou):
-            low, high = bootstrap(evaluation.matrices, classes=[index], samples=_DRAWS)
+            low, high = bootstrap(evaluation.matrices, classes=[index], groups=evaluation.groups, samples=_DRAWS)
             cell += f" ({100 * low:.1f} to {100 * high:.1f})"
         cells.append(cell)
     return cells

@@ -47,10 +47,10 @@ def as_json(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
 def as_table(evaluation: Evaluation, dataset: Dataset) -> Table:
     """A row for each class and the mean, in percent."""
     low, high = evaluation.interval
-    scores = evaluation.scores
+    scores, drawn = evaluation.scores, "groups" if evaluation.groups else "images"
     table = Table(
         title=f"{evaluation.what} on {dataset.name}/{evaluation.split}, {len(evaluation.ids)} images",
-        caption=f"mIoU {scores.miou:.1%}, 95 % interval over images {low:.1%} to {high:.1%}; "
+        caption=f"mIoU {scores.miou:.1%}, 95 % interval over {drawn} {low:.1%} to {high:.1%}; "
         "FP and FN as shares of the union",
     )
     table.add_column("class")
@@ -114,7 +114,8 @@ def _compare(
     matrices, digests = zip(*(pair for pair in compared if not isinstance(pair, str)), strict=True)
     scored = hashlib.sha256("".join(digests).encode()).hexdigest()
     names = dataset.classes.with_background
-    evaluation = Evaluation(split, what, ids, names, np.array(matrices, np.int32), masks.digest_of(ids), scored)
+    counts, groups = np.array(matrices, np.int32), dataset.groups_of(ids)
+    evaluation = Evaluation(split, what, ids, names, counts, masks.digest_of(ids), scored, groups)
     if evaluation.without_objects:
         say(f"{dataset.name}/{split}: {WITHOUT_OBJECTS}")
     return evaluation
@@ -126,7 +127,7 @@ def _labels(path: str, dataset: Dataset) -> Callable[[str], np.ndarray]:
         return _model_labels(load_package(path), dataset)
     if (folder / "model.json").is_file():
         return _model_labels(load_step(folder, dataset.classes), dataset)
-    if (folder / INDEX).is_file() or files_by_id(folder, PNG):
+    if (folder / INDEX).is_file() or files_by_id(folder, PNG, below=True, whole=True):
         return LabelFolder(folder).read
     raise UserError(
         f"{path} is neither a model (models:/NAME@ALIAS, models:/NAME/VERSION, a package, the output folder of a "

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from wsss.data import Dataset
 from wsss.data.ids import files_by_id
 from wsss.data.images import read_image
 from wsss.data.palette_png import write_palette_png
 from wsss.data.parallel import some
-from wsss.errors import UserError
+from wsss.errors import UserError, unknown
 from wsss.progress import ConsoleReporter
 from wsss.run.fingerprints import file_digest
 from wsss.serving.package import load_package
@@ -45,16 +46,21 @@ class Prediction:
         images: the folder of the images, and
         out: that of the label maps, under the same paths on every machine.
         runtime: the folder of the same model as it was exported for another runtime.
+        split: of the dataset in the folder `images`; empty where that is a plain folder of images.
     """
 
     model: str
     images: Path
     out: Path
     runtime: Path | None = None
+    split: str = ""
 
     @cached_property
     def paths(self) -> dict[str, Path]:
-        return files_by_id(self.images)
+        if not self.split:
+            return files_by_id(self.images)
+        dataset = Dataset.open(self.images)
+        return {id: dataset.image_path(id) for id in dataset.splits[self.split]}
 
     def stream(self, ids: Sequence[str], device: torch.device) -> Iterator[Row]:
         """Label images and write their maps; "id", "sha256" and, where an image can't be labelled, "problem"."""
@@ -86,16 +92,20 @@ def predict_folder(
     device: torch.device,
     ray_address: str = "",
     runtime: Path | None = None,
+    split: str = "",
 ) -> int:
-    """Label all images of a folder; those that were labelled before, by the same model, are left as they are.
+    """Label all images of a folder, or of a dataset's split.
+
+    Those that were labelled before, by the same model, are left as they are.
 
     Args:
-        images: the folder.
+        images: the folder; of a dataset, where a split is named.
         model: its address is loaded again where the work is done.
         out: the folder of the label maps, made if it is missing; see this module.
         device: where the network runs, if not on a cluster.
         ray_address: of a Ray cluster whose machines share the work; empty for this process alone.
         runtime: the folder of the same model as it was exported for another runtime, which runs on the CPU.
+        split: the dataset's, such as "test"; empty for a plain folder.
 
     Returns:
         How many label maps there are.
@@ -104,12 +114,20 @@ def predict_folder(
         UserError: no image is in the folder, or `out` holds another model's label maps; when all others are done,
             images that can't be labelled (names the first ten).
     """
-    prediction = Prediction(_lasting(model.version), images.absolute(), out.absolute(), runtime and runtime.absolute())
+    version, runtime = _lasting(model.version), runtime and runtime.absolute()
+    prediction = Prediction(version, images.absolute(), out.absolute(), runtime, split)
+    if split and split not in (splits := Dataset.open(images).splits):
+        raise unknown("split", split, splits)
     if not prediction.paths:
-        raise UserError(f"{images} holds no images; give a folder of JPEG, PNG, WebP, BMP or TIFF files")
+        raise UserError(
+            f"split {split} of {images} holds no images"
+            if split
+            else f"{images} holds no images; give a folder of JPEG, PNG, WebP, BMP or TIFF files"
+        )
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(out)
+        for folder in {out, *((out / image_id).parent for image_id in prediction.paths)}:
+            remove_unfinished(folder)
         done = _begin(out, model)
         kept = {i for i, sha256 in done.items() if _is_done(prediction, i, sha256)}
         left = [image_id for image_id in sorted(prediction.paths) if image_id not in kept]

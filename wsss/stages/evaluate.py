@@ -127,7 +127,14 @@ def _evaluate(context: StepContext, what: str, split: str, label: Callable[[str]
         context.report.progress(number + 1, len(ids), "images", split)
     if len(ids):
         evaluation = Evaluation(
-            split, what, ids, classes.with_background, matrices, masks.digest_of(ids), scored.hexdigest()
+            split,
+            what,
+            ids,
+            classes.with_background,
+            matrices,
+            masks.digest_of(ids),
+            scored.hexdigest(),
+            context.dataset.groups_of(ids),
         )
         (context.out / f"{split}.npz").write_bytes(encode(evaluation))
 

@@ -142,7 +142,14 @@ class Comparison:
             matrices = matrices[[place[id] for id in ids]]
         if self.classes != evaluation.classes:
             matrices = restricted(matrices, [evaluation.classes.index(name) for name in self.classes])
-        return _Aligned(run_id, self.split, self.what, ids, self.classes, matrices)
+        groups = tuple(self._groups.get(id, id) for id in ids) if self._groups else ()
+        return _Aligned(run_id, self.split, self.what, ids, self.classes, groups, matrices)
+
+    @cached_property
+    def _groups(self) -> Mapping[str, str]:
+        """Image to group, of all records that know of groups."""
+        known = (evaluation for evaluation in self.evaluations.values() if evaluation.groups)
+        return {id: group for each in known for id, group in zip(each.ids, each.groups, strict=True)}
 
 
 def compare(runs: Sequence[RunRecord], split: str, what: str, read: Read) -> Comparison:
@@ -238,17 +245,18 @@ class _Aligned:
     what: str
     ids: tuple[str, ...]
     classes: tuple[str, ...]
+    groups: tuple[str, ...]
     matrices: np.ndarray = field(compare=False)
 
 
 @lru_cache(maxsize=64)
 def _interval(aligned: _Aligned) -> tuple[float, float]:
-    return bootstrap(aligned.matrices, classes=range(len(aligned.classes)))
+    return bootstrap(aligned.matrices, classes=range(len(aligned.classes)), groups=aligned.groups)
 
 
 @lru_cache(maxsize=64)
 def _drawn(aligned: _Aligned) -> np.ndarray:
-    return drawn_ious(aligned.matrices)[:, : len(aligned.classes)]
+    return drawn_ious(aligned.matrices, aligned.groups)[:, : len(aligned.classes)]
 
 
 @lru_cache(maxsize=256)

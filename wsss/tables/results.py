@@ -67,7 +67,8 @@ class Results:
 
     def text(self, width: int | None = None, wide: bool = False) -> str:
         """The same for a terminal; see `wsss.tables.render.as_text`."""
-        note = "In brackets 95 % bootstrap intervals over images; ± is the deviation over rngs."
+        drawn = "groups" if any(groups for row in self.rows for groups in row.groups.values()) else "images"
+        note = f"In brackets 95 % bootstrap intervals over {drawn}; ± is the deviation over rngs."
         interval = " [" if wide else "\n["
         tables = [
             replace(table, rows=[[cell.replace("`", "").replace(" [", interval) for cell in row] for row in table.rows])
@@ -85,7 +86,7 @@ class Results:
             runs = [" ".join(run.id for run in row.runs), " ".join(row.commits)]
             for names_of, indices in self.chosen:
                 for (split, what), matrices in row.matrices.items():
-                    miou = _percent(matrices, indices)
+                    miou = _percent(matrices, indices, row.groups[split, what])
                     values = [miou.mean, miou.deviation, miou.low, miou.high]
                     shares = [None if value is None else round(value / 100, 6) for value in values]
                     lines.append([row.name, row.supervision, rngs, names_of, split, what, *shares, *runs])
@@ -128,11 +129,14 @@ def results_of(dataset: Dataset, preset: str, chosen: Sequence[str]) -> Results:
 
 @dataclass(frozen=True)
 class _Row:
-    """The runs of one row, by rng; `matrices` has (split, what) to one N x C x C array for each rng."""
+    """The runs of one row, by rng; `matrices` has (split, what) to one N x C x C array for each rng, `groups` the same
+    to the group of each image, empty where each is its own.
+    """
 
     name: str
     runs: Sequence[RunRecord]
     matrices: Mapping[tuple[str, str], list[np.ndarray]]
+    groups: Mapping[tuple[str, str], tuple[str, ...]]
 
     @classmethod
     def of(cls, group: Sequence[RunRecord], preset: str) -> _Row:
@@ -143,8 +147,11 @@ class _Row:
             for key, value in group[0].params.items()
             if not key.endswith(".weights") and value.strip('"') != settings.get(key)
         }
-        matrices = {where: [e.matrices for run in group if (e := evaluation(run, *where))] for where in reported()}
-        return cls(" ".join([group[0].method, *_changes(changed)]), group, {k: v for k, v in matrices.items() if v})
+        found = {where: [e for run in group if (e := evaluation(run, *where))] for where in reported()}
+        found = {where: evaluations for where, evaluations in found.items() if evaluations}
+        matrices = {where: [e.matrices for e in evaluations] for where, evaluations in found.items()}
+        groups = {where: evaluations[0].groups for where, evaluations in found.items()}
+        return cls(" ".join([group[0].method, *_changes(changed)]), group, matrices, groups)
 
     @property
     def supervision(self) -> str:
@@ -197,7 +204,7 @@ def _figures(rows: Sequence[_Row], classes: Sequence[int] | None, title: str) ->
     )
     lines = []
     for row in rows:
-        cells = [str(_percent(row.matrices[f], classes)) if f in row.matrices else "-" for f in shown]
+        cells = [str(_percent(row.matrices[f], classes, row.groups[f])) if f in row.matrices else "-" for f in shown]
         errors = ["-", "-"]
         if last := [figure for figure in shown if figure in row.matrices]:
             total = Scores.of(np.sum([m.sum(0, dtype=np.int64) for m in row.matrices[last[-1]]], 0))
@@ -212,15 +219,18 @@ def _rank(shown: Sequence[tuple[str, str]], split: str, what: str) -> int:
     return 1 if (split, what) == of_split[-1] and split != "dev" else 5 + (split == "dev")
 
 
-def _percent(matrices: Sequence[np.ndarray], classes: Sequence[int] | None) -> _Percent:
-    """The mean over rngs, its deviation, and the bootstrap interval over images of the rngs' summed matrices."""
+def _percent(matrices: Sequence[np.ndarray], classes: Sequence[int] | None, groups: Sequence[str] = ()) -> _Percent:
+    """The mean over rngs, its deviation, and the bootstrap interval over images of the rngs' summed matrices.
+
+    Where images have groups, the interval is over these.
+    """
 
     def mean(matrix: np.ndarray) -> float:
         iou = Scores.of(matrix.sum(0, dtype=np.int64)).iou
         return 100 * float(np.nanmean(iou if classes is None else iou[list(classes)]))
 
     values = [mean(matrix) for matrix in matrices]
-    low, high = bootstrap(np.stack(matrices).sum(0, dtype=np.int64), classes=classes)
+    low, high = bootstrap(np.stack(matrices).sum(0, dtype=np.int64), classes=classes, groups=groups)
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return _Percent(statistics.fmean(values), deviation, 100 * low, 100 * high)
 

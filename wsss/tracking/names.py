@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_IN_ADDRESSES = re.compile(r"[%?#:;=\\\\]")
+
 # Tags of a run.
 KIND = "wsss.kind"
 METHOD_RUN, STAGE_RUN, SEARCH_RUN, TRIAL_RUN = "method", "stage", "search", "trial"
@@ -105,9 +109,14 @@ def per_image_file(split: str, what: str) -> str:
     return f"per_image/{split}/{what}.json"
 
 
+def _in_path(image_id: str) -> str:
+    """An id as part of an artifact's path: what has a meaning in addresses becomes its code point, "100%" "100=25="."""
+    return _IN_ADDRESSES.sub(lambda found: f"={ord(found.group()):x}=", image_id)
+
+
 def panel_file(image_id: str) -> str:
     """The artifact with the panel of an image."""
-    return f"{PANELS}/{image_id}.png"
+    return f"{PANELS}/{_in_path(image_id)}.png"
 
 
 def maps_file(what: str) -> str:
