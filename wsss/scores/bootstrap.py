@@ -71,8 +71,8 @@ def drawn_ious(
 ) -> np.ndarray:
     """The IoU of each class over N images drawn with replacement, many times; what all intervals are made from.
 
-    Of as many images and the same groups with the same seed the same images are drawn, and the first draws are those of fewer samples, so
-    that two results for the same images are paired.
+    Of as many images in the same groups with the same seed the same images are drawn, and the first draws are those of
+    fewer samples, so that two results for the same images are paired.
 
     Args:
         matrices: integer N x (C + 1) x (C + 1), a confusion matrix for each image.
@@ -174,7 +174,7 @@ def difference(
 
 
 def _counts(matrices: np.ndarray, groups: Sequence[str] = ()) -> np.ndarray:
-    """Of each image, or of each group, and class the pixels of the intersection and of the union: float64 N x 2 (C + 1)."""
+    """Of each image or group and each class the pixels of intersection and union: float64 N x 2 (C + 1)."""
     hit = np.diagonal(matrices, axis1=1, axis2=2).astype(np.float64)
     union = matrices.sum(1, dtype=np.int64) + matrices.sum(2, dtype=np.int64) - hit
     counts = np.concatenate([hit, union], axis=1)
