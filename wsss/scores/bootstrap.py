@@ -66,9 +66,7 @@ def paired_bootstrap(
     return float(low), float(high)
 
 
-def drawn_ious(
-    matrices: np.ndarray, groups: Sequence[str] = (), *, samples: int = 2000, rng: int = 0
-) -> np.ndarray:
+def drawn_ious(matrices: np.ndarray, groups: Sequence[str] = (), *, samples: int = 2000, rng: int = 0) -> np.ndarray:
     """The IoU of each class over N images drawn with replacement, many times; what all intervals are made from.
 
     Of as many images in the same groups with the same seed the same images are drawn, and the first draws are those of
