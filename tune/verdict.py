@@ -215,4 +215,5 @@ def _interval(best: Candidate, default: Candidate, around: Surroundings) -> tupl
     if of_best is None or of_default is None:
         return None
     order = np.argsort(of_best.ids), np.argsort(of_default.ids)
-    return paired_bootstrap(of_best.matrices[order[0]], of_default.matrices[order[1]])
+    of_both = of_best.matrices[order[0]], of_default.matrices[order[1]]
+    return paired_bootstrap(*of_both, classes=of_best.indices)

@@ -34,6 +34,9 @@ Value255 = Annotated[
     str | None,
     typer.Option("--value-255", help="void or object: what 255 is in masks that hold nothing else beside 0."),
 ]
+NoBackground = Annotated[
+    bool, typer.Option("--no-background", help="There is no background: every pixel is of a class, or ignored.")
+]
 NoDvc = Annotated[bool, typer.Option("--no-dvc", help="Don't put the folder under DVC.")]
 
 
@@ -98,6 +101,21 @@ def folder(
     dev_list: DevList = None,
     max_disagreement: MaxDisagreement = None,
     value_255: Value255 = None,
+    no_background: NoBackground = False,
+    mask_values: Annotated[
+        str | None,
+        typer.Option(metavar="VALUE=NAME,...", help='What masks hold: 0=sky,1=road, or colours, "#ff0000=road".'),
+    ] = None,
+    ignore_values: Annotated[
+        str | None, typer.Option(metavar="VALUE,...", help="Values of masks that are not scored, beside 255.")
+    ] = None,
+    bands: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Which bands become red, green and blue, from 1; or one.")
+    ] = None,
+    stretch: Annotated[
+        str | None,
+        typer.Option(metavar="LOW,HIGH", help="Percentiles of the training images' values that become 0 and 255."),
+    ] = None,
     no_dvc: NoDvc = False,
 ) -> None:
     """Any folder of images with tags; masks are not needed."""
@@ -114,6 +132,11 @@ def folder(
         dev_list=dev_list,
         max_disagreement=max_disagreement,
         value_255=value_255,
+        background=not no_background,
+        mask_values=mask_values,
+        ignore_values=ignore_values,
+        bands=bands,
+        stretch=stretch,
     )
     _added(dataset, no_dvc)
 
@@ -147,6 +170,12 @@ def shapes(
     val_images: Annotated[int | None, typer.Option(help="Number of val images; by default a quarter.")] = None,
     single: Annotated[bool, typer.Option("--single", help="Exactly one creature in each image.")] = False,
     tag_noise: Annotated[float, typer.Option(metavar="SHARE", help="Share of the tag rows with a wrong class.")] = 0.0,
+    no_background: Annotated[
+        bool, typer.Option("--no-background", help="Grounds are classes of their own: every pixel is of a class.")
+    ] = False,
+    bands: Annotated[
+        bool, typer.Option("--bands", help="TIFFs of 4 bands of 16 bits, of which the fourth tells the classes best.")
+    ] = False,
 ) -> None:
     """Scenes drawn by program: hard for weak supervision, the same from the same seed."""
     from wsss.data import Dataset
@@ -165,6 +194,8 @@ def shapes(
             name=name,
             single=single,
             tag_noise=tag_noise,
+            background=not no_background,
+            bands=bands,
         )
         rename(root, name)
     _print(Dataset.open(target))
@@ -308,10 +339,12 @@ def _print(dataset: Dataset) -> None:
 
     from wsss.console import show
     from wsss.data.layout import SPLITS, mask_counts
+    from wsss.data.manifest import MASKS_FACT, open_manifest
 
+    no_background = "" if dataset.has_background else " and no background"
     typer.echo(
-        f"{dataset.name}: {dataset.kind}, {len(dataset.classes)} classes, tags from {dataset.tags_source}, "
-        f"in {_here(dataset.root)}, digest {dataset.digest[:12]}"
+        f"{dataset.name}: {dataset.kind}, {len(dataset.classes)} classes{no_background}, tags from "
+        f"{dataset.tags_source}, in {_here(dataset.root)}, digest {dataset.digest[:12]}"
     )
     table = Table("", *SPLITS, box=None)
     for column in table.columns[1:]:
@@ -322,5 +355,10 @@ def _print(dataset: Dataset) -> None:
         counts = (sum(bool(dataset.tags(id)[index]) for id in dataset.splits[split]) for split in SPLITS)
         table.add_row(class_name, *(f"{count:,}" for count in counts))
     show(table)
+    if dataset.pixels is not None:
+        typer.echo(f"images are read so: {dataset.pixels}")
+    if values := open_manifest(dataset.root).facts.get(MASKS_FACT):
+        became = (f"{value} {each['name']} ({each['pixels']:,} px)" for value, each in values.items())
+        typer.echo(f"values of the masks that were added: {', '.join(became)}")
     for note in dataset.settings.get("notes", ()):
         typer.echo(f"note: {note}")

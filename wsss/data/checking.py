@@ -122,13 +122,13 @@ def _look_at(dataset: Dataset, id: str, thorough: bool) -> tuple[dict[str, str],
         return {**problems, id: f"{id} is in a list but has no image in {layout.IMAGES}"}, {}
     path = dataset.image_path(id)
     relative = path.relative_to(dataset.root).as_posix()
-    if problem := image_problem(path, decode=thorough, upright=dataset.kind == "folder"):
+    if problem := image_problem(path, decode=thorough, upright=dataset.kind == "folder", pixels=dataset.pixels):
         return {**problems, relative: f"image {relative} {problem}"}, {}
     for folder in (layout.MASKS, layout.MASKS_AUG):
         mask = f"{folder}/{id}.png"
         if (dataset.root / mask).exists():
             try:
-                size = image_size(path)
+                size = image_size(path, dataset.pixels)
                 seen = check_mask(dataset.root / mask, f"mask {mask}", size, dataset.classes, decode=thorough)
                 if thorough and not values:
                     values[mask] = seen

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from wsss.classes import Classes
 from wsss.data.agreement import OBJECT_OF_MANY, answers
 from wsss.data.assemble import Parts, assemble
 from wsss.data.dataset import Dataset
@@ -12,10 +13,14 @@ from wsss.data.ids import files_by_id, fit_files, shown
 from wsss.data.images import SUFFIXES
 from wsss.data.layout import Description
 from wsss.data.lists import read_ids
+from wsss.data.mask_values import MaskValues, ValueNames
+from wsss.data.mask_values import mask_values as mask_values_of
 from wsss.data.parallel import some
+from wsss.data.pixels import Pixels, counted, declared
 from wsss.data.splits import DEV_SHARE, choose
 from wsss.data.tags import TagFile, Tags, read_class_list, read_tags, tags_from_masks, take
 from wsss.errors import UserError
+from wsss.progress import say
 
 VAL_SHARE = 0.2
 VAL_SHARE_WITHOUT_MASKS = 0.1
@@ -33,6 +38,11 @@ def add_folder(
     val_share: float | None = None,
     max_disagreement: float | None = None,
     value_255: str | None = None,
+    background: bool = True,
+    mask_values: str | None = None,
+    ignore_values: str | None = None,
+    bands: str | None = None,
+    stretch: str | None = None,
 ) -> Dataset:
     """Make a dataset from a folder of images, searched through all its subfolders.
 
@@ -50,18 +60,39 @@ def add_folder(
         val_share: the share of the ids that goes to val where no lists are given, 0 to below 1; by default 0.2 of the
             masked ids, or 0.1 of all ids where there is no mask.
         max_disagreement, value_255: what the user says of masks and tags, see `wsss.data.agreement.answers`.
+        background: whether there is a background; without one every pixel is of a tagged class, or ignored.
+        mask_values, ignore_values: what the values of the masks stand for, see `wsss.data.mask_values`.
+        bands, stretch: how the images become RGB, see `wsss.data.pixels`.
 
     Raises:
         UserError: a folder without images, doubled file names, or bad content; see `assemble`.
     """
+    named = ValueNames.of(mask_values, ignore_values, background)
+    if named and masks is None and (mask_values or ignore_values):
+        raise UserError("--mask-values and --ignore-values say what masks hold; give their folder with --masks")
+    if named and value_255 is not None:
+        raise UserError("--value-255 is for masks of 0 and 255 alone; with --mask-values say what 255 is there")
     images = find_images(path, masks)
+    pixels, kinds = declared(images, Pixels.of_words(bands, stretch))
+    if pixels is not None:
+        say(f"{name}: the images are {counted(kinds)}; they are read so: {pixels}")
     official, notes = _masks(masks, images, path) if masks else ({}, [])
     if val_share is None:
         val_share = VAL_SHARE if official else VAL_SHARE_WITHOUT_MASKS
     train, val = _read_lists(lists, images) if lists else (sorted(images), [])
     said = answers(max_disagreement, value_255)
     object_255 = value_255 == "object"
-    found, source = _tags(tags, class_list, official, [*train, *val], images, object_255)
+    classes = read_class_list(class_list) if class_list else named.classes if named else None
+    classes = classes and Classes(classes.names, background)
+    values = None
+    if tags == "masks":
+        if classes is None:
+            raise UserError("tags from masks need the class names in the order of their indices: give --classes FILE")
+        values = mask_values_of(official, named, classes, masks) if masks else None
+    found, source = _tags(tags, classes, official, [*train, *val], images, object_255, values)
+    found = found._replace(classes=Classes(found.classes.names, background))
+    if tags != "masks" and masks:
+        values = mask_values_of(official, named, found.classes, masks)
     if object_255 and len(found.classes) > 1:
         raise UserError(OBJECT_OF_MANY)
     if not lists:
@@ -88,6 +119,8 @@ def add_folder(
             official=official,
             notes=(*found.notes, *notes),
             object_255=object_255,
+            values=values,
+            pixels=pixels,
         ),
         dev_list,
     )
@@ -121,17 +154,16 @@ def _masks(folder: Path, images: Mapping[str, Path], path: Path) -> tuple[Mappin
 
 def _tags(
     choice: str,
-    class_list: Path | None,
+    classes: Classes | None,
     masks: Mapping[str, Path],
     ids: Sequence[str],
     images: Mapping[str, Path],
     object_255: bool,
+    values: MaskValues | None,
 ) -> tuple[TagFile, str]:
-    classes = read_class_list(class_list) if class_list else None
-    if choice == "masks":
-        if classes is None:
-            raise UserError("tags from masks need the class names in the order of their indices: give --classes FILE")
-        return TagFile(tags_from_masks(masks, ids, classes, object_255=object_255), classes, ()), "masks"
+    if choice == "masks" and classes is not None:
+        found = tags_from_masks(masks, ids, classes, object_255=object_255, values=values)
+        return TagFile(found, classes, ()), "masks"
     return read_tags(Path(choice), classes, images), Path(choice).suffix.lower()[1:]
 
 

@@ -91,5 +91,6 @@ class LabelFolder:
         if labels.shape != (height, width):
             return f"{id} is {labels.shape[1]} x {labels.shape[0]}, its image {width} x {height}"
         values[id] = values_in(labels)
-        strange = sorted(value for value in values[id] if len(dataset.classes) < value < IGNORE)
-        return f"{id} holds index {strange[0]} (allowed: 0 to {len(dataset.classes)} and {IGNORE})" if strange else ""
+        allowed = dataset.classes.indices
+        strange = sorted(values[id] - {*allowed, IGNORE})
+        return f"{id} holds index {strange[0]} (allowed: {allowed[0]} to {allowed[-1]} and {IGNORE})" if strange else ""

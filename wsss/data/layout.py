@@ -215,6 +215,7 @@ def finish(
     description: Description,
     tags: Mapping[str, tuple[str, ...]],
     lists: Mapping[str, Iterable[str]],
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Finish a dataset folder whose images and masks are in place: write its description, tags, lists and manifest.
 
@@ -223,9 +224,10 @@ def finish(
         description: what goes into dataset.json.
         tags: id to the names of the classes in it, in any order; an empty tuple is a background image.
         lists: list name to ids; "train", "dev" and "val" are needed (dev and val may be empty).
+        facts: what the manifest says of the dataset, see `wsss.data.manifest.Manifest`.
     """
     write_description(root, description)
     write_csv(root / TAGS, tags, description.classes)
     for name, ids in lists.items():
         write_list(root, name, ids)
-    write_manifest(root)
+    write_manifest(root, facts)

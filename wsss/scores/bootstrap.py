@@ -35,12 +35,19 @@ def bootstrap(
 
 
 def paired_bootstrap(
-    first: np.ndarray, second: np.ndarray, *, samples: int = 2000, level: float = 0.95, rng: int = 0
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    classes: Sequence[int] | None = None,
+    samples: int = 2000,
+    level: float = 0.95,
+    rng: int = 0,
 ) -> tuple[float, float]:
     """The percentile bootstrap interval of the difference of two mean IoUs, first less second, on the same images.
 
     Args:
         first, second: integer N x (C + 1) x (C + 1), confusion matrices of the same images in the same order.
+        classes: the class indices the means are taken over; all by default.
         samples: how many times N images are drawn.
         level: the interval's coverage.
         rng: seed of the draws.
@@ -49,7 +56,7 @@ def paired_bootstrap(
         The lower and the upper end.
     """
     draws = _draws(len(first), samples, rng)
-    low, high = np.nanquantile(_means(first, draws) - _means(second, draws), _ends(level))
+    low, high = np.nanquantile(_means(first, draws, classes) - _means(second, draws, classes), _ends(level))
     return float(low), float(high)
 
 
@@ -75,6 +82,7 @@ def difference(
     second: np.ndarray,
     *,
     groups: Sequence[str] | None = None,
+    classes: Sequence[int] | None = None,
     samples: int = 2000,
     confidence: float = 0.95,
     rng: int = 0,
@@ -88,11 +96,12 @@ def difference(
     Args:
         first, second: integer N x (C + 1) x (C + 1), confusion matrices of the same images in the same order.
         groups: of each image the group that is drawn and exchanged as one; each image by itself without.
+        classes: the class indices the means are taken over; all by default.
         samples: how many draws and how many exchanges.
         confidence: of each bound, in (0, 1).
         rng: seed of both.
     """
-    a, b = _counts(first), _counts(second)
+    a, b = _counts(first, classes), _counts(second, classes)
     if groups is not None:
         _, index = np.unique(np.asarray(groups), return_inverse=True)
         a, b = (_summed(counts, index) for counts in (a, b))
@@ -106,11 +115,12 @@ def difference(
     return Difference(value, float(low), float(high), float(chance))
 
 
-def _counts(matrices: np.ndarray) -> np.ndarray:
+def _counts(matrices: np.ndarray, classes: Sequence[int] | None) -> np.ndarray:
     """Of each image and class the pixels of the intersection and of the union: float64 N x 2 (C + 1)."""
     hit = np.diagonal(matrices, axis1=1, axis2=2).astype(np.float64)
     union = matrices.sum(1, dtype=np.int64) + matrices.sum(2, dtype=np.int64) - hit
-    return np.concatenate([hit, union], axis=1)
+    chosen = slice(None) if classes is None else list(classes)
+    return np.concatenate([hit[:, chosen], union[:, chosen]], axis=1)
 
 
 def _summed(counts: np.ndarray, index: np.ndarray) -> np.ndarray:

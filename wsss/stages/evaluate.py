@@ -59,10 +59,17 @@ def evaluate_labels(context: StepContext, what: str, splits: Sequence[str]) -> N
 
 
 def evaluate_cam(context: StepContext, what: str, splits: Sequence[str]) -> None:
-    """Evaluations of argmax over [t, M_1, ..., M_K], and the curve over t (`sweep.json`)."""
+    """Evaluations of argmax over [t, M_1, ..., M_K], and the curve over t (`sweep.json`).
+
+    Without a background there is no t: the largest map decides.
+    """
     settings: CamEvaluation = context.settings
     masks, maps = context.masks, ScoreMaps(context.inputs["maps"] / what)
     assert masks is not None
+    if not context.dataset.has_background:
+        for split in splits:
+            _evaluate(context, what, split, lambda image_id: _foreground(maps.read(image_id))[0])
+        return
     curves = {split: ThresholdSweep(len(context.dataset.classes)) for split in splits}
     for split in splits:
         for image_id in evaluated_ids(context.dataset.splits, masks, split):
@@ -96,7 +103,7 @@ def evaluate_rounds(context: StepContext) -> None:
             matrices = [confusion(masks.read(i), maps.read(i), classes) for i in ids]
             if matrices:
                 name = metric_names.metric(split, f"round_{folder.name}", metric_names.MIOU)
-                metrics[name] = Scores.of(np.sum(matrices, 0)).miou
+                metrics[name] = Scores.of(np.sum(matrices, 0), context.dataset.has_background).miou
     write_metrics(context.out, metrics)
 
 

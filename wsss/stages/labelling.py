@@ -48,7 +48,7 @@ class Labelling:
 
         def finish(image_id: str, image: np.ndarray, maps: Tensor) -> EncodedLabelMap:
             found = tagged_score_map(maps.cpu(), dataset.tags(image_id), (image.shape[0], image.shape[1]))
-            full = with_background(found, self.background)
+            full = with_background(found, self.background, dataset.has_background)
             return encode_label_map(crf_labels(image, upsampled(full), full.classes, self.crf))
 
         return stream_images(dataset, ids, device, infer, finish, skip=skip)

@@ -67,9 +67,12 @@ def background_score(scores: np.ndarray, settings: BackgroundSettings) -> np.nda
     return (1 - np.clip(top.astype(np.float32), 0, 1)) ** settings.alpha
 
 
-def with_background(score_map: ScoreMap, settings: BackgroundSettings) -> ScoreMap:
-    """A score map with the background's map put in front; a background of the localizer's own is kept instead."""
-    if 0 in score_map.classes:
+def with_background(score_map: ScoreMap, settings: BackgroundSettings, exists: bool = True) -> ScoreMap:
+    """A score map with the background's map put in front; a background of the localizer's own is kept instead.
+
+    Where none exists (`Dataset.has_background`), the score map is left as it is.
+    """
+    if 0 in score_map.classes or not exists:
         return score_map
     background = background_score(score_map.scores, settings)[None].astype(np.float16)
     return ScoreMap(
@@ -159,7 +162,7 @@ def add_background(context: StepContext) -> None:
     ids = context.of_dataset(maps.ids)
 
     def refine(image_id: str) -> tuple[str, ScoreMap, EncodedLabelMap]:
-        full = with_background(maps.read(image_id), context.settings)
+        full = with_background(maps.read(image_id), context.settings, context.dataset.has_background)
         return image_id, full, encode_label_map(argmax_labels(full))
 
     with (

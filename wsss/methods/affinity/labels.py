@@ -54,6 +54,12 @@ def check_labels(settings: AffinityLabelSettings) -> None:
         )
 
 
+def confident_classes(strong: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The class where it wins against the strong background, 255 elsewhere; see `confident_labels`."""
+    labels = classes[strong.argmax(0)]
+    return np.where(labels == 0, np.uint8(IGNORE), labels)
+
+
 def confident_labels(strong: np.ndarray, weak: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """The labels both CRFs are sure of.
 
@@ -66,13 +72,16 @@ def confident_labels(strong: np.ndarray, weak: np.ndarray, classes: np.ndarray) 
         uint8 H x W: the class where `strong` says foreground, 0 where `weak` says background, 255 elsewhere. Where
         they contradict each other, background wins, as in the released code.
     """
-    labels = classes[strong.argmax(0)]
-    labels = np.where(labels == 0, np.uint8(IGNORE), labels)
+    labels = confident_classes(strong, classes)
     return np.where(classes[weak.argmax(0)] == 0, np.uint8(0), labels)
 
 
 def make_affinity_labels(context: StepContext) -> None:
-    """Confident labels of the training images, at their own size (`labels`)."""
+    """Confident labels of the training images, at their own size (`labels`).
+
+    In a dataset without a background the strong background is a doubt: what a class wins in spite of it is confident,
+    and all the rest is 255. The weak background, and `alpha_high` with it, is not asked.
+    """
     settings: AffinityLabelSettings = context.settings
     maps = ScoreMaps(context.inputs["localize"] / "cam")
     ids = context.dataset.splits["train"]
@@ -90,7 +99,10 @@ def make_affinity_labels(context: StepContext) -> None:
             unary = probabilities(np.concatenate([background[None], foreground]))
             return crf(unary, iterations=settings.iterations) if crf else unary
 
-        return confident_labels(marginals(settings.alpha_low), marginals(settings.alpha_high), classes)
+        strong = marginals(settings.alpha_low)
+        if not context.dataset.has_background:
+            return confident_classes(strong, classes)
+        return confident_labels(strong, marginals(settings.alpha_high), classes)
 
     write_labels(context, "labels", ids, label)
 

@@ -73,7 +73,8 @@ def walk(context: StepContext) -> None:
                 affinity = pair_affinity(features[None], settings.radius, settings.reduction, settings.every_source)[0]
             except UserError as error:
                 raise UserError(f"refine.walk can't walk over image {image_id}: {error}") from None
-            walked = walk_score_map(start, affinity, (features.shape[1], features.shape[2]), settings)
+            grid = (features.shape[1], features.shape[2])
+            walked = walk_score_map(start, affinity, grid, settings, dataset.has_background)
         return walked, encode_label_map(argmax_labels(walked))
 
     with (
@@ -88,7 +89,9 @@ def walk(context: StepContext) -> None:
             context.report.progress(done, len(ids), "images")
 
 
-def walk_score_map(score_map: ScoreMap, affinity: Tensor, grid: tuple[int, int], settings: WalkSettings) -> ScoreMap:
+def walk_score_map(
+    score_map: ScoreMap, affinity: Tensor, grid: tuple[int, int], settings: WalkSettings, has_background: bool = True
+) -> ScoreMap:
     """Walk one image's maps, its background added in front, over the affinity of its cells.
 
     Args:
@@ -96,11 +99,12 @@ def walk_score_map(score_map: ScoreMap, affinity: Tensor, grid: tuple[int, int],
         affinity: P x h' x w' of `pair_affinity`.
         grid: h x w of the affinity's features.
         settings: of the walk.
+        has_background: whether there is one to be added; else the classes' maps are walked alone.
 
     Returns:
-        The background's and the classes' maps at h x w.
+        The background's, if there is one, and the classes' maps at h x w.
     """
-    full = with_background(foreground_maps(score_map), settings)
+    full = with_background(foreground_maps(score_map), settings, has_background)
     start = resize(torch.from_numpy(full.scores.astype(np.float32))[None], grid)[0].to(affinity.device)
     walked = random_walk(affinity, grid, settings.radius, start, beta=settings.beta, steps=settings.steps)
     return ScoreMap(walked.clamp(0, 1).cpu().numpy().astype(np.float16), full.classes, full.size)
