@@ -84,14 +84,12 @@ def add_folder(
     object_255 = value_255 == "object"
     classes = read_class_list(class_list) if class_list else named.classes if named else None
     classes = classes and Classes(classes.names, background)
-    values = None
-    if tags == "masks":
-        if classes is None:
-            raise UserError("tags from masks need the class names in the order of their indices: give --classes FILE")
-        values = mask_values_of(official, named, classes, masks) if masks else None
+    if tags == "masks" and classes is None:
+        raise UserError("tags from masks need the class names in the order of their indices: give --classes FILE")
+    values = mask_values_of(official, named, classes, masks) if masks and classes else None
     found, source = _tags(tags, classes, official, [*train, *val], images, object_255, values)
     found = found._replace(classes=Classes(found.classes.names, background))
-    if tags != "masks" and masks:
+    if masks and not classes:
         values = mask_values_of(official, named, found.classes, masks)
     if object_255 and len(found.classes) > 1:
         raise UserError(OBJECT_OF_MANY)

@@ -155,8 +155,13 @@ def stored(path: Path) -> Stored:
             if image.format == "PNG":
                 with path.open("rb") as file:
                     bits = file.read(25)[24]
-            elif image.format == "TIFF" and isinstance(image.tag_v2.get(258), tuple):  # type: ignore[attr-defined]
-                bits = max(image.tag_v2[258])  # type: ignore[attr-defined]
+            elif image.format == "TIFF":
+                tags = image.tag_v2  # type: ignore[attr-defined]
+                bits = max(np.atleast_1d(tags.get(258, 8)))
+                if tags.get(277, 1) != len(image.getbands()) and mode != "P":
+                    return _stored_bands(path)  # of which Pillow would leave some out
+                if 5 <= flag <= 8:  # Pillow turns TIFFs by itself, and says so beforehand
+                    width, height = height, width
             bands = len(image.getbands())
     except UNREADABLE:
         if not _is_tiff(path):
@@ -216,13 +221,12 @@ def convert(
     """
     if pixels.bands is None and pixels.percentiles is None:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats) as image:
-            flag = int(image.getexif().get(_ORIENTATION, 1)) if orientation is None else orientation
-            return turned(_coloured(image), flag)
+            if orientation is None:  # Pillow turns TIFFs by itself
+                orientation = 1 if image.format == "TIFF" else int(image.getexif().get(_ORIENTATION, 1))
+            return turned(_coloured(image), orientation)
     values, flag = samples(file, formats)
     values = _chosen(values, pixels)
     if pixels.limits is not None:
-        if len(pixels.limits) not in (1, values.shape[2]):
-            raise UserError(f"has {values.shape[2]} bands, the stretch is for {len(pixels.limits)}")
         low, high = np.array(pixels.limits, np.float32).T
         scale = np.float32(255) / (high - low)
         values = np.rint(((values.astype(np.float32) - low) * scale).clip(0, 255)).astype(np.uint8)
@@ -336,7 +340,7 @@ def with_limits(pixels: Pixels | None, paths: Sequence[Path]) -> Pixels | None:
     limits = []
     for counts in total[:bands]:
         reached = np.cumsum(counts)
-        low, high = (int(np.searchsorted(reached, share / 100 * reached[-1])) for share in pixels.percentiles)
+        low, high = (int(np.searchsorted(reached, max(1, p / 100 * reached[-1]))) for p in pixels.percentiles)
         limits.append((float(low), float(max(high, low + 1))))
     return replace(pixels, limits=tuple(limits))
 
