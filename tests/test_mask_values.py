@@ -1,6 +1,11 @@
 """Masks with other values than the project's indices, and with colours: mapped on the way in, recorded, or refused."""
 
 import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +15,7 @@ from wsss.data.folder import add_folder
 from wsss.data.palette_png import read_palette_png
 from wsss.errors import UserError
 
+DOCS = Path(__file__).parents[1] / "docs"
 CLASSES = ("tumour", "stroma", "necrosis")
 
 
@@ -124,3 +130,27 @@ def test_without_a_background_every_image_has_a_tag(tissue):
     (tissue / "tags.csv").write_text(text.replace("p03,stroma;tumour", "p03,").replace("p03,tumour;stroma", "p03,"))
     with pytest.raises(UserError, match="p03 have no tag; without a background every pixel"):
         add(tissue)
+
+
+def examples() -> dict[str, str]:
+    """The examples of the page on data, of masks and of pictures, by title."""
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("data*.md")))
+    found = dict(re.findall(r'```sh title="(.*?)"\n(.*?)```', pages, re.S))
+    titles = ("tissue without a background", "masks in colours", "tiles of 4 bands of 16 bits")
+    return {title: found[title] for title in titles}
+
+
+@pytest.mark.parametrize("title", examples())
+def test_the_examples_of_the_page_work_as_they_stand(title, tmp_path):
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    done = subprocess.run(
+        ["bash", "-euc", examples()[title]],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = {"tissue": "4 classes and no background", "masks": "#e0e0c0 ignored", "tiles": "bands 4, 3, 2; stretched"}
+    assert said[title.split()[0]] in done.stdout

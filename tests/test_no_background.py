@@ -1,5 +1,9 @@
 """A dataset without a background: index 0 occurs in no label map and no prediction, and means are over the classes."""
 
+import hashlib
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +11,9 @@ import torch
 import wsss.methods as methods
 from wsss.classes import IGNORE
 from wsss.data import Dataset, open_dataset
+from wsss.data.label_folder import LabelFolder
 from wsss.data.label_maps import LabelMaps, index_format
+from wsss.data.palette_png import write_palette_png
 from wsss.data.score_maps import ScoreMaps
 from wsss.data.shapes import make_shapes
 from wsss.errors import UserError
@@ -127,3 +133,32 @@ def test_the_masks_of_shapes_fill_the_picture_and_tags_name_the_grounds(dataset)
         assert values <= {dataset.classes.index(name) for name in dataset.tag_names(id)}
     assert dataset.classes.names == ("disc-eyes", "square-ring", "ground-clouds", "ground-waves")
     assert not dataset.has_background and dataset.candidates(id)[0] > 0
+
+
+def test_imported_label_maps_without_a_background_hold_no_0(dataset, tmp_path):
+    ids = dataset.splits["train"]
+    for number, id in enumerate(ids):
+        write_palette_png(tmp_path / f"{id}.png", np.full((64, 64), 1 if number else 0, np.uint8))
+    with pytest.raises(UserError, match=rf"{ids[0]} holds index 0 \(allowed: 1 to 4 and 255\)"):
+        LabelFolder(tmp_path).check(dataset)
+
+
+def test_a_mask_that_gets_a_0_later_is_named(dataset, tmp_path):
+    root = tmp_path / "tissue"
+    shutil.copytree(dataset.root, root)
+    id = dataset.splits["val"][0]
+    mask = Masks(dataset).read(id)
+    mask[0, 0] = 0
+    write_palette_png(root / "SegmentationClass" / f"{id}.png", mask)
+    with pytest.raises(UserError, match=r"holds index 0 \(allowed: 1 to 4 and 255\)"):
+        Dataset.open(root).check(thorough=True)
+    with pytest.raises(UserError, match=r"neither a class \(1..4\) nor 255"):
+        Masks(Dataset.open(root)).read(id)
+
+
+def test_datasets_that_were_there_before_keep_digest_and_manifest(tiny_shapes):
+    """A fingerprint follows from the digest, settings and versions; the first two figures are of before."""
+    assert tiny_shapes.digest == "5523dfb8fc21d796335318518da051e401db50feb2c2d4d9af258450a77e01a8"
+    manifest = hashlib.sha256((tiny_shapes.root / "manifest.json").read_bytes()).hexdigest()
+    assert manifest == "1f8b4049c04d2a010e6ebfa508ba753a55ec153bd1d14a349e1dad588e78eb8b"
+    assert "facts" not in json.loads((tiny_shapes.root / "manifest.json").read_text(encoding="utf-8"))

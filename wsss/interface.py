@@ -206,6 +206,12 @@ class Method:
     role: str = ""
 
     @property
+    def needs_background(self) -> str:
+        """Why it can't do without a background with its default settings; empty: it can."""
+        steps = [step for stage in self.stages.values() for step in stage.steps]
+        return "; ".join(filter(None, (step.needs_background(step.settings()) for step in steps)))
+
+    @property
     def supervision(self) -> frozenset[str]:
         """What the method sees beyond tags with its default settings."""
         steps = [step for stage in self.stages.values() for step in stage.steps]
