@@ -13,6 +13,7 @@ from PIL import Image
 
 from wsss.data.folder import add_folder
 from wsss.data.palette_png import read_palette_png
+from wsss.data.voc import add_voc
 from wsss.errors import UserError
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -154,3 +155,25 @@ def test_the_examples_of_the_page_work_as_they_stand(title, tmp_path):
     assert done.returncode == 0, done.stderr
     said = {"tissue": "4 classes and no background", "masks": "#e0e0c0 ignored", "tiles": "bands 4, 3, 2; stretched"}
     assert said[title.split()[0]] in done.stdout
+
+
+def test_voc_in_colours_as_annotation_tools_export_it(tissue):
+    root = tissue / "VOC2012"
+    (root / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (tissue / "img").rename(root / "JPEGImages")
+    (root / "SegmentationClass").mkdir()
+    ids = sorted(path.stem for path in (root / "JPEGImages").iterdir())
+    colours = np.array([[250, 50, 83], [0, 255, 0], [0, 0, 255], [9, 9, 9], [0, 0, 0]], np.uint8)
+    for id in ids:
+        values = np.array(Image.open(tissue / "mask" / f"{id}.png"))
+        Image.fromarray(colours[values]).save(root / "SegmentationClass" / f"{id}.png")
+    for name, some in {"train": ids[:8], "val": ids[8:]}.items():
+        (root / "ImageSets" / "Segmentation" / f"{name}.txt").write_text("\n".join(some), encoding="utf-8")
+    with pytest.raises(UserError, match=r"SegmentationClass are in colours: they hold #.*#000000 \(288 px in 12"):
+        add_voc(root, "cvat", tags="masks")
+    values = "#fa3253=tumour,#00ff00=stroma,#0000ff=necrosis,#000000=background"
+    dataset = add_voc(root, "cvat", tags="masks", mask_values=values)
+    assert dataset.classes.names == CLASSES and dataset.has_background
+    assert sorted(np.unique(read_palette_png(dataset.root / "SegmentationClass" / "p00.png"))) == [0, 1, 2]
+    with pytest.raises(UserError, match="leave them out with --sbd"):
+        add_voc(root, "other", mask_values=values, sbd_path=root)

@@ -37,6 +37,13 @@ Value255 = Annotated[
 NoBackground = Annotated[
     bool, typer.Option("--no-background", help="There is no background: every pixel is of a class, or ignored.")
 ]
+MaskValues = Annotated[
+    str | None,
+    typer.Option(metavar="VALUE=NAME,...", help='What masks hold: 0=sky,1=road, or colours, "#ff0000=road".'),
+]
+IgnoreValues = Annotated[
+    str | None, typer.Option(metavar="VALUE,...", help="Values of masks that are not scored, beside 255.")
+]
 NoDvc = Annotated[bool, typer.Option("--no-dvc", help="Don't put the folder under DVC.")]
 
 
@@ -53,6 +60,9 @@ def voc(
     classes: ClassList = None,
     max_disagreement: MaxDisagreement = None,
     value_255: Value255 = None,
+    no_background: NoBackground = False,
+    mask_values: MaskValues = None,
+    ignore_values: IgnoreValues = None,
     no_dvc: NoDvc = False,
 ) -> None:
     """PASCAL VOC 2012, or any dataset in its layout."""
@@ -68,6 +78,9 @@ def voc(
         class_list=classes,
         max_disagreement=max_disagreement,
         value_255=value_255,
+        background=not no_background,
+        mask_values=mask_values,
+        ignore_values=ignore_values,
     )
     _added(dataset, no_dvc)
 
@@ -102,13 +115,8 @@ def folder(
     max_disagreement: MaxDisagreement = None,
     value_255: Value255 = None,
     no_background: NoBackground = False,
-    mask_values: Annotated[
-        str | None,
-        typer.Option(metavar="VALUE=NAME,...", help='What masks hold: 0=sky,1=road, or colours, "#ff0000=road".'),
-    ] = None,
-    ignore_values: Annotated[
-        str | None, typer.Option(metavar="VALUE,...", help="Values of masks that are not scored, beside 255.")
-    ] = None,
+    mask_values: MaskValues = None,
+    ignore_values: IgnoreValues = None,
     bands: Annotated[
         str | None, typer.Option(metavar="R,G,B", help="Which bands become red, green and blue, from 1; or one.")
     ] = None,

@@ -29,6 +29,8 @@ MAX_BANDS = 512
 _ORIENTATION = 0x0112
 _WHITE = 255
 _LEVELS = 1 << 16
+_AT_ONCE = 64
+"""Images whose histograms are in memory together."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Pixels:
         return "; ".join([*words, "turned as EXIF says"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stored:
     """What a file holds, known from its header.
 
@@ -334,8 +336,9 @@ def with_limits(pixels: Pixels | None, paths: Sequence[Path]) -> Pixels | None:
     if pixels is None or pixels.percentiles is None:
         return pixels
     total = np.zeros((3, _LEVELS), np.int64)
-    for counts in each(partial(_histogram, pixels=pixels), paths, "measuring values"):
-        total += counts
+    count = partial(_histogram, pixels=pixels)
+    for start in range(0, len(paths), _AT_ONCE):
+        total += sum(each(count, paths[start : start + _AT_ONCE], "measuring values"))
     bands = 1 if pixels.bands and len(pixels.bands) == 1 else 3
     limits = []
     for counts in total[:bands]:

@@ -17,6 +17,8 @@ from wsss.data.dataset import Dataset
 from wsss.data.ids import files_by_id, fit_files
 from wsss.data.layout import IMAGES, LISTS, MASKS, MASKS_AUG, Description
 from wsss.data.lists import read_ids
+from wsss.data.mask_values import MaskValues, ValueNames
+from wsss.data.mask_values import mask_values as values_of
 from wsss.data.splits import DEV_SHARE
 from wsss.data.tags import TagFile, read_class_list, read_tags, tags_from_masks, tags_from_xml
 from wsss.errors import UserError, unknown
@@ -35,6 +37,9 @@ def add_voc(
     class_list: Path | None = None,
     max_disagreement: float | None = None,
     value_255: str | None = None,
+    background: bool = True,
+    mask_values: str | None = None,
+    ignore_values: str | None = None,
 ) -> Dataset:
     """Make a dataset from a folder in the VOCdevkit layout.
 
@@ -48,12 +53,21 @@ def add_voc(
         dev_list: a file with the dev ids, instead of those chosen by hash.
         class_list: class names, one a line, where they are not those of VOC.
         max_disagreement, value_255: what the user says of masks and tags, see `wsss.data.agreement.answers`.
+        background: whether there is a background; without one every pixel is of a tagged class, or ignored.
+        mask_values, ignore_values: what the values of the masks stand for, see `wsss.data.mask_values`.
 
     Raises:
         UserError: not the layout, or bad content; see `assemble`.
     """
     root = find_voc(path)
-    classes = read_class_list(class_list) if class_list else Classes(VOC)
+    named = ValueNames.of(mask_values, ignore_values, background)
+    if named and (sbd_path or value_255 is not None):
+        raise UserError(
+            "--mask-values, --ignore-values and --no-background are for masks other than VOC's; leave them out with --sbd "
+            "and --value-255"
+        )
+    given_classes = read_class_list(class_list) if class_list else named.classes if named else None
+    classes = Classes(given_classes.names if given_classes else VOC, background)
     if train_list not in (None, "train", "train_aug"):
         raise unknown("train list", str(train_list), ("train", "train_aug"))
     own = files_by_id(root / IMAGES)
@@ -85,7 +99,11 @@ def add_voc(
     if object_255 and len(classes) > 1:
         raise UserError(OBJECT_OF_MANY)
     ids, all_masks = [*train, *lists["val"]], {**extra, **official}
-    found, source = find_tags(tags, root / "Annotations", ids, classes, all_masks, images, object_255=object_255)
+    pngs = {id: mask for id, mask in all_masks.items() if mask.suffix.lower() == ".png"}
+    values = values_of(pngs, named, classes, root / MASKS)
+    found, source = find_tags(
+        tags, root / "Annotations", ids, classes, all_masks, images, object_255=object_255, values=values
+    )
     return assemble(
         Description(
             name=name,
@@ -110,6 +128,7 @@ def add_voc(
             lists={list: ids for list, ids in lists.items() if list == "train_aug"},
             notes=found.notes,
             object_255=object_255,
+            values=values,
         ),
         dev_list,
     )
@@ -149,6 +168,7 @@ def find_tags(
     images: Mapping[str, Path],
     *,
     object_255: bool = False,
+    values: MaskValues | None = None,
 ) -> tuple[TagFile, str]:
     """The tags, and where they come from, by the user's choice: "xml", "masks" or a file.
 
@@ -160,9 +180,11 @@ def find_tags(
         masks: id to mask file.
         images: id to file of all images.
         object_255: 255 in the masks stands for the object, index 1.
+        values: what their values stand for, where they are no indices.
     """
     if choice == "xml":
         return TagFile(tags_from_xml(annotations, ids, classes, images), classes, ()), "xml"
     if choice == "masks":
-        return TagFile(tags_from_masks(masks, ids, classes, object_255=object_255), classes, ()), "masks"
+        from_masks = tags_from_masks(masks, ids, classes, object_255=object_255, values=values)
+        return TagFile(from_masks, classes, ()), "masks"
     return read_tags(Path(choice), classes, images), Path(choice).suffix.lower()[1:]
