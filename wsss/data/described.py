@@ -75,5 +75,12 @@ def described(content: Mapping[str, Any], where: str) -> Dataset:
     except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
         raise UserError(f"{where} does not describe its dataset ({error}); it is damaged") from None
     return Dataset(
-        root=Path(), classes=classes, settings={_SIDES: sides}, splits=splits, _images={}, _tags={}, pixels=pixels, **texts
+        root=Path(),
+        classes=classes,
+        settings={_SIDES: sides},
+        splits=splits,
+        _images={},
+        _tags={},
+        pixels=pixels,
+        **texts,
     )

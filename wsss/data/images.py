@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsss.data.pixels import UNREADABLE, Pixels, convert, stored
+from wsss.data.pixels import Pixels, convert
+from wsss.data.stored_images import ORIENTATION, UNREADABLE, stored
 from wsss.errors import UserError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-
-_ORIENTATION = 0x0112
 
 
 def read_image(path: str | Path, pixels: Pixels | None = None) -> np.ndarray:
@@ -80,7 +79,7 @@ def image_problem(path: Path, *, decode: bool, upright: bool, pixels: Pixels | N
         with Image.open(path) as image:
             if image.mode != "RGB":
                 return _not_rgb(image)
-            if upright and image.getexif().get(_ORIENTATION, 1) != 1:
+            if upright and image.getexif().get(ORIENTATION, 1) != 1:
                 return "carries an EXIF orientation flag (rotate the pixels and drop the flag)"
             if decode:
                 image.load()

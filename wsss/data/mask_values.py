@@ -58,7 +58,9 @@ class ValueNames:
         for part in (mask_values or "").split(",") if mask_values is not None else []:
             value, equals, name = part.partition("=")
             if not equals or not name.strip():
-                raise UserError(f"--mask-values has {part.strip()!r}; it is VALUE=NAME,VALUE=NAME, such as 0=sky,1=road")
+                raise UserError(
+                    f"--mask-values has {part.strip()!r}; it is VALUE=NAME,VALUE=NAME, such as 0=sky,1=road"
+                )
             pairs.append((value.strip(), name.strip()))
         ignored = [part.strip() for part in ignore_values.split(",")] if ignore_values is not None else []
         written = [value for value, _ in pairs] + ignored
@@ -66,10 +68,14 @@ class ValueNames:
             raise UserError(f"{', '.join(written)} are numbers and colours; masks hold either the ones or the others")
         numbers = [_number(value) for value in written]
         if twice := [value for value, count in Counter(numbers).items() if count > 1]:
-            raise UserError(f"{some([_shown(v, bool(colours)) for v in twice])} stand twice in --mask-values and --ignore-values")
+            raise UserError(
+                f"{some([_shown(v, bool(colours)) for v in twice])} stand twice in --mask-values and --ignore-values"
+            )
         names = dict(zip(numbers, (name for _, name in pairs), strict=False))
         if not background and BACKGROUND in names.values():
-            raise UserError("--mask-values names the background, which --no-background says there is none of; choose one")
+            raise UserError(
+                "--mask-values names the background, which --no-background says there is none of; choose one"
+            )
         return cls(names, frozenset(numbers[len(pairs) :]), bool(colours), background)
 
     @property
@@ -126,12 +132,18 @@ class MaskValues:
         """What the manifest says of it, JSON-ready: each value that occurs, what it became, and its pixels."""
         names = {0: BACKGROUND, IGNORE: "ignored"} | dict(enumerate(self.classes.names, 1))
         return {
-            _shown(value, self.colours): {"index": (index := self.indices[value]), "name": names[index], "pixels": count}
+            _shown(value, self.colours): {
+                "index": (index := self.indices[value]),
+                "name": names[index],
+                "pixels": count,
+            }
             for value, count in sorted(self.pixels.items())
         }
 
 
-def mask_values(masks: Mapping[str, Path], said: ValueNames | None, classes: Classes, folder: Path) -> MaskValues | None:
+def mask_values(
+    masks: Mapping[str, Path], said: ValueNames | None, classes: Classes, folder: Path
+) -> MaskValues | None:
     """Count the values of all masks, each of which must have a meaning; None where the masks are taken as they are.
 
     Args:

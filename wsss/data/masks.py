@@ -73,5 +73,6 @@ def check_mask(path: Path, name: str, size: tuple[int, int], classes: Classes, *
         why = ""
         if any(index != voc for index, voc in voc_indices(path).items()):
             why = ", and its palette has VOC's colours under other indices, as an optimiser leaves them"
-        raise UserError(f"{name} holds index {strange[0]} (allowed: {classes.indices[0]} to {len(classes)} and {IGNORE}){why}")
+        allowed = f"{classes.indices[0]} to {len(classes)} and {IGNORE}"
+        raise UserError(f"{name} holds index {strange[0]} (allowed: {allowed}){why}")
     return values

@@ -8,7 +8,6 @@ become colours, and the picture is turned as its EXIF orientation says.
 from __future__ import annotations
 
 import io
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,14 +18,12 @@ import numpy as np
 from PIL import Image
 
 from wsss.data.parallel import each
+from wsss.data.stored_images import MAX_BANDS, ORIENTATION, UNREADABLE, Stored, samples, stored
 from wsss.errors import UserError
 
 if TYPE_CHECKING:
-    import tifffile
+    pass
 
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-MAX_BANDS = 512
-_ORIENTATION = 0x0112
 _WHITE = 255
 _LEVELS = 1 << 16
 _AT_ONCE = 64
@@ -96,7 +93,10 @@ class Pixels:
 
     def record(self) -> dict[str, Any]:
         """JSON-ready, for a manifest or a package."""
-        stretch = self.limits and {"percentiles": list(self.percentiles or ()), "values": [list(v) for v in self.limits]}
+        stretch = self.limits and {
+            "percentiles": list(self.percentiles or ()),
+            "values": [list(v) for v in self.limits],
+        }
         return {"bands": self.bands and list(self.bands), "stretch": stretch or None}
 
     def __str__(self) -> str:
@@ -104,106 +104,12 @@ class Pixels:
         if self.percentiles:
             low, high = self.percentiles
             values = ", ".join(f"{a:g} to {b:g}" for a, b in self.limits or ())
-            words += [f"stretched from percentiles {low:g} to {high:g} of the training images" + (f" ({values})" if values else "")]
+            words += [
+                f"stretched from percentiles {low:g} to {high:g} of the training images"
+                + (f" ({values})" if values else "")
+            ]
         words += [] if self.bands else ["grey repeated, transparency on white, palettes and CMYK as colours"]
         return "; ".join([*words, "turned as EXIF says"])
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """What a file holds, known from its header.
-
-    Attributes:
-        kind: in words, such as "RGB" or "4 bands of 16 bits".
-        height, width: in px, as stored.
-        bands: how many.
-        deep: its values have more than 8 bits.
-        orientation: the EXIF flag, 1 to 8.
-    """
-
-    kind: str
-    height: int
-    width: int
-    bands: int
-    deep: bool
-    orientation: int
-
-    @property
-    def plain(self) -> bool:
-        return self.kind == "RGB" and self.orientation == 1
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width when it is turned as the flag says."""
-        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
-
-
-_KINDS = {"L": "grey", "1": "black and white", "P": "palette", "LA": "transparent", "PA": "transparent"} | {
-    "RGBA": "transparent", "RGB": "RGB", "CMYK": "CMYK", "I;16": "grey of 16 bits", "I;16B": "grey of 16 bits"
-}  # fmt: skip
-
-
-def stored(path: Path) -> Stored:
-    """What an image file holds.
-
-    Raises:
-        One of `UNREADABLE`: it is damaged or too large.
-        UserError: its kind is none that is read.
-    """
-    bits = 8
-    try:
-        with Image.open(path) as image:
-            mode, (width, height), flag = image.mode, image.size, int(image.getexif().get(_ORIENTATION, 1))
-            if image.format == "PNG":
-                with path.open("rb") as file:
-                    bits = file.read(25)[24]
-            elif image.format == "TIFF":
-                tags = image.tag_v2  # type: ignore[attr-defined]
-                bits = max(np.atleast_1d(tags.get(258, 8)))
-                if tags.get(277, 1) != len(image.getbands()) and mode != "P":
-                    return _stored_bands(path)  # of which Pillow would leave some out
-                if 5 <= flag <= 8:  # Pillow turns TIFFs by itself, and says so beforehand
-                    width, height = height, width
-            bands = len(image.getbands())
-    except UNREADABLE:
-        if not _is_tiff(path):
-            raise
-        return _stored_bands(path)
-    orientation = flag if 1 <= flag <= 8 else 1
-    if mode not in _KINDS:
-        raise UserError(f"is of mode {mode}, which is not read; save it with 8 or 16 bits a band")
-    if mode == "RGB" and bits > 8:
-        return Stored("RGB of 16 bits", height, width, 3, True, orientation)
-    return Stored(_KINDS[mode], height, width, bands, mode.startswith("I;16"), orientation)
-
-
-def _is_tiff(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
-
-def _stored_bands(path: Path) -> Stored:
-    import tifffile
-
-    with tifffile.TiffFile(path) as file:
-        series, flag = _checked_series(file), file.pages.first.tags.valueof(_ORIENTATION, 1)
-        sizes = dict(zip(series.axes, series.shape, strict=True))
-        bands, bits = next((n for axis, n in sizes.items() if axis not in "YX"), 1), 8 * series.dtype.itemsize
-    kind = f"{bands} bands of {bits} bits"
-    return Stored(kind, sizes["Y"], sizes["X"], bands, bits > 8, int(flag) if 1 <= int(flag) <= 8 else 1)
-
-
-def _checked_series(file: tifffile.TiffFile) -> tifffile.TiffPageSeries:
-    series = file.series[0]
-    others = [axis for axis in series.axes if axis not in "YX"]
-    if not {"Y", "X"} <= {*series.axes} or len(others) > 1:
-        raise UserError(f"has {len(file.pages)} pictures (axes {series.axes}); one is read")
-    if series.dtype not in (np.uint8, np.uint16):
-        raise UserError(f"holds numbers of the type {series.dtype}; save it with whole numbers of 8 or 16 bits")
-    shape = dict(zip(series.axes, series.shape, strict=True))
-    if shape["Y"] * shape["X"] > 2 * (Image.MAX_IMAGE_PIXELS or 0) or max([series.size // (shape["Y"] * shape["X"])]) > MAX_BANDS:
-        raise ValueError(f"it has {shape['X']} x {shape['Y']} px of {series.size // (shape['Y'] * shape['X'])} bands, more than is read")
-    return series
 
 
 def convert(
@@ -224,7 +130,7 @@ def convert(
     if pixels.bands is None and pixels.percentiles is None:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats) as image:
             if orientation is None:  # Pillow turns TIFFs by itself
-                orientation = 1 if image.format == "TIFF" else int(image.getexif().get(_ORIENTATION, 1))
+                orientation = 1 if image.format == "TIFF" else int(image.getexif().get(ORIENTATION, 1))
             return turned(_coloured(image), orientation)
     values, flag = samples(file, formats)
     values = _chosen(values, pixels)
@@ -236,31 +142,6 @@ def convert(
         raise UserError("has 16 bits, and no stretch was declared")
     values = np.broadcast_to(values, (*values.shape[:2], 3)) if values.shape[2] == 1 else values
     return turned(values, flag if orientation is None else orientation)
-
-
-def samples(file: Path | bytes, formats: tuple[str, ...] | None = None) -> tuple[np.ndarray, int]:
-    """All bands as stored, uint8 or uint16 H x W x B, and the EXIF flag.
-
-    Raises:
-        One of `UNREADABLE`: it is damaged or too large.
-        UserError: numbers of another type, or several pictures.
-    """
-    import tifffile
-
-    begin = file[:4] if isinstance(file, bytes) else file.open("rb").read(4)
-    if begin in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        with tifffile.TiffFile(io.BytesIO(file) if isinstance(file, bytes) else file) as tiff:
-            series, flag = _checked_series(tiff), int(tiff.pages.first.tags.valueof(_ORIENTATION, 1))
-            array = series.asarray()
-            other = next((place for place, axis in enumerate(series.axes) if axis not in "YX"), None)
-        return array[..., None] if other is None else np.moveaxis(array, other, 2), flag
-    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats) as image:
-        flag = int(image.getexif().get(_ORIENTATION, 1))
-        array = np.array(image.convert("RGB") if image.mode == "P" else image)
-    if array.dtype not in (np.uint8, np.uint16, bool):
-        raise UserError(f"holds numbers of the type {array.dtype}; save it with whole numbers of 8 or 16 bits")
-    array = array * np.uint8(255) if array.dtype == bool else array
-    return array[..., None] if array.ndim == 2 else array, flag
 
 
 def turned(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -306,17 +187,22 @@ def declared(images: Mapping[str, Path], said: Pixels | None) -> tuple[Pixels | 
     if said is None and all(holds.plain for holds in known.values()):
         return None, kinds
     said = said or Pixels()
-    if many := [id for id, holds in known.items() if holds.kind.split()[0].isdigit() and holds.bands not in (1, 3)]:
-        if said.bands is None:
-            raise UserError(f"the images are {counted(kinds)} (such as {many[0]}); say which bands to see with --bands R,G,B")
+    many = [id for id, holds in known.items() if holds.kind.split()[0].isdigit() and holds.bands not in (1, 3)]
+    if many and said.bands is None:
+        raise UserError(
+            f"the images are {counted(kinds)} (such as {many[0]}); say which bands to see with --bands R,G,B"
+        )
     if said.percentiles is None and (deep := [id for id, holds in known.items() if holds.deep]):
         raise UserError(
-            f"the images are {counted(kinds)} (such as {deep[0]}); say how 16 bits become 8 with --stretch LOW,HIGH, the "
-            "percentiles of the training images' values that become black and white, such as 2,98"
+            f"the images are {counted(kinds)} (such as {deep[0]}); say how 16 bits become 8 with --stretch LOW,HIGH, "
+            "the percentiles of the training images' values that become black and white, such as 2,98"
         )
     wanted = max(said.bands or (1,))
     if few := [id for id, holds in known.items() if holds.bands < wanted and holds.kind != "palette"]:
-        raise UserError(f"--bands asks for band {wanted}, which {len(few):,} images don't have, such as {few[0]}; they are {counted(kinds)}")
+        raise UserError(
+            f"--bands asks for band {wanted}, which {len(few):,} images don't have, such as {few[0]}; they are "
+            f"{counted(kinds)}"
+        )
     return said, kinds
 
 

@@ -63,8 +63,8 @@ def add_voc(
     named = ValueNames.of(mask_values, ignore_values, background)
     if named and (sbd_path or value_255 is not None):
         raise UserError(
-            "--mask-values, --ignore-values and --no-background are for masks other than VOC's; leave them out with --sbd "
-            "and --value-255"
+            "--mask-values, --ignore-values and --no-background are for masks other than VOC's; leave them out with "
+            "--sbd and --value-255"
         )
     given_classes = read_class_list(class_list) if class_list else named.classes if named else None
     classes = Classes(given_classes.names if given_classes else VOC, background)

@@ -11,8 +11,8 @@ from PIL import Image
 
 from wsss.classes import IGNORE
 from wsss.data.label_maps import LabelMapWriter
-from wsss.data.pixels import UNREADABLE
 from wsss.data.score_maps import ScoreMap, ScoreMaps
+from wsss.data.stored_images import UNREADABLE
 from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.settings import setting
