@@ -21,6 +21,7 @@ from wsss.interface import CRF, NETWORK, Stage, Step, StepContext
 from wsss.nets.backbones import BACKBONES
 from wsss.nets.deeplab import DeepLab
 from wsss.nets.folding import folded
+from wsss.ops.tiles import OVERLAP, TILE, is_large, part_at_size, windows
 from wsss.scores.metric_names import TRAIN_LOSS
 from wsss.settings import factor, setting
 from wsss.stages.inference import multi_scale, node_grid, resize, stream_images
@@ -175,10 +176,20 @@ def predict(context: StepContext) -> None:
         ).unbind()
 
     def label(image_id: str, image: np.ndarray, scores: Tensor) -> tuple[EncodedLabelMap, EncodedLabelMap]:
-        full = resize(scores.cpu()[None, first:], (image.shape[0], image.shape[1]))[0].numpy()
+        size = (image.shape[0], image.shape[1])
+        if not is_large(*size):
+            own, after = decide(image, resize(scores.cpu()[None, first:], size)[0].numpy())
+        else:
+            coarse, own, after = scores[first:].cpu().numpy(), np.empty(size, np.uint8), np.empty(size, np.uint8)
+            for window in windows(*size, TILE, OVERLAP):
+                both = decide(image[window.seen], part_at_size(coarse, size, *window.seen))
+                own[window.kept], after[window.kept] = (labels[window.middle] for labels in both)
+        return encode_label_map(own), encode_label_map(after)
+
+    def decide(image: np.ndarray, full: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         maps, classes = with_rare_together(probabilities(full), settings.gaussian_weight + settings.bilateral_weight)
         refined = crf_labels(image, maps, classes + np.uint8(first), settings)
-        return encode_label_map((full.argmax(0) + first).astype(np.uint8)), encode_label_map(refined)
+        return (full.argmax(0) + first).astype(np.uint8), refined
 
     with (
         LabelMapWriter(context.out / "pred", resume=True) as plain,

@@ -20,9 +20,10 @@ from wsss.interface import StepContext
 from wsss.methods.affinity.network import load_affinity_net
 from wsss.nets.folding import folded
 from wsss.ops.pairs import pair_affinity
+from wsss.ops.tiles import Window, is_large, part_at_size
 from wsss.ops.walk import random_walk
 from wsss.settings import choice, setting
-from wsss.stages.inference import node_size, resize, stream_images
+from wsss.stages.inference import maps_in_tiles, node_size, resize, stream_images
 from wsss.stages.refine import BackgroundSettings, argmax_labels, foreground_maps, with_background
 from wsss.training import to_device
 
@@ -61,14 +62,19 @@ def walk(context: StepContext) -> None:
     turn = threading.Lock() if device.type == "cuda" else nullcontext()
 
     @torch.inference_mode()
-    def infer(images: Sequence[np.ndarray]) -> Sequence[Tensor]:
+    def infer(images: Sequence[np.ndarray]) -> Sequence[Tensor | None]:
         size = node_size(images[0].shape[0], images[0].shape[1], coarsest)
+        if is_large(*images[0].shape[:2]):
+            return [None] * len(images)  # one after the other, in `finish`
         return model(resize(normalise(torch.from_numpy(np.stack(images)).to(device)), size)).float().unbind()
 
     @torch.inference_mode()
-    def finish(image_id: str, _: np.ndarray, features: Tensor) -> tuple[ScoreMap, EncodedLabelMap]:
+    def finish(image_id: str, image: np.ndarray, features: Tensor | None) -> tuple[ScoreMap, EncodedLabelMap]:
         start = maps.read(image_id)
         with turn:
+            if features is None:
+                walked = walk_in_tiles(image, start)
+                return walked, encode_label_map(argmax_labels(walked))
             try:
                 affinity = pair_affinity(features[None], settings.radius, settings.reduction, settings.every_source)[0]
             except UserError as error:
@@ -76,6 +82,24 @@ def walk(context: StepContext) -> None:
             grid = (features.shape[1], features.shape[2])
             walked = walk_score_map(start, affinity, grid, settings, dataset.has_background)
         return walked, encode_label_map(argmax_labels(walked))
+
+    def walk_in_tiles(image: np.ndarray, start: ScoreMap) -> ScoreMap:
+        full = with_background(foreground_maps(start), settings, dataset.has_background)
+        height, width = node_size(image.shape[0], image.shape[1], coarsest)
+        grid = ((height - 1) // model.stride + 1, (width - 1) // model.stride + 1)
+
+        def walked(parts: Sequence[np.ndarray], window: Window) -> Tensor:
+            rows, columns = window.size
+            size = ((rows - 1) * model.stride + 1, (columns - 1) * model.stride + 1)
+            features = model(resize(normalise(torch.from_numpy(np.stack(parts)).to(device)), size)).float()
+            affinity = pair_affinity(features, settings.radius, settings.reduction, settings.every_source)[0]
+            begin = torch.from_numpy(part_at_size(full.scores, grid, *window.seen)).to(device)
+            return random_walk(affinity, window.size, settings.radius, begin, beta=settings.beta, steps=settings.steps)[
+                None
+            ]
+
+        scores = maps_in_tiles(walked, [image], grid)[0].clamp(0, 1).cpu().numpy().astype(np.float16)
+        return ScoreMap(scores, full.classes, full.size)
 
     with (
         ScoreMapWriter(context.out / "scores", resume=True) as scores,
