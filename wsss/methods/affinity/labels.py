@@ -10,6 +10,7 @@ from wsss.classes import IGNORE
 from wsss.data.score_maps import ScoreMaps
 from wsss.errors import UserError
 from wsss.interface import CRF, Step, StepContext
+from wsss.ops.tiles import is_large, labels_in_tiles, part_at_size
 from wsss.settings import factor, setting
 from wsss.stages.refine import (
     BackgroundSettings,
@@ -90,9 +91,18 @@ def make_affinity_labels(context: StepContext) -> None:
         score_map = foreground_maps(maps.read(image_id))
         if not len(score_map.classes):
             return np.zeros(score_map.size, np.uint8)
-        foreground = upsampled(score_map)
-        classes = np.concatenate([np.zeros(1, np.uint8), score_map.classes])
-        crf = dense_crf(context.dataset.image(image_id), settings) if settings.iterations else None
+        image, classes = context.dataset.image(image_id), np.concatenate([np.zeros(1, np.uint8), score_map.classes])
+        if is_large(*score_map.size):
+            return labels_in_tiles(
+                *score_map.size,
+                lambda rows, columns: confident(
+                    image[rows, columns], part_at_size(score_map.scores, score_map.size, rows, columns), classes
+                ),
+            )
+        return confident(image, upsampled(score_map), classes)
+
+    def confident(image: np.ndarray, foreground: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        crf = dense_crf(image, settings) if settings.iterations else None
 
         def marginals(alpha: float) -> np.ndarray:
             background = background_score(foreground, BackgroundSettings(alpha=alpha))
