@@ -139,11 +139,12 @@ def _methods_table(known: list[Method]) -> str:
             str(method.year),
             method.summary,
             ", ".join(sorted(method.supervision)) or "tags only",
+            f"no: {method.needs_background}" if method.needs_background else "yes",
             method.citation,
         )
         for method in sorted(known, key=lambda method: (method.year, method.name))
     ]
-    return _markdown(("method", "name", "year", "what it does", "supervision", "source"), rows)
+    return _markdown(("method", "name", "year", "what it does", "supervision", "without background", "source"), rows)
 
 
 def _settings_table(method: Method) -> str:

@@ -86,23 +86,14 @@ def test_bad_lists(pictures, tmp_path, ids, words):
 
 
 def test_all_bad_images_are_named_at_once_and_nothing_is_left(pictures):
-    photo(pictures / "one" / "p00.jpg", "L")
-    photo(pictures / "two" / "p01.png", "RGBA")
-    photo(pictures / "two" / "p05.png", "P")
-    photo(pictures / "two" / "p09.png", "I;16")
-    photo(pictures / "one" / "p04.jpg", "CMYK")
-    broken = pictures / "one" / "p08.jpg"
-    broken.write_bytes(broken.read_bytes()[:300])
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    photo(pictures / "one" / "p12.jpg", exif=turned)
+    broken = [pictures / "one" / "p08.jpg", pictures / "two" / "p09.png", pictures / "one" / "p04.jpg"]
+    broken[0].write_bytes(broken[0].read_bytes()[:300])
+    broken[1].write_bytes(b"")
+    broken[2].write_text("no picture")
     with pytest.raises(UserError) as error:
         add(pictures)
-    message = str(error.value)
-    for file, mode in {"p00.jpg": "L", "p01.png": "RGBA", "p05.png": "P", "p09.png": "I;16", "p04.jpg": "CMYK"}.items():
-        assert f"{file} is of mode {mode}, not RGB" in message
-    assert "p08.jpg can't be read" in message
-    assert "p12.jpg carries an EXIF orientation flag" in message
+    for path in broken:
+        assert f"{path.name} can't be read" in str(error.value)
     assert not list((pictures.parent / "data").glob("**/*"))
 
 

@@ -187,7 +187,9 @@ def edited(**changes):
 @pytest.mark.parametrize(
     ("edit", "sentence"),
     [
-        (edited(format=5), "is of format 5, this version of wsss reads 1 to 4"),
+        (edited(format=6), "is of format 6, this version of wsss reads 1 to 5"),
+        (edited(background=False), "background and pixels came with format 5"),
+        (edited(format=5, pixels={"bands": [0], "stretch": None}), "bands [0]"),
         (edited(format="x"), "is of format 'x'"),
         (edited(scales=[1]), "scales: unknown key"),
         (edited(inference__scales=[0]), "inference.scales.0: "),

@@ -16,7 +16,7 @@ from wsss.commands import command
 from wsss.data import Dataset, open_dataset
 from wsss.errors import UserError
 from wsss.run.fingerprints import mask_digests
-from wsss.run.plan import Plan, make_plan, read_preset, stands_alone
+from wsss.run.plan import Plan, check_background, make_plan, read_preset, stands_alone
 from wsss.settings import Search, as_text
 
 ALL = "all"
@@ -237,6 +237,7 @@ def _of_method(
     plan = make_plan(name, preset, own)
     for planned in plan.steps:
         planned.check()
+    check_background(plan, dataset)
     objective = choose_objective(plan, dataset, metric)
     space = search_space(plan, objective, keys, own, narrowing, alone=alone)
     first = {key: plan.settings[key] for key in space}

@@ -216,4 +216,5 @@ def _interval(best: Candidate, default: Candidate, around: Surroundings) -> tupl
         return None
     order = np.argsort(of_best.ids), np.argsort(of_default.ids)
     groups = dataset.groups_of([of_best.ids[at] for at in order[0]])
-    return paired_bootstrap(of_best.matrices[order[0]], of_default.matrices[order[1]], groups=groups)
+    of_both = of_best.matrices[order[0]], of_default.matrices[order[1]]
+    return paired_bootstrap(*of_both, classes=of_best.indices, groups=groups)

@@ -13,6 +13,8 @@ from wsss.errors import UserError
 
 IGNORE = 255
 BACKGROUND = "background"
+NO_CLASS = ""
+"""What index 0 is called where there is no background: no class has such a name."""
 
 VOC = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -24,11 +26,16 @@ VOC = (
 class Classes:
     """The foreground classes of a dataset, in the order of their indices 1..C; index 0 is the background.
 
+    Attributes:
+        names: of the C classes.
+        background: whether there is one; without, index 0 is no class and occurs in no mask, label map or prediction.
+
     Raises:
         UserError: no class, more than 254 classes, a name that is empty, doubled or taken ("background").
     """
 
     names: tuple[str, ...]
+    background: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= IGNORE - 1:
@@ -47,8 +54,18 @@ class Classes:
 
     @property
     def with_background(self) -> tuple[str, ...]:
-        """The C + 1 names by label-map index."""
-        return (BACKGROUND, *self.names)
+        """The C + 1 names by label-map index; the first is `NO_CLASS` where there is no background."""
+        return (BACKGROUND if self.background else NO_CLASS, *self.names)
+
+    @property
+    def occurring(self) -> tuple[str, ...]:
+        """The names of what occurs in label maps: the background, if there is one, and the C classes."""
+        return self.with_background[0 if self.background else 1 :]
+
+    @property
+    def indices(self) -> range:
+        """The label-map indices of `occurring`."""
+        return range(0 if self.background else 1, len(self.names) + 1)
 
     def index(self, name: str) -> int:
         """The label-map index (1..C) of a class name.

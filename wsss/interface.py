@@ -142,6 +142,7 @@ class Step:
         supervision: what the step sees beyond tags, such as "masks".
         declares: the same, of what depends on its settings, such as an extra dataset.
         check: refuses settings that contradict each other (raises UserError); called before any step runs.
+        needs_background: why the step can't do with these settings in a dataset without a background; empty: it can.
     """
 
     name: str
@@ -159,6 +160,7 @@ class Step:
     supervision: frozenset[str] = frozenset()
     declares: Callable[[Any], frozenset[str]] = lambda settings: frozenset()
     check: Callable[[Any], None] = lambda settings: None
+    needs_background: Callable[[Any], str] = lambda settings: ""
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,12 @@ class Method:
     summary: str
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     role: str = ""
+
+    @property
+    def needs_background(self) -> str:
+        """Why it can't do without a background with its default settings; empty: it can."""
+        steps = [step for stage in self.stages.values() for step in stage.steps]
+        return "; ".join(filter(None, (step.needs_background(step.settings()) for step in steps)))
 
     @property
     def supervision(self) -> frozenset[str]:

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from wsss.cli.data_told import ClassList, DevList, Groups, MaxDisagreement, NewName, NoDvc, Value255, added
+from wsss.cli.data_told import (
+    ClassList,
+    DevList,
+    Groups,
+    IgnoreValues,
+    MaskValues,
+    MaxDisagreement,
+    NewName,
+    NoBackground,
+    NoDvc,
+    Value255,
+    added,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Make data/NAME from a folder that exists, and put it under DVC.")
 
@@ -26,6 +38,9 @@ def voc(
     groups: Groups = None,
     max_disagreement: MaxDisagreement = None,
     value_255: Value255 = None,
+    no_background: NoBackground = False,
+    mask_values: MaskValues = None,
+    ignore_values: IgnoreValues = None,
     no_dvc: NoDvc = False,
 ) -> None:
     """PASCAL VOC 2012, or any dataset in its layout."""
@@ -42,6 +57,9 @@ def voc(
         groups=groups,
         max_disagreement=max_disagreement,
         value_255=value_255,
+        background=not no_background,
+        mask_values=mask_values,
+        ignore_values=ignore_values,
     )
     added(dataset, no_dvc)
 
@@ -92,6 +110,16 @@ def folder(
     dev_list: DevList = None,
     max_disagreement: MaxDisagreement = None,
     value_255: Value255 = None,
+    no_background: NoBackground = False,
+    mask_values: MaskValues = None,
+    ignore_values: IgnoreValues = None,
+    bands: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Which bands become red, green and blue, from 1; or one.")
+    ] = None,
+    stretch: Annotated[
+        str | None,
+        typer.Option(metavar="LOW,HIGH", help="Percentiles of the training images' values that become 0 and 255."),
+    ] = None,
     follow_links: Annotated[
         bool, typer.Option("--follow-links", help="Take images behind links that lead out of the folder.")
     ] = False,
@@ -114,6 +142,11 @@ def folder(
         dev_list=dev_list,
         max_disagreement=max_disagreement,
         value_255=value_255,
+        background=not no_background,
+        mask_values=mask_values,
+        ignore_values=ignore_values,
+        bands=bands,
+        stretch=stretch,
         follow_links=follow_links,
     )
     added(dataset, no_dvc)

@@ -21,6 +21,12 @@ def shapes(
     val_images: Annotated[int | None, typer.Option(help="Number of val images; by default a quarter.")] = None,
     single: Annotated[bool, typer.Option("--single", help="Exactly one creature in each image.")] = False,
     tag_noise: Annotated[float, typer.Option(metavar="SHARE", help="Share of the tag rows with a wrong class.")] = 0.0,
+    no_background: Annotated[
+        bool, typer.Option("--no-background", help="Grounds are classes of their own: every pixel is of a class.")
+    ] = False,
+    bands: Annotated[
+        bool, typer.Option("--bands", help="TIFFs of 4 bands of 16 bits, of which the fourth tells the classes best.")
+    ] = False,
     groups: Annotated[
         int | None, typer.Option(metavar="SCENES", help="So many scenes at a time are of one place, with one ground.")
     ] = None,
@@ -43,6 +49,8 @@ def shapes(
             single=single,
             tag_noise=tag_noise,
             group_size=groups or 1,
+            background=not no_background,
+            bands=bands,
         )
         rename(root, name)
     print_dataset(Dataset.open(target))

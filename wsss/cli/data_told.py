@@ -34,6 +34,16 @@ Value255 = Annotated[
     str | None,
     typer.Option("--value-255", help="void or object: what 255 is in masks that hold nothing else beside 0."),
 ]
+NoBackground = Annotated[
+    bool, typer.Option("--no-background", help="There is no background: every pixel is of a class, or ignored.")
+]
+MaskValues = Annotated[
+    str | None,
+    typer.Option(metavar="VALUE=NAME,...", help='What masks hold: 0=sky,1=road, or colours, "#ff0000=road".'),
+]
+IgnoreValues = Annotated[
+    str | None, typer.Option(metavar="VALUE,...", help="Values of masks that are not scored, beside 255.")
+]
 NoDvc = Annotated[bool, typer.Option("--no-dvc", help="Don't put the folder under DVC.")]
 
 
@@ -85,10 +95,12 @@ def print_dataset(dataset: Dataset) -> None:
 
     from wsss.console import show
     from wsss.data.layout import SPLITS, TEST, mask_counts
+    from wsss.data.manifest import MASKS_FACT, open_manifest
 
+    no_background = "" if dataset.has_background else " and no background"
     typer.echo(
-        f"{dataset.name}: {dataset.kind}, {len(dataset.classes)} classes, tags from {dataset.tags_source}, "
-        f"in {_here(dataset.root)}, digest {dataset.digest[:12]}"
+        f"{dataset.name}: {dataset.kind}, {len(dataset.classes)} classes{no_background}, tags from "
+        f"{dataset.tags_source}, in {_here(dataset.root)}, digest {dataset.digest[:12]}"
     )
     splits = [split for split in (*SPLITS, TEST) if split in dataset.splits]
     table = Table("", *splits, box=None)
@@ -103,5 +115,10 @@ def print_dataset(dataset: Dataset) -> None:
         counts = (sum(bool(dataset.tags(id)[index]) for id in tagged[split]) for split in splits)
         table.add_row(class_name, *(f"{count:,}" for count in counts))
     show(table)
+    if dataset.pixels is not None:
+        typer.echo(f"images are read so: {dataset.pixels}")
+    if values := open_manifest(dataset.root).facts.get(MASKS_FACT):
+        became = (f"{value} {each['name']} ({each['pixels']:,} px)" for value, each in values.items())
+        typer.echo(f"values of the masks that were added: {', '.join(became)}")
     for note in dataset.settings.get("notes", ()):
         typer.echo(f"note: {note}")

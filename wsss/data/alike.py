@@ -21,10 +21,10 @@ from scipy.fft import dctn
 
 from wsss.data.dataset import Dataset
 from wsss.data.ids import shown
-from wsss.data.images import UNREADABLE
 from wsss.data.layout import IMAGES, SPLITS, TEST, ids_of
 from wsss.data.manifest import read_manifest
 from wsss.data.parallel import each, some
+from wsss.data.stored_images import UNREADABLE
 from wsss.errors import UserError
 from wsss.storage import write_bytes
 

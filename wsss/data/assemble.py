@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from wsss.data import layout
 from wsss.data.checking import check
@@ -13,10 +14,12 @@ from wsss.data.dataset import Dataset
 from wsss.data.groups import refuse_divided
 from wsss.data.ids import refuse_alike, shown
 from wsss.data.lists import read_ids
-from wsss.data.manifest import refresh_manifest
+from wsss.data.manifest import BACKGROUND_FACT, MASKS_FACT, PIXELS_FACT, refresh_manifest
+from wsss.data.mask_values import MaskValues
 from wsss.data.masks import read_mask
 from wsss.data.palette_png import write_palette_png
 from wsss.data.parallel import each, some
+from wsss.data.pixels import Pixels, with_limits
 from wsss.data.splits import DEV_SHARE, hold_out
 from wsss.data.tags import Tags, take
 from wsss.errors import UserError
@@ -41,6 +44,8 @@ class Parts:
         notes: sentences on what of the source was left out, kept in the settings.
         object_255: 255 stands for the object in the masks, and becomes index 1.
         unchanged: refuses files that changed since they were found; called when all were read.
+        values: what the values of the masks stand for, where they are no indices.
+        pixels: how the images become RGB, without the limits of a stretch.
     """
 
     train: Sequence[str]
@@ -56,6 +61,8 @@ class Parts:
     test: Sequence[str] | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
     unchanged: Callable[[], None] = lambda: None
+    values: MaskValues | None = None
+    pixels: Pixels | None = None
 
 
 def assemble(description: layout.Description, parts: Parts, dev_list: Path | None = None) -> Dataset:
@@ -101,14 +108,24 @@ def assemble(description: layout.Description, parts: Parts, dev_list: Path | Non
         refuse_divided({split: lists[split] for split in named if split in lists}, parts.groups)
     if notes := [*parts.notes, *class_hints(description.classes.names)]:
         description = replace(description, settings={**description.settings, "notes": notes})
+    if not description.classes.background and (bare := [shown(id) for id in ids if not tags[id]]):
+        raise UserError(
+            f"{some(bare)} have no tag; without a background every pixel is of a tagged class, so give each image its "
+            "tags, or leave it out"
+        )
+    pixels = with_limits(parts.pixels, [parts.images[id] for id in lists["train"]])
+    facts: dict[str, Any] = {} if description.classes.background else {BACKGROUND_FACT: False}
+    facts |= {} if parts.values is None else {MASKS_FACT: parts.values.record()}
+    facts |= {} if pixels is None else {PIXELS_FACT: pixels.record()}
     target = layout.home(description.name)
     with layout.building(target) as root:
         layout.link_all({id: parts.images[id] for id in ids}, root / layout.IMAGES)
         official = {id: parts.official[id] for id in ids if id in parts.official}
-        _put_masks(official, root / layout.MASKS, parts.object_255)
+        _put_masks(official, root / layout.MASKS, parts.object_255, parts.values)
         extra = {id: parts.extra[id] for id in ids if id in parts.extra and id not in parts.official}
-        _put_masks(extra, root / layout.MASKS_AUG, parts.object_255)
-        layout.finish(root, description, tags, lists, {id: parts.groups[id] for id in ids} if parts.groups else None)
+        _put_masks(extra, root / layout.MASKS_AUG, parts.object_255, parts.values)
+        groups = {id: parts.groups[id] for id in ids} if parts.groups else None
+        layout.finish(root, description, tags, lists, groups, facts)
         note = check(Dataset.open(root), thorough=True, adding=True)
         parts.unchanged()
     if note:
@@ -150,14 +167,15 @@ def write_dev(dataset: Dataset, dev_list: Path | None = None, share: float = DEV
     return Dataset.open(root)
 
 
-def _put_masks(masks: Mapping[str, Path], folder: Path, object_255: bool) -> None:
-    others = [(id, path) for id, path in masks.items() if path.suffix.lower() == ".mat" or object_255]
+def _put_masks(masks: Mapping[str, Path], folder: Path, object_255: bool, values: MaskValues | None) -> None:
+    changed = object_255 or values is not None
+    others = [(id, path) for id, path in masks.items() if path.suffix.lower() == ".mat" or changed]
     layout.link_all({id: path for id, path in masks.items() if (id, path) not in set(others)}, folder)
     if others:
         folder.mkdir(exist_ok=True)
 
     def convert(item: tuple[str, Path]) -> None:
-        write_palette_png(folder / f"{item[0]}.png", read_mask(item[1], object_255=object_255))
+        write_palette_png(folder / f"{item[0]}.png", read_mask(item[1], object_255=object_255, values=values))
 
     each(convert, others, "converting masks")
 

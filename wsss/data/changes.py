@@ -53,7 +53,9 @@ class Changes:
         for paths, one, many in kinds:
             files = [_KINDS.get(Path(path).parts[0], "") + path for path in paths if path not in told]
             if files:
-                said.append(f"{files[0]} {one}" if len(files) == 1 else f"{len(files):,} files {many} ({some(files, 5)})")
+                said.append(
+                    f"{files[0]} {one}" if len(files) == 1 else f"{len(files):,} files {many} ({some(files, 5)})"
+                )
         return said
 
 
@@ -149,5 +151,3 @@ def _write_checked(root: Path, checked: dict[str, list]) -> None:
 
 def _is_mask(name: str) -> bool:
     return name.startswith((f"{layout.MASKS}/", f"{layout.MASKS_AUG}/"))
-
-

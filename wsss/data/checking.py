@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wsss.classes import IGNORE
+from wsss.commands import command
 from wsss.data import layout
 from wsss.data.agreement import OBJECT_OF_MANY, answers, check_masks
 from wsss.data.changes import Changes, find_changes, mending, name_of
@@ -15,7 +16,6 @@ from wsss.data.manifest import refresh_manifest
 from wsss.data.masks import check_mask, read_mask
 from wsss.data.palette_png import write_palette_png
 from wsss.data.parallel import each, some
-from wsss.commands import command
 from wsss.errors import UserError
 
 if TYPE_CHECKING:
@@ -115,7 +115,9 @@ def _look(dataset: Dataset, thorough: bool) -> tuple[dict[str, str], dict[str, f
     return problems, {path: values for _, these in found for path, values in these.items()}
 
 
-def _look_at(dataset: Dataset, id: str, thorough: bool, untagged: bool) -> tuple[dict[str, str], dict[str, frozenset[int]]]:
+def _look_at(
+    dataset: Dataset, id: str, thorough: bool, untagged: bool
+) -> tuple[dict[str, str], dict[str, frozenset[int]]]:
     problems: dict[str, str] = {}
     values: dict[str, frozenset[int]] = {}
     if not dataset.has_tags(id) and not untagged:
@@ -124,13 +126,13 @@ def _look_at(dataset: Dataset, id: str, thorough: bool, untagged: bool) -> tuple
         return {**problems, id: f"{id} is in a list but has no image in {layout.IMAGES}"}, {}
     path = dataset.image_path(id)
     relative = path.relative_to(dataset.root).as_posix()
-    if problem := image_problem(path, decode=thorough, upright=dataset.kind == "folder"):
+    if problem := image_problem(path, decode=thorough, upright=dataset.kind == "folder", pixels=dataset.pixels):
         return {**problems, relative: f"image {relative} {problem}"}, {}
     for folder in (layout.MASKS, layout.MASKS_AUG):
         mask = f"{folder}/{id}.png"
         if (dataset.root / mask).exists():
             try:
-                size = image_size(path)
+                size = image_size(path, dataset.pixels)
                 seen = check_mask(dataset.root / mask, f"mask {mask}", size, dataset.classes, decode=thorough)
                 if thorough and not values:
                     values[mask] = seen

@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from wsss.commands import command
 from wsss.classes import Classes
+from wsss.commands import command
 from wsss.data import layout
 from wsss.data.groups import GROUPS, read_written_groups
 from wsss.data.image_memory import ImageMemory
 from wsss.data.images import image_size, read_image
-from wsss.data.manifest import Entry, read_manifest
+from wsss.data.manifest import BACKGROUND_FACT, MANIFEST, PIXELS_FACT, Entry, open_manifest
 from wsss.data.parallel import some
+from wsss.data.pixels import Pixels
 from wsss.data.tags import read_written
 from wsss.errors import UserError, unknown
 
@@ -33,12 +34,14 @@ class Dataset:
         name: how it is called.
         root: its folder, absolute; see `wsss.data.layout` for what is in it.
         kind: "voc", "sbd", "folder" or "shapes".
-        classes: the C foreground classes.
+        classes: the C foreground classes, and whether there is a background.
         tags_source: where the tags come from: "xml", "masks", "csv", "npz" or "program".
         settings: what it was made with.
         splits: "train", "dev", "val" (disjoint, each may be empty), where there are masks "train_official": the ids of
             train on whose masks train figures are reported, and where there is one "test", whose tags may be missing.
-        digest: sha256 in hexadecimal over classes, split ids, image hashes, tags and groups; masks don't enter it.
+        digest: sha256 in hexadecimal over classes, split ids, image hashes, tags and groups, the conversion of its
+            pixels, and that there is no background; masks don't enter it.
+        pixels: how what its files hold becomes RGB; None where they are plain RGB.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Dataset:
     _tags: Mapping[str, np.ndarray] = field(repr=False)
     _groups: Mapping[str, str] = field(default_factory=dict, repr=False)
     _memory: ImageMemory | None = field(default=None, repr=False)
+    pixels: Pixels | None = None
 
     @classmethod
     def open(cls, root: Path) -> Dataset:
@@ -63,8 +67,9 @@ class Dataset:
         """
         root = root.absolute()
         description = layout.read_description(root)
-        classes = description.classes
-        entries = read_manifest(root)
+        manifest = open_manifest(root)
+        classes = replace(description.classes, background=manifest.facts.get(BACKGROUND_FACT, True))
+        entries, pixels = manifest.files, _pixels(root, manifest.facts)
         images = layout.ids_of(entries, layout.IMAGES)
         names = read_written(root / layout.TAGS, classes)
         tags = {id: np.array([name in present for name in classes.names]) for id, present in names.items()}
@@ -81,10 +86,11 @@ class Dataset:
             tags_source=description.tags_source,
             settings=description.settings,
             splits=splits,
-            digest=_digest(classes, splits, images, entries, tags, groups),
+            digest=_digest(classes, splits, images, entries, tags, groups, pixels),
             _images=images,
             _tags=tags,
             _groups=groups,
+            pixels=pixels,
         )
 
     @property
@@ -101,6 +107,11 @@ class Dataset:
         """The group of each image; empty where each is its own."""
         return tuple(self._groups[id] for id in ids) if self._groups else ()
 
+    @property
+    def has_background(self) -> bool:
+        """Whether index 0 is the background; else it occurs in no mask, label map or prediction."""
+        return self.classes.background
+
     def image_path(self, id: str) -> Path:
         """The file of an image.
 
@@ -113,13 +124,13 @@ class Dataset:
             raise UserError(f"dataset {self.name} has no image {id!r}") from None
 
     def image(self, id: str) -> np.ndarray:
-        """The image, uint8 H x W x 3, RGB, as stored in the file.
+        """The image, uint8 H x W x 3, RGB: as stored in the file, or what `pixels` makes of that.
 
         Raises:
-            UserError: no such image, or its file is missing, damaged or not RGB.
+            UserError: no such image, or its file is missing, damaged or not what `pixels` is for.
         """
-        path = self.image_path(id)
-        return self._memory.image(id, lambda: read_image(path)) if self._memory else read_image(path)
+        path, pixels = self.image_path(id), self._pixels_of(id)
+        return self._memory.image(id, lambda: read_image(path, pixels)) if self._memory else read_image(path, pixels)
 
     def in_memory(self, limit: int) -> Dataset:
         """The same dataset, whose images stay in memory once they were read, as far as `limit` bytes go.
@@ -130,7 +141,20 @@ class Dataset:
 
     def size(self, id: str) -> tuple[int, int]:
         """Height and width of the image in pixels, from its header."""
-        return image_size(self.image_path(id))
+        return image_size(self.image_path(id), self._pixels_of(id))
+
+    def _pixels_of(self, id: str) -> Pixels | None:
+        """The conversion of an image's file; a picture from elsewhere (`with_picture`) is RGB."""
+        return None if Path(self._images[id]).is_absolute() else self.pixels
+
+    def candidates(self, id: str) -> np.ndarray:
+        """The label-map indices that can occur in an image: uint8, the background's 0 where there is one, and the tags.
+
+        Raises:
+            UserError: the dataset has no tag row for the id.
+        """
+        background = np.zeros(int(self.has_background), np.uint8)
+        return np.concatenate([background, np.flatnonzero(self.tags(id)).astype(np.uint8) + 1])
 
     def tags(self, id: str) -> np.ndarray:
         """The tags, bool [C], read-only; all False is a background image.
@@ -244,8 +268,10 @@ def open_dataset(name: str | Path) -> Dataset:
     if str(name) == DEFAULT:
         return _make_shapes()
     if path.is_dir():
-        raise UserError(f"{path} is not a dataset folder: it has no {layout.DESCRIPTION}; add it with "
-            f"`{command('wsss', 'data', 'add')}`")
+        raise UserError(
+            f"{path} is not a dataset folder: it has no {layout.DESCRIPTION}; add it with "
+            f"`{command('wsss', 'data', 'add')}`"
+        )
     pointer = Path("data") / f"{name}.dvc"
     if pointer.is_file():
         raise UserError(f"dataset {name} is tracked but not here; fetch it with `dvc pull {pointer}`")
@@ -270,6 +296,13 @@ def _make_shapes() -> Dataset:
     return Dataset.open(target)
 
 
+def _pixels(root: Path, facts: Mapping[str, Any]) -> Pixels | None:
+    try:
+        return Pixels.of_record(facts.get(PIXELS_FACT))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{root / MANIFEST} is damaged ({error}); pull the dataset again or add it again") from None
+
+
 def _digest(
     classes: Classes,
     splits: Mapping[str, tuple[str, ...]],
@@ -277,14 +310,20 @@ def _digest(
     entries: Mapping[str, Entry],
     tags: Mapping[str, np.ndarray],
     groups: Mapping[str, str],
+    pixels: Pixels | None,
 ) -> str:
     def row(id: str) -> list[str | None]:
         image = entries[images[id]].sha256 if id in images else None
         return [id, image, "".join(map(str, tags[id].astype(int))) if id in tags else None]
 
-    content = {"classes": classes.names, **{split: [row(id) for id in splits[split]] for split in layout.SPLITS}}
+    content: dict[str, Any] = {
+        "classes": classes.names,
+        **{split: [row(id) for id in splits[split]] for split in layout.SPLITS},
+    }
     if layout.TEST in splits:
         content[layout.TEST] = [row(id) for id in splits[layout.TEST]]
     if groups:
         content["groups"] = sorted(groups.items())
+    content |= {} if classes.background else {BACKGROUND_FACT: False}
+    content |= {} if pixels is None else {PIXELS_FACT: pixels.record()}
     return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()

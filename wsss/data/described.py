@@ -10,8 +10,9 @@ import numpy as np
 
 from wsss.classes import Classes
 from wsss.data.dataset import Dataset
+from wsss.data.manifest import BACKGROUND_FACT, PIXELS_FACT
+from wsss.data.pixels import Pixels
 from wsss.errors import UserError
-
 
 _SIZES = 2000
 """The sizes of so many training images are read at most, evenly spread."""
@@ -45,6 +46,8 @@ def facts(dataset: Dataset) -> dict[str, Any]:
         "tags_source": dataset.tags_source,
         "splits": {split: list(ids) for split, ids in dataset.splits.items()},
         "digest": dataset.digest,
+        **({} if dataset.has_background else {BACKGROUND_FACT: False}),
+        **({} if dataset.pixels is None else {PIXELS_FACT: dataset.pixels.record()}),
     }
 
 
@@ -63,10 +66,20 @@ def described(content: Mapping[str, Any], where: str) -> Dataset:
         if not all(isinstance(text, str) for text in texts.values()):
             raise TypeError("names must be text")
         splits = {str(split): tuple(map(str, ids)) for split, ids in content["splits"].items()}
-        classes = Classes(tuple(map(str, content["classes"])))
+        classes = Classes(tuple(map(str, content["classes"])), content.get(BACKGROUND_FACT, True) is not False)
+        pixels = Pixels.of_record(content.get(PIXELS_FACT))
         sides = content.get(_SIDES)
         if sides is not None and not (len(sides) == 2 and 1 <= int(sides[0]) <= int(sides[1]) <= 1 << 15):
             raise ValueError("sides must be two lengths in px")
     except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
         raise UserError(f"{where} does not describe its dataset ({error}); it is damaged") from None
-    return Dataset(root=Path(), classes=classes, settings={_SIDES: sides}, splits=splits, _images={}, _tags={}, **texts)
+    return Dataset(
+        root=Path(),
+        classes=classes,
+        settings={_SIDES: sides},
+        splits=splits,
+        _images={},
+        _tags={},
+        pixels=pixels,
+        **texts,
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from wsss.classes import Classes
@@ -12,7 +13,10 @@ from wsss.data.dataset import Dataset
 from wsss.data.given_splits import read_splits, refuse_shared
 from wsss.data.groups import read_groups, sentence
 from wsss.data.layout import TEST, Description, home, refuse_taken
+from wsss.data.mask_values import MaskValues, ValueNames
+from wsss.data.mask_values import mask_values as mask_values_of
 from wsss.data.parallel import some
+from wsss.data.pixels import Pixels, declared, kinds_of
 from wsss.data.places import Pictures, find_pictures, states
 from wsss.data.sources import counted, read_source, recognise
 from wsss.data.splits import DEV_SHARE, hold_out
@@ -41,6 +45,11 @@ def add_folder(
     max_disagreement: float | None = None,
     value_255: str | None = None,
     follow_links: bool = False,
+    background: bool = True,
+    mask_values: str | None = None,
+    ignore_values: str | None = None,
+    bands: str | None = None,
+    stretch: str | None = None,
 ) -> Dataset:
     """Make a dataset from a folder of images, searched through all its subfolders.
 
@@ -63,21 +72,42 @@ def add_folder(
             masked ids, or 0.1 of all ids where there is no mask.
         max_disagreement, value_255: what the user says of masks and tags, see `wsss.data.agreement.answers`.
         follow_links: take what lies behind links that lead out of the folder.
+        background: whether there is a background; without one every pixel is of a tagged class, or ignored.
+        mask_values, ignore_values: what the values of the masks stand for, see `wsss.data.mask_values`.
+        bands, stretch: how the images become RGB, see `wsss.data.pixels`.
 
     Raises:
         UserError: a folder without images, bad names, or bad content; see `assemble`.
     """
+    named = ValueNames.of(mask_values, ignore_values, background)
+    if named and value_255 is not None:
+        raise UserError("--value-255 is for masks of 0 and 255 alone; with --mask-values say what 255 is there")
     said = answers(max_disagreement, value_255)
     refuse_taken(home(name))
     pictures = find_pictures(path, masks, follow_links=follow_links)
     before = states(pictures.files)
     object_255 = value_255 == "object"
+    if named and not pictures.masks and (mask_values or ignore_values):
+        raise UserError(
+            f"--mask-values and --ignore-values say what masks hold, and {path} shows none; give their folder with --masks"
+        )
+    pixels, kinds = declared(pictures.files, Pixels.of_words(bands, stretch))
+    if pixels is not None:
+        say(f"{name}: the images are {kinds_of(kinds)}; they are read so: {pixels}")
     choice = str(tags) if tags is not None else recognise(pictures)
     table = Path(choice) if Path(choice).suffix.lower() in TABLES and Path(choice).is_file() else None
     given, splits_source = read_splits(splits, lists, pictures, table)
-    classes = read_class_list(class_list) if class_list else None
+    classes = read_class_list(class_list) if class_list else named.classes if named else None
+    classes = classes and Classes(classes.names, background)
     apart = [text.partition(":")[2] for text in (groups, splits) if text and text.startswith("column:")]
-    found, source = _tags(choice, pictures, classes, given, negative, apart, object_255)
+
+    @cache
+    def values_of(classes: Classes) -> MaskValues | None:
+        where = path if masks is None or str(masks).startswith("suffix:") else Path(masks)
+        return mask_values_of(pictures.masks, named, classes, where)
+
+    found, source = _tags(choice, pictures, classes, given, negative, apart, object_255, values_of)
+    found = found._replace(classes=Classes(found.classes.names, background))
     if object_255 and len(found.classes) > 1:
         raise UserError(OBJECT_OF_MANY)
     ids = sorted({id for its in given.values() for id in its} if given else pictures.files)
@@ -130,6 +160,8 @@ def add_folder(
             notes=(*found.notes, *pictures.notes),
             object_255=object_255,
             unchanged=unchanged,
+            values=values_of(found.classes) if pictures.masks else None,
+            pixels=pixels,
         ),
         dev_list,
     )
@@ -143,6 +175,7 @@ def _tags(
     negative: Collection[str],
     apart: Sequence[str],
     object_255: bool,
+    values_of: Callable[[Classes], MaskValues | None],
 ) -> tuple[TagFile, str]:
     """The tags and where they come from; those that the source lacks for val and test are read from their masks."""
     if choice == "masks":
@@ -150,14 +183,17 @@ def _tags(
             raise UserError("tags from masks need the class names in the order of their indices: give --classes FILE")
         ids = [id for split, its in given.items() for id in its if split != TEST or id in pictures.masks]
         ids = ids if given else sorted(pictures.files)
-        return TagFile(tags_from_masks(pictures.masks, ids, classes, object_255=object_255), classes, ()), "masks"
+        values = values_of(classes)
+        from_masks = tags_from_masks(pictures.masks, ids, classes, object_255=object_255, values=values)
+        return TagFile(from_masks, classes, ()), "masks"
     tested = [id for split in ("val", TEST) for id in given.get(split, ())]
     optional = [id for id in tested if id in pictures.masks] + list(given.get(TEST, ()))
     found, source = read_source(choice, pictures, classes, negative=negative, optional=optional, apart=apart)
     bare = [id for id in tested if id in pictures.masks and id not in found.tags]
     if not bare:
         return found, source
-    from_masks = tags_from_masks(pictures.masks, bare, found.classes, object_255=object_255)
+    values = values_of(found.classes)
+    from_masks = tags_from_masks(pictures.masks, bare, found.classes, object_255=object_255, values=values)
     note = f"tags of {len(bare):,} images of val and test are those of their masks"
     return TagFile({**found.tags, **from_masks}, found.classes, (*found.notes, note)), source
 

@@ -1,74 +1,90 @@
 """Reading images, and what can be wrong with an image file.
 
-Pixels are taken as they are stored, which is what masks are drawn on in VOC and SBD: an EXIF orientation flag is never
-applied. A folder of somebody's own photographs is checked for such flags, since there the flag is usually meant.
+Without a declared conversion (`wsss.data.pixels`) an image must be RGB of 8 bits, and its pixels are taken as they are
+stored, which is what masks are drawn on in VOC and SBD: an EXIF orientation flag is not applied.
 """
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from wsss.data.pixels import Pixels, convert
+from wsss.data.stored_images import ORIENTATION, UNREADABLE, stored
 from wsss.errors import UserError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-
-_ORIENTATION = 0x0112
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path, pixels: Pixels | None = None) -> np.ndarray:
     """An image file as uint8 H x W x 3, RGB.
 
+    Args:
+        path: the file.
+        pixels: the declared conversion, `Dataset.pixels`; without one the file must be RGB.
+
     Raises:
-        UserError: the file is missing, damaged or not RGB.
+        UserError: the file is missing, damaged, not RGB, or not what the conversion is for.
     """
     problem = "is missing"
     if Path(path).is_file():
         try:
+            if pixels is not None:
+                return convert(Path(path), pixels)
             with Image.open(path) as image:
                 if image.mode == "RGB":
                     return np.array(image)
                 problem = _not_rgb(image)
+        except UserError as error:
+            problem = str(error)
         except UNREADABLE as error:
             problem = f"can't be read ({error})"
     raise UserError(f"image {path} {problem}")
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Height and width, from the file's header.
+def image_size(path: Path, pixels: Pixels | None = None) -> tuple[int, int]:
+    """Height and width of what `read_image` gives, from the file's header.
 
     Raises:
         UserError: the file is missing or not an image.
     """
     try:
+        if pixels is not None:
+            return stored(path).size
         with Image.open(path) as image:
             return image.height, image.width
+    except UserError as error:
+        raise UserError(f"image {path} {error}") from None
     except UNREADABLE as error:
         raise UserError(f"image {path} can't be read ({error})") from None
 
 
-def image_problem(path: Path, *, decode: bool, upright: bool) -> str | None:
+def image_problem(path: Path, *, decode: bool, upright: bool, pixels: Pixels | None = None) -> str | None:
     """What is wrong with an image file, or None.
 
     Args:
         path: the file.
         decode: read all of its pixels, not only the header.
-        upright: an orientation flag other than "as stored" is a problem.
+        upright: an orientation flag other than "as stored" is a problem, where no conversion turns the image.
+        pixels: the declared conversion.
     """
     if not path.is_file():
         return "is missing"
     try:
+        if pixels is not None:
+            convert(path, pixels) if decode else stored(path)
+            return None
         with Image.open(path) as image:
             if image.mode != "RGB":
                 return _not_rgb(image)
-            if upright and image.getexif().get(_ORIENTATION, 1) != 1:
+            if upright and image.getexif().get(ORIENTATION, 1) != 1:
                 return "carries an EXIF orientation flag (rotate the pixels and drop the flag)"
             if decode:
                 image.load()
+    except UserError as error:
+        return str(error)
     except UNREADABLE as error:
         return f"can't be read ({error})"
     return None

@@ -8,13 +8,12 @@ import numpy as np
 
 from wsss.classes import IGNORE
 from wsss.data.agreement import check_labels
-from wsss.data.ids import files_by_id
 from wsss.data.dataset import Dataset
 from wsss.data.ids import files_by_id
 from wsss.data.label_maps import INDEX, LabelMaps
+from wsss.data.masks import values_in
 from wsss.data.palette_png import read_palette_png
 from wsss.data.parallel import each, some
-from wsss.data.masks import values_in
 from wsss.errors import UserError
 from wsss.progress import say
 
@@ -91,5 +90,6 @@ class LabelFolder:
         if labels.shape != (height, width):
             return f"{id} is {labels.shape[1]} x {labels.shape[0]}, its image {width} x {height}"
         values[id] = values_in(labels)
-        strange = sorted(value for value in values[id] if len(dataset.classes) < value < IGNORE)
-        return f"{id} holds index {strange[0]} (allowed: 0 to {len(dataset.classes)} and {IGNORE})" if strange else ""
+        allowed = dataset.classes.indices
+        strange = sorted(values[id] - {*allowed, IGNORE})
+        return f"{id} holds index {strange[0]} (allowed: {allowed[0]} to {allowed[-1]} and {IGNORE})" if strange else ""

@@ -185,7 +185,9 @@ def read_index(folder: Path, format: str, what: str) -> dict[str, dict]:
     if not isinstance(index, dict) or index.get("format") != format:
         raise UserError(f"{path} is not an index of {what} (format {format})")
     maps = index.get("maps")
-    if not isinstance(maps, dict) or not all(isinstance(m, dict) and type(m.get("shard")) is int for m in maps.values()):
+    if not isinstance(maps, dict) or not all(
+        isinstance(m, dict) and type(m.get("shard")) is int for m in maps.values()
+    ):
         raise UserError(f"{path} is damaged: it does not say in which shard each map lies; make the {what} anew")
     for id in maps:
         inside(folder, id)

@@ -29,8 +29,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wsss.commands import command
 from wsss.classes import Classes
+from wsss.commands import command
 from wsss.data.groups import GROUPS, write_groups
 from wsss.data.ids import files_by_id, path_id, shown
 from wsss.data.images import SUFFIXES
@@ -237,8 +237,9 @@ def read_description(root: Path) -> Description:
             settings=found.get("settings", {}),
         )
     except FileNotFoundError:
-        raise UserError(f"{root} has no {DESCRIPTION}, so it is no dataset; make one with "
-            f"`{command('wsss', 'data', 'add')}`") from None
+        raise UserError(
+            f"{root} has no {DESCRIPTION}, so it is no dataset; make one with `{command('wsss', 'data', 'add')}`"
+        ) from None
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); add the dataset again") from None
 
@@ -267,6 +268,7 @@ def finish(
     tags: Mapping[str, tuple[str, ...]],
     lists: Mapping[str, Iterable[str]],
     groups: Mapping[str, str] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Finish a dataset folder whose images and masks are in place: write its description, tags, lists and manifest.
 
@@ -276,6 +278,7 @@ def finish(
         tags: id to the names of the classes in it, in any order; an empty tuple is a background image.
         lists: list name to ids; "train", "dev" and "val" are needed (each may be empty).
         groups: id to group of every image; None where each is its own.
+        facts: what the manifest says of the dataset, see `wsss.data.manifest.Manifest`.
     """
     write_description(root, description)
     write_csv(root / TAGS, tags, description.classes)
@@ -283,4 +286,4 @@ def finish(
         write_groups(root, groups)
     for name, ids in lists.items():
         write_list(root, name, ids)
-    write_manifest(root)
+    write_manifest(root, facts)

@@ -8,20 +8,24 @@ import numpy as np
 import scipy.io
 
 from wsss.classes import IGNORE, Classes
+from wsss.data.mask_values import MaskValues
 from wsss.data.palette_png import png_size, read_palette_png, voc_indices
 from wsss.errors import UserError
 
 
-def read_mask(path: Path, *, object_255: bool = False) -> np.ndarray:
+def read_mask(path: Path, *, object_255: bool = False, values: MaskValues | None = None) -> np.ndarray:
     """The class indices of a mask, uint8 H x W, from a palette or grey PNG or from an SBD .mat file.
 
     Args:
         path: the file.
         object_255: 255 stands for the object, and becomes index 1.
+        values: what its values stand for, where they are no indices.
 
     Raises:
         UserError: the file is missing, damaged or holds no indices.
     """
+    if values is not None:
+        return values.read(path)
     mask = read_sbd_mask(path) if path.suffix.lower() == ".mat" else read_palette_png(path)
     return np.where(mask == IGNORE, np.uint8(1), mask) if object_255 else mask
 
@@ -65,9 +69,10 @@ def check_mask(path: Path, name: str, size: tuple[int, int], classes: Classes, *
     if not decode:
         return frozenset()
     values = values_in(read_palette_png(path, name))
-    if strange := sorted(value for value in values if len(classes) < value < IGNORE):
+    if strange := sorted(values - {*classes.indices, IGNORE}):
         why = ""
         if any(index != voc for index, voc in voc_indices(path).items()):
             why = ", and its palette has VOC's colours under other indices, as an optimiser leaves them"
-        raise UserError(f"{name} holds index {strange[0]} (allowed: 0 to {len(classes)} and {IGNORE}){why}")
+        allowed = f"{classes.indices[0]} to {len(classes)} and {IGNORE}"
+        raise UserError(f"{name} holds index {strange[0]} (allowed: {allowed}){why}")
     return values

@@ -50,6 +50,49 @@ def decode_palette_png(data: bytes, name: str) -> np.ndarray:
     Raises:
         UserError: no PNG, a damaged one, one with colours, alpha or several frames, or a value above 255.
     """
+    values = _decode_values(data, name)
+    if values.dtype == np.uint16 and values.max() > IGNORE:
+        raise UserError(
+            f"{name} holds the value {values.max()}; class indices go up to {IGNORE - 1}, and {IGNORE} is void"
+        )
+    return values.astype(np.uint8)
+
+
+def read_values(path: Path) -> np.ndarray:
+    """The values of a mask as stored: uint8, uint16 or bool H x W, palette indices or grey values.
+
+    Raises:
+        UserError: no such file, or nothing that `decode_palette_png` takes; values above 255 are no fault here.
+    """
+    return _decode_values(_read(path), str(path))
+
+
+def has_colours(path: Path) -> bool:
+    """Whether a mask has colours in place of indices, by its header."""
+    try:
+        with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
+            return image.mode in ("RGB", "RGBA")
+    except Exception:  # what is wrong with it is said when it is read
+        return False
+
+
+def decode_colours(path: Path) -> np.ndarray:
+    """The colours of a mask, those of its palette where it has one: uint32 H x W, 0xRRGGBB; transparency is left out.
+
+    Raises:
+        UserError: no such file, no PNG, a damaged one.
+    """
+    try:
+        with Image.open(io.BytesIO(_read(path)), formats=_FORMATS) as image:
+            red, green, blue = np.moveaxis(np.array(image.convert("RGB"), np.uint32), 2, 0)
+    except UserError:
+        raise
+    except Exception as error:
+        raise _unreadable(str(path), error) from None
+    return red << 16 | green << 8 | blue
+
+
+def _decode_values(data: bytes, name: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             image.verify()  # the checksums; reading the pixels ignores them
@@ -63,11 +106,7 @@ def decode_palette_png(data: bytes, name: str) -> np.ndarray:
     depth, colour = data[24], data[25]  # of the header, which is always the first part of a PNG
     if colour == 0 and depth in _WIDENED:
         values //= _WIDENED[depth]
-    if values.dtype == np.uint16 and values.max() > IGNORE:
-        raise UserError(
-            f"{name} holds the value {values.max()}; class indices go up to {IGNORE - 1}, and {IGNORE} is void"
-        )
-    return values.astype(np.uint8)
+    return values
 
 
 def png_size(path: Path, name: str) -> tuple[int, int]:

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from wsss.process import own_cores
 from wsss.errors import UserError
+from wsss.process import own_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

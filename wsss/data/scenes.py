@@ -39,12 +39,14 @@ class Scene:
         labels: uint8 size x size, 0 background, class + 1, 255 along each creature, on the side of what lies behind.
         instances: uint8 size x size, 0 background, else the creature's number in `classes`, from 1.
         classes: the class of each creature, 0..C-1, the one in front last.
+        ground: the kind of the ground, its place in `GROUNDS`.
     """
 
     image: np.ndarray
     labels: np.ndarray
     instances: np.ndarray
     classes: tuple[int, ...]
+    ground: int
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ def draw_scene(
             bodies.append(body)
             instances[body] = len(drawn)
             break
-    return Scene(_photograph(rng, image), _labels(instances, drawn), instances, tuple(drawn))
+    kind_of_ground = ground % len(GROUNDS)
+    return Scene(_photograph(rng, image), _labels(instances, drawn), instances, tuple(drawn), kind_of_ground)
 
 
 def _hides(new: np.ndarray, visible: list[np.ndarray], whole: list[np.ndarray], limit: float) -> bool:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from wsss.classes import Classes
+from wsss.classes import IGNORE, Classes
 from wsss.data import layout, splits
 from wsss.data.creatures import MAX_CLASSES, head_of
+from wsss.data.manifest import BACKGROUND_FACT, PIXELS_FACT
 from wsss.data.palette_png import write_palette_png
 from wsss.data.parallel import each
-from wsss.data.scenes import Place, Scene, draw_scene
+from wsss.data.pixels import Pixels, with_limits
+from wsss.data.scenes import GROUNDS, Place, Scene, draw_scene
 from wsss.data.tags import Tags
 from wsss.errors import UserError
 
@@ -40,6 +43,8 @@ def make_shapes(
     single: bool = False,
     tag_noise: float = 0.0,
     group_size: int = 1,
+    background: bool = True,
+    bands: bool = False,
 ) -> None:
     """Draw the dataset into the folder `root`: images, masks, boxes, tags and lists.
 
@@ -59,6 +64,10 @@ def make_shapes(
             another one, that is not there, stands instead. Boxes and masks stay right.
         group_size: so many scenes in a row are of one place, and a group: one ground, and one class that most of them
             show, whatever the ground. 1 to 10,000; with 1 each scene is a place of its own.
+        background: False makes each kind of ground a class, after those of the creatures, named as `scenes.GROUNDS`:
+            there is no background then, and no empty scene but for its ground.
+        bands: TIFFs of 4 bands of 16 bits: the picture in grey three times, and what tells its classes (their indices,
+            spread over the values, with noise) in the fourth.
 
     Raises:
         UserError: a number out of its range, or noise where there is no other class.
@@ -74,6 +83,8 @@ def make_shapes(
     if tag_noise and classes == 1:
         raise UserError("shapes can't be drawn with tag_noise and classes = 1: a wrong tag needs a second class")
     names = class_names(classes)
+    grounds = () if background else tuple(f"ground-{kind}" for kind in GROUNDS[:classes])
+    pixels = Pixels((4, 3, 2), (2.0, 98.0)) if bands else None
     for folder in (layout.IMAGES, layout.MASKS, ANNOTATIONS):
         (root / folder).mkdir(parents=True, exist_ok=True)
 
@@ -83,29 +94,43 @@ def make_shapes(
         place = None if group_size == 1 else Place.of([rng, part, number // group_size], classes)
         scene = draw_scene(np.random.default_rng([rng, *job]), size, classes, main, single=single, place=place)
         id = f"{('train', 'val')[part]}_{number:06d}"
-        Image.fromarray(scene.image).save(root / layout.IMAGES / f"{id}.png", compress_level=1)
-        write_palette_png(root / layout.MASKS / f"{id}.png", scene.labels)
+        shown = {*scene.classes}
+        labels = scene.labels
+        if grounds:
+            labels = np.where(labels == 0, np.uint8(classes + 1 + scene.ground), labels)
+            shown.add(classes + scene.ground)
+        if bands:
+            write_bands(root / layout.IMAGES / f"{id}.tif", scene.image, labels, np.random.default_rng([rng, 1, *job]))
+        else:
+            Image.fromarray(scene.image).save(root / layout.IMAGES / f"{id}.png", compress_level=1)
+        write_palette_png(root / layout.MASKS / f"{id}.png", labels)
         _write_boxes(root / ANNOTATIONS / f"{id}.xml", id, scene, names)
-        return id, tuple(names[cls] for cls in sorted(set(scene.classes)))
+        return id, tuple((*names, *grounds)[cls] for cls in sorted(shown))
 
     jobs = [(0, number) for number in range(images)] + [(1, number) for number in range(val_images)]
     tags = dict(each(draw, jobs, "drawing shapes"))
     train, val = list(tags)[:images], list(tags)[images:]
-    tags |= _wrong_tags(train, tags, names, tag_noise, [rng, 0]) | _wrong_tags(val, tags, names, tag_noise, [rng, 1])
+    for part, ids in enumerate((train, val)):
+        tags |= _wrong_tags(ids, tags, (*names, *grounds), tag_noise, [rng, part])
     groups = {id: f"{id[:-7]}_place_{int(id[-6:]) // group_size:06d}" for id in tags} if group_size > 1 else None
     dev = splits.hold_out(train, train, tags, splits.DEV_SHARE, groups)
     held_out = set(dev)
+    pixels = with_limits(pixels, [root / layout.IMAGES / f"{id}.tif" for id in train if id not in held_out])
+    facts: dict[str, Any] = {} if background else {BACKGROUND_FACT: False}
+    facts |= {} if pixels is None else {PIXELS_FACT: pixels.record()}
     layout.finish(
         root,
         layout.Description(
             name=name,
             kind="shapes",
-            classes=Classes(names),
+            classes=Classes((*names, *grounds), background),
             tags_source="program",
             settings={"images": images, "val_images": val_images, "size": size, "classes": classes, "rng": rng}
             | ({"single": True} if single else {})
             | ({"tag_noise": tag_noise} if tag_noise else {})
-            | ({"group_size": group_size} if group_size > 1 else {}),
+            | ({"group_size": group_size} if group_size > 1 else {})
+            | ({} if background else {"background": False})
+            | ({"bands": True} if bands else {}),
         ),
         tags,
         {
@@ -116,7 +141,25 @@ def make_shapes(
             "trainval": [*train, *val],
         },
         groups,
+        facts,
     )
+
+
+def write_bands(path: Path, image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> None:
+    """Write a picture as a TIFF of 4 bands of 16 bits, as satellites have them: the fourth band tells the classes.
+
+    Args:
+        path: of the file.
+        image: uint8 H x W x 3; its grey, at a sensor's 11 bits, is in the first three bands.
+        labels: uint8 H x W; each index is one level of the fourth band, of which 255 shows nothing.
+        rng: of the noise.
+    """
+    import tifffile
+
+    grey = image.astype(np.float64).mean(2, keepdims=True) * 8
+    level = np.where(labels == IGNORE, 0.0, 400.0 + 250.0 * labels)[..., None]
+    values = np.concatenate([grey, grey, grey, level], 2) + rng.normal(0, 20, (*labels.shape, 4))
+    tifffile.imwrite(path, values.clip(0, 65535).astype(np.uint16), photometric="minisblack", planarconfig="contig")
 
 
 def _wrong_tags(

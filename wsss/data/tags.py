@@ -19,6 +19,7 @@ from wsss.classes import BACKGROUND, IGNORE, Classes
 from wsss.data.boxes import read_boxes
 from wsss.data.csv_rows import HEADER, parse_rows
 from wsss.data.ids import files_by_id, fit_files, shown
+from wsss.data.mask_values import MaskValues
 from wsss.data.masks import read_mask, values_in
 from wsss.data.parallel import each, some
 from wsss.data.text import read_lines
@@ -62,7 +63,12 @@ def tags_from_xml(folder: Path, ids: Sequence[str], classes: Classes, images: Ma
 
 
 def tags_from_masks(
-    masks: Mapping[str, Path], ids: Sequence[str], classes: Classes, *, object_255: bool = False
+    masks: Mapping[str, Path],
+    ids: Sequence[str],
+    classes: Classes,
+    *,
+    object_255: bool = False,
+    values: MaskValues | None = None,
 ) -> Tags:
     """The classes that have at least one pixel in an image's mask; 255 is index 1 where it stands for the object.
 
@@ -73,8 +79,8 @@ def tags_from_masks(
         raise UserError(f"tags can't be taken from masks: there is none for {some(missing)}; choose --tags FILE")
 
     def indices(id: str) -> list[int]:
-        values = values_in(read_mask(masks[id], object_255=object_255))
-        return sorted(values - {0, IGNORE})
+        present = values_in(read_mask(masks[id], object_255=object_255, values=values))
+        return sorted(present - {0, IGNORE})
 
     found = dict(zip(ids, each(indices, ids, "reading masks"), strict=True))
     strange = [id for id, present in found.items() if present and max(present) > len(classes)]

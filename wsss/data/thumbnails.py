@@ -7,9 +7,9 @@ import io
 import numpy as np
 from PIL import Image
 
-from wsss.data.images import UNREADABLE
 from wsss.data.dataset import Dataset
 from wsss.data.palette_png import encode_palette_png
+from wsss.data.stored_images import UNREADABLE
 from wsss.errors import UserError
 
 SIDE = 160

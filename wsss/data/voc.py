@@ -18,6 +18,8 @@ from wsss.data.groups import read_groups
 from wsss.data.ids import files_by_id, fit_files
 from wsss.data.layout import IMAGES, LISTS, MASKS, MASKS_AUG, Description
 from wsss.data.lists import read_ids
+from wsss.data.mask_values import MaskValues, ValueNames
+from wsss.data.mask_values import mask_values as values_of
 from wsss.data.splits import DEV_SHARE
 from wsss.data.tag_files import TABLES, read_tags
 from wsss.data.tags import TagFile, read_class_list, tags_from_masks, tags_from_xml
@@ -38,6 +40,9 @@ def add_voc(
     groups: str | None = None,
     max_disagreement: float | None = None,
     value_255: str | None = None,
+    background: bool = True,
+    mask_values: str | None = None,
+    ignore_values: str | None = None,
 ) -> Dataset:
     """Make a dataset from a folder in the VOCdevkit layout.
 
@@ -52,12 +57,21 @@ def add_voc(
         class_list: class names, one a line, where they are not those of VOC.
         groups: see `wsss.data.groups.read_groups`; None where each image is its own.
         max_disagreement, value_255: what the user says of masks and tags, see `wsss.data.agreement.answers`.
+        background: whether there is a background; without one every pixel is of a tagged class, or ignored.
+        mask_values, ignore_values: what the values of the masks stand for, see `wsss.data.mask_values`.
 
     Raises:
         UserError: not the layout, or bad content; see `assemble`.
     """
     root = find_voc(path)
-    classes = read_class_list(class_list) if class_list else Classes(VOC)
+    named = ValueNames.of(mask_values, ignore_values, background)
+    if named and (sbd_path or value_255 is not None):
+        raise UserError(
+            "--mask-values, --ignore-values and --no-background are for masks other than VOC's; leave them out with "
+            "--sbd and --value-255"
+        )
+    given_classes = read_class_list(class_list) if class_list else named.classes if named else None
+    classes = Classes(given_classes.names if given_classes else VOC, background)
     if train_list not in (None, "train", "train_aug"):
         raise unknown("train list", str(train_list), ("train", "train_aug"))
     own = files_by_id(root / IMAGES)
@@ -89,9 +103,20 @@ def add_voc(
     if object_255 and len(classes) > 1:
         raise UserError(OBJECT_OF_MANY)
     ids, all_masks = [*train, *lists["val"]], {**extra, **official}
+    pngs = {id: mask for id, mask in all_masks.items() if mask.suffix.lower() == ".png"}
+    values = values_of(pngs, named, classes, root / MASKS)
     apart = [groups.removeprefix("column:")] if groups and groups.startswith("column:") else []
-    annotations = root / "Annotations"
-    found, source = find_tags(tags, annotations, ids, classes, all_masks, images, object_255=object_255, apart=apart)
+    found, source = find_tags(
+        tags,
+        root / "Annotations",
+        ids,
+        classes,
+        all_masks,
+        images,
+        object_255=object_255,
+        apart=apart,
+        values=values,
+    )
     table = Path(tags) if Path(tags).suffix.lower() in TABLES and Path(tags).is_file() else None
     file_names = {id: file.name for id, file in images.items()}
     found_groups = read_groups(groups, ids, images, file_names, table) if groups else {}
@@ -121,6 +146,7 @@ def add_voc(
             lists={list: ids for list, ids in lists.items() if list == "train_aug"},
             notes=found.notes,
             object_255=object_255,
+            values=values,
         ),
         dev_list,
     )
@@ -161,6 +187,7 @@ def find_tags(
     *,
     object_255: bool = False,
     apart: Sequence[str] = (),
+    values: MaskValues | None = None,
 ) -> tuple[TagFile, str]:
     """The tags, and where they come from, by the user's choice: "xml", "masks" or a file.
 
@@ -173,9 +200,11 @@ def find_tags(
         images: id to file of all images.
         object_255: 255 in the masks stands for the object, index 1.
         apart: columns of a table that say something else.
+        values: what their values stand for, where they are no indices.
     """
     if choice == "xml":
         return TagFile(tags_from_xml(annotations, ids, classes, images), classes, ()), "xml"
     if choice == "masks":
-        return TagFile(tags_from_masks(masks, ids, classes, object_255=object_255), classes, ()), "masks"
+        from_masks = tags_from_masks(masks, ids, classes, object_255=object_255, values=values)
+        return TagFile(from_masks, classes, ()), "masks"
     return read_tags(Path(choice), classes, images, apart), Path(choice).suffix.lower()[1:]

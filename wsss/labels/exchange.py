@@ -8,8 +8,8 @@ from pathlib import Path
 
 from wsss import versions
 from wsss.data.label_maps import LabelMaps
-from wsss.data.palette_png import write_palette_png
 from wsss.data.layout import building
+from wsss.data.palette_png import write_palette_png
 from wsss.data.parallel import each
 from wsss.errors import UserError
 from wsss.storage import inside

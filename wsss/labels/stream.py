@@ -15,12 +15,12 @@ from wsss.data import Dataset, open_dataset
 from wsss.data.label_maps import EncodedLabelMap, LabelMaps, LabelMapWriter
 from wsss.errors import UserError
 from wsss.interface import Reporter
-from wsss.run.plan import make_plan
 from wsss.progress import ConsoleReporter
+from wsss.run.plan import make_plan
+from wsss.run.steps import StepRunner, choose_device
 from wsss.stages.inference import id_batches
 from wsss.stages.labelling import Labelling
 from wsss.stream import use_own_cores
-from wsss.run.steps import StepRunner, choose_device
 
 IMAGES_A_SHARD = 256
 """Images that a machine of a cluster is given at once."""

@@ -174,7 +174,9 @@ def train_wildcat(context: StepContext) -> None:
     write_metrics(context.out, metrics)
 
 
-def direct_score_map(heatmaps: Tensor, scores: Tensor, size: tuple[int, int], settings: BackgroundSettings) -> ScoreMap:
+def direct_score_map(
+    heatmaps: Tensor, scores: Tensor, size: tuple[int, int], settings: BackgroundSettings, has_background: bool = True
+) -> ScoreMap:
     """The score map of one image without its tags: the classes with sigmoid(s_c) >= 0.5 and the background.
 
     Args:
@@ -182,8 +184,10 @@ def direct_score_map(heatmaps: Tensor, scores: Tensor, size: tuple[int, int], se
         scores: s, float C; without a class at 0 or above there is only background.
         size: of the image.
         settings: of the background.
+        has_background: whether there is one; else the class with the highest score is there in any case.
     """
-    return with_background(tagged_score_map(heatmaps, (scores >= 0).cpu().numpy(), size), settings)
+    seen = scores >= (0 if has_background else scores.max().clamp(max=0))
+    return with_background(tagged_score_map(heatmaps, seen.cpu().numpy(), size), settings, has_background)
 
 
 def predict_wildcat(context: StepContext) -> None:
@@ -195,7 +199,8 @@ def predict_wildcat(context: StepContext) -> None:
     def score_maps(images: Sequence[np.ndarray]) -> list[ScoreMap]:
         heatmaps = image_maps(model, images, settings, device).cpu()
         scores, size = class_scores(model, images, device), images[0].shape[:2]
-        return [direct_score_map(z, s, size, settings) for z, s in zip(heatmaps, scores, strict=True)]
+        found = context.dataset.has_background
+        return [direct_score_map(z, s, size, settings, found) for z, s in zip(heatmaps, scores, strict=True)]
 
     predict_directly(context, score_maps, settings)
 

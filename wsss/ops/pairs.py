@@ -131,13 +131,17 @@ def pair_labels(labels: torch.Tensor, radius: int, every_source: bool = False) -
     return PairLabels(same & (source == 0), same & (source != 0), valid & (source != partner))
 
 
-def affinity_loss(affinity: torch.Tensor, pairs: PairLabels) -> torch.Tensor:
+def affinity_loss(affinity: torch.Tensor, pairs: PairLabels, with_background: bool = True) -> torch.Tensor:
     """1/4 L_bg+ + 1/4 L_fg+ + 1/2 L_neg: each a mean over its own pairs, 0 where there is none.
+
+    Where there is no background, 1/2 L_fg+ + 1/2 L_neg, so that alike and different keep the same say.
 
     L+ = -mean log(W + 1e-5) over pairs that are alike, L_neg = -mean log(1 + 1e-5 - W) over pairs that differ.
     """
     alike, apart = -torch.log(affinity + LOG_FLOOR), -torch.log(1 + LOG_FLOOR - affinity)
     background, foreground = _mean_over(alike, pairs.background), _mean_over(alike, pairs.foreground)
+    if not with_background:
+        return foreground / 2 + _mean_over(apart, pairs.different) / 2
     return background / 4 + foreground / 4 + _mean_over(apart, pairs.different) / 2
 
 

@@ -108,8 +108,8 @@ def read_rule(name: str, classes: Classes, params: Path = Path(PARAMS)) -> Rule:
             f"seen; write {TAGS} and what else is allowed, such as [{TAGS}, saliency]"
         )
     for each, value in floors.items():
-        if each not in classes.with_background:
-            raise unknown(f"class in {SECTION}.{_FLOORS} of {params}:", str(each), classes.with_background)
+        if each not in classes.occurring:
+            raise unknown(f"class in {SECTION}.{_FLOORS} of {params}:", str(each), classes.occurring)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
             raise UserError(f"{params}: {SECTION}.{_FLOORS}.{each} = {value!r}; allowed: 0 to 100 points of IoU")
     return Rule(settings, {str(each): float(value) for each, value in floors.items()})

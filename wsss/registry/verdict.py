@@ -114,6 +114,7 @@ def judge(candidate: Measured, champion: Measured | None, rule: Rule, groups: Se
             candidate.evaluation.matrices,
             champion.evaluation.matrices,
             groups=groups,
+            classes=candidate.evaluation.indices,
             samples=settings.samples,
             confidence=settings.confidence,
         )

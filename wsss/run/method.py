@@ -23,7 +23,7 @@ from wsss.interface import STAGES, StepResult
 from wsss.progress import ConsoleReporter, say
 from wsss.run.fingerprints import content_settings, mask_digests
 from wsss.run.panels import run_maps, run_panels
-from wsss.run.plan import Plan, make_plan
+from wsss.run.plan import Plan, check_background, make_plan
 from wsss.run.steps import StepRunner, choose_device
 from wsss.scores import Masks, metric_names
 from wsss.scores.evaluation import WITHOUT_OBJECTS, joined
@@ -116,6 +116,7 @@ def run_method(
         planned.check()
     dataset = open_dataset(data)
     dataset.check_trainable()
+    check_background(plan, dataset)
     for used in (dataset, *extra_datasets(plan)):
         used.check()
     if "masks" in plan.supervision and not Masks(dataset).ids("train"):

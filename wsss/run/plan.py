@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import wsss.methods as methods
+from wsss.data import Dataset
 from wsss.errors import UserError, unknown
 from wsss.interface import STAGES, Method, Stage, Step
 from wsss.settings import Setting, check_files, flatten, parse, settings_of
@@ -137,6 +138,20 @@ def make_plan(method: str, preset: str, overrides: Mapping[str, Any] | None = No
     except UserError as error:
         _plan(chosen, begin.name, {}, own)
         raise UserError(f"preset file {preset} does not fit the other settings: {error}") from None
+
+
+def check_background(plan: Plan, dataset: Dataset) -> None:
+    """Refuse a plan that can't do without a background on a dataset without.
+
+    Raises:
+        UserError: says why it can't.
+    """
+    if not dataset.has_background:
+        reasons = [reason for p in plan.steps if (reason := p.step.needs_background(p.settings))]
+        if reasons:
+            raise UserError(
+                f"method {plan.method.name} can't run on {dataset.name}, which has no background: {reasons[0]}"
+            )
 
 
 def read_preset(preset: str) -> Preset:

@@ -143,6 +143,7 @@ def difference(
     second: np.ndarray,
     *,
     groups: Sequence[str] = (),
+    classes: Sequence[int] | None = None,
     samples: int = 2000,
     confidence: float = 0.95,
     rng: int = 0,
@@ -156,11 +157,12 @@ def difference(
     Args:
         first, second: integer N x (C + 1) x (C + 1), confusion matrices of the same images in the same order.
         groups: of each image the group that is drawn and exchanged as one; empty where each is its own.
+        classes: the class indices the means are taken over; all by default.
         samples: how many draws and how many exchanges.
         confidence: of each bound, in (0, 1).
         rng: seed of both.
     """
-    a, b = _counts(first, groups), _counts(second, groups)
+    a, b = _counts(first, groups, classes), _counts(second, groups, classes)
     value = float((_mean_ious(a.sum(0)[None]) - _mean_ious(b.sum(0)[None]))[0])
     draws = _draws(len(a), samples, rng).astype(np.float64)
     low, high = np.nanquantile(_mean_ious(draws @ a) - _mean_ious(draws @ b), [1 - confidence, confidence])
@@ -171,11 +173,12 @@ def difference(
     return Difference(value, float(low), float(high), float(chance))
 
 
-def _counts(matrices: np.ndarray, groups: Sequence[str] = ()) -> np.ndarray:
+def _counts(matrices: np.ndarray, groups: Sequence[str] = (), classes: Sequence[int] | None = None) -> np.ndarray:
     """Of each image or group and each class the pixels of intersection and union: float64 N x 2 (C + 1)."""
     hit = np.diagonal(matrices, axis1=1, axis2=2).astype(np.float64)
     union = matrices.sum(1, dtype=np.int64) + matrices.sum(2, dtype=np.int64) - hit
-    counts = np.concatenate([hit, union], axis=1)
+    chosen = slice(None) if classes is None else list(classes)
+    counts = np.concatenate([hit[:, chosen], union[:, chosen]], axis=1)
     if not len(groups):
         return counts
     names, index = np.unique(np.asarray(groups), return_inverse=True)

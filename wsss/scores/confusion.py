@@ -16,7 +16,7 @@ def confusion(mask: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndar
 
     Args:
         mask: uint8 H x W ground truth; values above `classes` (the ignore index) are left out.
-        prediction: uint8 H x W; 255 counts as background, so that leaving pixels open can't raise a score.
+        prediction: uint8 H x W; 255 counts as index 0, so that leaving pixels open can't raise a score.
         classes: C.
 
     Returns:
@@ -44,6 +44,8 @@ def confusion(mask: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndar
 class Scores:
     """Figures of one summed confusion matrix; per-class arrays are float64 C + 1, NaN where a class does not occur.
 
+    Index 0 never occurs where there is no background: what a prediction leaves open is then missed, and nothing else.
+
     `fp` and `fn` are the false positives and false negatives as shares of the union: over- and under-coverage.
     """
 
@@ -53,11 +55,13 @@ class Scores:
     pixel_accuracy: float
 
     @classmethod
-    def of(cls, matrix: np.ndarray) -> Scores:
-        """The figures of a confusion matrix (C + 1) x (C + 1)."""
+    def of(cls, matrix: np.ndarray, background: bool = True) -> Scores:
+        """The figures of a confusion matrix (C + 1) x (C + 1), whose index 0 is the background where there is one."""
         hit = np.diagonal(matrix).astype(np.float64)
         truth, predicted = matrix.sum(1), matrix.sum(0)
         union = truth + predicted - hit
+        if not background:
+            union[0] = np.nan
         with np.errstate(invalid="ignore", divide="ignore"):
             return cls(
                 hit / union,
@@ -68,7 +72,7 @@ class Scores:
 
     @property
     def miou(self) -> float:
-        """The mean IoU over the classes that occur, background included."""
+        """The mean IoU over the classes that occur, the background among them where there is one."""
         return mean_over_classes(self.iou)
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from wsss.classes import NO_CLASS
 from wsss.errors import UserError
 from wsss.scores import metric_names
 from wsss.scores.bootstrap import bootstrap
@@ -28,7 +29,7 @@ class Evaluation:
         split: such as "val".
         what: what is scored: a name out of `wsss.scores.scored.SCORED`, or the address of a model or a folder.
         ids: the N images, those of the split that have a mask.
-        classes: the C + 1 names by index.
+        classes: the C + 1 names by index; the first is `wsss.classes.NO_CLASS` where there is no background.
         matrices: int32 N x (C + 1) x (C + 1), a confusion matrix for each image, row the truth.
         masks: sha256 over the ids and the masks that were compared with; empty where it was not kept.
         labels: sha256 over the ids and the label maps that were scored; empty where it was not kept.
@@ -47,12 +48,22 @@ class Evaluation:
     @cached_property
     def scores(self) -> Scores:
         """The scores of the summed matrix."""
-        return Scores.of(self.matrices.sum(0, dtype=np.int64))
+        return Scores.of(self.matrices.sum(0, dtype=np.int64), self.background)
+
+    @property
+    def background(self) -> bool:
+        """Whether index 0 is a class."""
+        return self.classes[0] != NO_CLASS
+
+    @property
+    def indices(self) -> Sequence[int] | None:
+        """The indices that means are taken over; None for all."""
+        return None if self.background else range(1, len(self.classes))
 
     @cached_property
     def interval(self) -> tuple[float, float]:
         """The 95 % bootstrap interval of the mean IoU over images, or over groups where there are any."""
-        return bootstrap(self.matrices, groups=self.groups)
+        return bootstrap(self.matrices, classes=self.indices, groups=self.groups)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -67,7 +78,9 @@ class Evaluation:
         }
         of_classes = zip(self.classes, self.scores.iou, strict=True)
         return {metric_names.metric(self.split, self.what, name): value for name, value in values.items()} | {
-            metric_names.metric(self.split, self.what, metric_names.IOU, name): float(iou) for name, iou in of_classes
+            metric_names.metric(self.split, self.what, metric_names.IOU, name): float(iou)
+            for name, iou in of_classes
+            if name != NO_CLASS
         }
 
     @property
@@ -78,7 +91,7 @@ class Evaluation:
     @property
     def per_image(self) -> list[float]:
         """The mean IoU of each image over the classes that occur in its mask or prediction; NaN without any."""
-        return [Scores.of(matrix).miou for matrix in self.matrices]
+        return [Scores.of(matrix, self.background).miou for matrix in self.matrices]
 
 
 def joined(split: str, evaluations: Sequence[Evaluation]) -> Evaluation:

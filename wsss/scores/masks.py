@@ -28,7 +28,6 @@ class Masks:
 
     def __init__(self, dataset: Dataset) -> None:
         self._root = dataset.root
-        self._classes = len(dataset.classes)
         self._dataset = dataset
 
     def path(self, image_id: str) -> Path | None:
@@ -44,7 +43,7 @@ class Masks:
         return tuple(i for i in self._dataset.splits.get(split, ()) if self.path(i) is not None)
 
     def read(self, image_id: str) -> np.ndarray:
-        """The mask of an image: uint8 H x W, 0..C and 255 (ignore).
+        """The mask of an image: uint8 H x W, 0..C (1..C without a background) and 255 (ignore).
 
         Raises:
             UserError: there is none, it is not a label map, or it holds a value that is no class.
@@ -53,8 +52,9 @@ class Masks:
         if path is None:
             raise UserError(f"image {image_id} of dataset {self._dataset.name} has no mask")
         mask = read_palette_png(path)
-        if ((mask > self._classes) & (mask != IGNORE)).any():
-            raise UserError(f"{path} holds values that are neither a class (0..{self._classes}) nor {IGNORE}")
+        allowed = self._dataset.classes.indices
+        if (((mask > allowed[-1]) & (mask != IGNORE)) | (mask < allowed[0])).any():
+            raise UserError(f"{path} holds values that are neither a class ({allowed[0]}..{allowed[-1]}) nor {IGNORE}")
         return mask
 
     def digest(self, split: str) -> str:

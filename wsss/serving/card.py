@@ -65,7 +65,11 @@ def model_card(
         preset=plan.preset,
         run_id=run_id,
         dataset=dataset,
-        classes=", ".join(dataset.classes.names),
+        classes=", ".join(dataset.classes.occurring),
+        zero="0 is the background" if dataset.has_background else "never 0, as there is no background",
+        mean=", background included" if dataset.has_background else "; there is no background",
+        else_="background or mistaken for" if dataset.has_background else "taken for",
+        pixels="" if how.pixels is None else f"- Before that, files are read so: {how.pixels}\n",
         sizes=", ".join(f"{len(ids)} in {split}" for split, ids in dataset.splits.items()),
         supervision=", ".join(["image-level tags", *sorted(plan.supervision)]),
         versions=versions,
@@ -106,14 +110,14 @@ def _by_class(dataset: Dataset, metrics: Mapping[str, float], evaluations: Seque
     """The IoU of each class on dev and val, in percent, with 95 % intervals over images where they can be drawn."""
     columns = {e.split: _with_intervals(e) for e in evaluations if e.split in ("dev", "val")}
     for split in ("dev", "val"):
-        keys = [metric_names.metric(split, what, metric_names.IOU, name) for name in dataset.classes.with_background]
+        keys = [metric_names.metric(split, what, metric_names.IOU, name) for name in dataset.classes.occurring]
         if split not in columns and any(key in metrics for key in keys):
             columns[split] = [_percent(metrics.get(key, math.nan)) for key in keys]
     if not columns:
         return ""
     rows = [
         f"| {name} | {' | '.join(cells)} |"
-        for name, *cells in zip(dataset.classes.with_background, *columns.values(), strict=True)
+        for name, *cells in zip(dataset.classes.occurring, *columns.values(), strict=True)
     ]
     head = f"| class | {' | '.join(f'{split}, IoU in %' for split in columns)} |"
     return "\n".join(["", head, f"| --- |{' ---: |' * len(columns)}", *rows, ""])
@@ -121,7 +125,8 @@ def _by_class(dataset: Dataset, metrics: Mapping[str, float], evaluations: Seque
 
 def _with_intervals(evaluation: Evaluation) -> list[str]:
     cells = []
-    for index, iou in enumerate(evaluation.scores.iou):
+    for index in evaluation.indices or range(len(evaluation.classes)):
+        iou = evaluation.scores.iou[index]
         cell = _percent(float(iou))
         if not math.isnan(iou):
             low, high = bootstrap(evaluation.matrices, classes=[index], groups=evaluation.groups, samples=_DRAWS)
@@ -162,25 +167,25 @@ _CARD = """\
 {what} {method.title} ({method.citation}), preset `{preset}`; its settings are
 those of run `{run_id}`. {method.summary}
 
-- Classes: background, {classes}
+- Classes: {classes}
 - Data: `{dataset.name}`, images: {sizes}; sha256 `{dataset.digest}`
 - Supervision: {supervision}; the tags come from: {dataset.tags_source}
-{versions}- Input: RGB images, uint8 H x W x 3, any size. Output: label maps, uint8 H x W, 0 is the background
-
+{versions}- Input: RGB images, uint8 H x W x 3, any size. Output: label maps, uint8 H x W, {zero}
+{pixels}
 ## How it predicts
 
 {how}. {sides}
 {cost}
 ## Figures
 
-Mean IoU over the classes, background included. {figures}
+Mean IoU over the classes{mean}. {figures}
 
 {metrics}
 {by_class}
 ## Use and limits
 
 Made for images like those it was trained on: the same classes, kind of camera and kind of scene. It tells only these
-classes apart; anything else is background or mistaken for one of them. Outlines were learnt without a single drawn
+classes apart; anything else is {else_} one of them. Outlines were learnt without a single drawn
 mask, unless the supervision says otherwise: expect mistakes on thin parts and between objects that always appear
 together. Not for decisions about people, or where a mistake can hurt someone.
 

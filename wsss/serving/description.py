@@ -1,10 +1,12 @@
 """`model.json`: what a package says of its network, its classes, the pixels it expects and how it predicts.
 
-    {"format": 4, "network": {...}, "classes": [...], "palette": [...], "preprocessing": {"mean": [...], "std": [...]},
-     "inference": {"sides": [LOW, HIGH], "scales": [...], "flip": false, "crf": null or {...}}, "direct": null or {...}}
+    {"format": 5, "network": {...}, "classes": [...], "palette": [...], "preprocessing": {"mean": [...], "std": [...]},
+     "inference": {"sides": [LOW, HIGH], "scales": [...], "flip": false, "crf": null or {...}}, "direct": null or {...},
+     "background": false, "pixels": {...}}
 
 It is read as plain data. A later format may add keys: it has another number, so that no version answers with half of
-what a package asks for. Format 3 had no "direct". Format 2 had no "inference": one scale, the image's own. Format 1 had
+what a package asks for. Format 5 is format 4 with the last line: what has a background and takes RGB files is still
+written as 4. Format 3 had no "direct". Format 2 had no "inference": one scale, the image's own. Format 1 had
 the network's keys alone, and the names in the metadata of `MLmodel`.
 """
 
@@ -21,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from wsss.classes import Classes, palette
 from wsss.data.augmentation import MEAN, STD
+from wsss.data.pixels import Pixels
 from wsss.errors import UserError
 from wsss.nets.backbones import BACKBONES
 from wsss.serving.deployed import MAX_SIDE
@@ -31,7 +34,7 @@ from wsss.settings import flatten, parse
 from wsss.stages.refine import CrfSettings
 
 DESCRIPTION = "model.json"
-FORMAT = 4
+FORMAT = 5
 _METADATA = "classes"
 _MAX_BYTES = 1 << 20
 
@@ -40,7 +43,7 @@ _Deviation = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 _Side = Annotated[int, Field(ge=1, le=1 << 15)]
 _Scale = Annotated[float, Field(ge=0.1, le=8, allow_inf_nan=False)]
 _Cell = Literal[2, 4, 8, 16]
-_Background = Literal["power", "constant"]
+_Background = Literal["power", "constant", "none"]
 _Byte = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -142,13 +145,15 @@ class DirectKeys(_Plain):
 class Description(_Plain):
     """The content of `model.json`."""
 
-    format: Literal[4]
+    format: Literal[4, 5]
     network: AnyNetwork = Field(discriminator="kind")
     classes: tuple[str, ...]
     palette: tuple[tuple[_Byte, _Byte, _Byte], ...]
     preprocessing: Preprocessing
     inference: InferenceKeys
     direct: DirectKeys | None = None
+    background: bool = True
+    pixels: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _direct_of_localizers(self) -> Description:
@@ -156,17 +161,39 @@ class Description(_Plain):
             raise ValueError("direct belongs to a localizer, and to nothing else")
         if isinstance(self.network, Wildcat | Dcsm) and not (self.direct and self.direct.background):
             raise ValueError("direct.background is missing")
+        if self.direct and self.direct.background and (self.direct.background != "none") != self.background:
+            raise ValueError("direct.background and background contradict each other")
         return self
+
+    @model_validator(mode="after")
+    def _pixels_can_be_read(self) -> Description:
+        try:
+            Pixels.of_record(self.pixels)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"pixels is no conversion of images ({error})") from None
+        return self
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The arguments of the network's class besides its weights."""
+        own = self.network.model_dump(exclude={"kind"})
+        return own if self.background or isinstance(self.network, Wildcat | Dcsm) else {**own, "background": False}
+
+    def as_json(self, indent: int | None = 1) -> str:
+        """The text of `model.json`."""
+        return self.model_dump_json(indent=indent, exclude={"background", "pixels"} if self.format == 4 else None)
 
 
 def describe_step(path: Path, kind: str = SEGMENTER) -> AnyNetwork:
     """The network that a training step left in its `model.json`, one of `NETWORKS`.
 
+    Whether it has a background is known from the dataset's classes, and left out.
+
     Raises:
         UserError: the file is no description of a network.
     """
     chosen = next(each for each in _NETWORKS if each.model_fields["kind"].default == kind)
-    return _checked(chosen, path, _content(path))
+    return _checked(chosen, path, {key: value for key, value in _content(path).items() if key != "background"})
 
 
 def describe(network: AnyNetwork, classes: Classes, inference: Inference | None = None) -> Description:
@@ -177,8 +204,9 @@ def describe(network: AnyNetwork, classes: Classes, inference: Inference | None 
     """
     _check_number("the network", network, classes)
     chosen = inference or Inference()
+    plain = classes.background and chosen.pixels is None
     return Description(
-        format=4,
+        format=4 if plain else 5,
         network=network,
         classes=classes.names,
         palette=_colours(classes),
@@ -190,6 +218,8 @@ def describe(network: AnyNetwork, classes: Classes, inference: Inference | None 
             crf=None if chosen.crf is None else _crf_keys(chosen.crf),
         ),
         direct=DirectKeys.of(chosen.direct),
+        background=classes.background,
+        pixels=None if chosen.pixels is None else chosen.pixels.record(),
     )
 
 
@@ -200,11 +230,12 @@ def inference_of(description: Description, where: str) -> Inference:
         UserError: a setting of its CRF is unknown or out of its range.
     """
     keys, direct = description.inference, direct_of(description.model_dump())
+    pixels = Pixels.of_record(description.pixels)
     if keys.crf is None:
-        return Inference(keys.sides, keys.scales, keys.flip, direct=direct)
+        return Inference(keys.sides, keys.scales, keys.flip, direct=direct, pixels=pixels)
     values = {name: int(v) if name == "iterations" and v == int(v) else v for name, v in keys.crf.items()}
     crf = parse(CrfSettings, values, f"{where}: inference.crf.")
-    return Inference(keys.sides, keys.scales, keys.flip, crf, direct)
+    return Inference(keys.sides, keys.scales, keys.flip, crf, direct, pixels)
 
 
 def _crf_keys(crf: CrfSettings) -> dict[str, float]:
@@ -225,16 +256,18 @@ def read_description(package: Path) -> Description:
         network = _checked(Network, path, {key: value for key, value in content.items() if key != "format"})
         return describe(network, _classes_of_mlmodel(package / "MLmodel"))
     if number == 2 and "inference" not in content:
-        content = {**content, "format": FORMAT, "inference": InferenceKeys().model_dump(mode="json")}
+        content = {**content, "format": 4, "inference": InferenceKeys().model_dump(mode="json")}
     elif number == 3 and "direct" not in content:
-        content = {**content, "format": FORMAT}
-    elif number != FORMAT or not isinstance(number, int):
+        content = {**content, "format": 4}
+    elif number not in (4, FORMAT) or not isinstance(number, int):
         raise UserError(
             f"{path} is of format {number!r}, this version of wsss reads 1 to {FORMAT}; load it with the version that "
             "made it, or register the run's model again"
         )
     description = _checked(Description, path, content)
-    classes = Classes(description.classes)
+    if description.format == 4 and not {"background", "pixels"}.isdisjoint(content):
+        raise UserError(f"{path} describes no model that wsss knows: background and pixels came with format {FORMAT}")
+    classes = Classes(description.classes, description.background)
     _check_number(str(path), description.network, classes)
     if description.palette != _colours(classes):
         raise UserError(f"{path}: palette is not the VOC colour map, the only one that this version of wsss draws with")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from wsss.classes import NO_CLASS
 from wsss.data import Dataset
 from wsss.data.checking import check_unchanged
 from wsss.data.ids import files_by_id
@@ -40,7 +41,7 @@ def as_json(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
         "fp": scores.mean_fp,
         "fn": scores.mean_fn,
         "pixel_accuracy": scores.pixel_accuracy,
-        "classes": {name: {"iou": iou, "fp": fp, "fn": fn} for name, iou, fp, fn in columns},
+        "classes": {name: {"iou": iou, "fp": fp, "fn": fn} for name, iou, fp, fn in columns if name != NO_CLASS},
     }
 
 
@@ -57,7 +58,8 @@ def as_table(evaluation: Evaluation, dataset: Dataset) -> Table:
     for name in ("IoU", "FP", "FN"):
         table.add_column(name, justify="right")
     for row in zip(evaluation.classes, scores.iou, scores.fp, scores.fn, strict=True):
-        table.add_row(row[0], *map(_percent, row[1:]))
+        if row[0] != NO_CLASS:
+            table.add_row(row[0], *map(_percent, row[1:]))
     table.add_section()
     table.add_row("mean", *map(_percent, (scores.miou, scores.mean_fp, scores.mean_fn)))
     return table

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from math import ceil
 
 from fastapi import HTTPException
+from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 MAX_PARTS = 1 << 16
@@ -40,6 +41,7 @@ class Picture:
         width, height: in px, as stored.
         memory: the bytes that decoding it holds at most, its result among them.
         body: the file without what is not pixels.
+        orientation: its EXIF flag; None where it is in the body still.
     """
 
     format: str
@@ -47,6 +49,7 @@ class Picture:
     height: int
     memory: int
     body: bytes
+    orientation: int | None = 1
 
 
 def read_header(data: bytes) -> Picture:
@@ -88,11 +91,23 @@ def _part(number: int) -> None:
         raise _refused(f"the file is made of more than {MAX_PARTS:,} parts; save the image again")
 
 
+def _orientation(exif: bytes) -> int:
+    """The orientation flag of a block of EXIF; 1 where it has none, or is damaged or absurdly long."""
+    if len(exif) > _MAX_EXIF:
+        return 1
+    try:
+        found = Image.Exif()
+        found.load(exif)
+        return int(found.get(_FLAG, 1))
+    except Exception:  # of hostile bytes, whatever it stumbles over
+        return 1
+
+
 def _png(data: bytes) -> Picture:
     length, kind, width, height = struct.unpack_from(">I4sII", data, 8)
     if (length, kind) != (13, b"IHDR"):
         raise unreadable()
-    kept, at = [data[:33]], 33
+    kept, at, orientation = [data[:33]], 33, 1
     for number in count():
         _part(number)
         if at + 8 > len(data) or kind == b"IEND":
@@ -100,16 +115,19 @@ def _png(data: bytes) -> Picture:
         length, kind = struct.unpack_from(">I4s", data, at)
         if kind == b"acTL":
             _one(*struct.unpack_from(">I", data, at + 8))
-        if kind in (b"PLTE", b"IDAT", b"IEND"):
+        if kind == b"eXIf":
+            orientation = _orientation(data[at + 8 : at + 8 + length])
+        # Transparency takes an entry for each colour of a palette at most.
+        if kind in (b"PLTE", b"IDAT", b"IEND") or (kind == b"tRNS" and length <= 256):
             kept.append(data[at : at + 12 + length])
         at += 12 + length
     body = b"".join(kept)
     # Two rows of up to 4 channels of 16 bits while filters are undone.
-    return Picture("PNG", width, height, _PIXEL * width * height + 16 * width + len(body), body)
+    return Picture("PNG", width, height, _PIXEL * width * height + 16 * width + len(body), body, orientation)
 
 
 def _jpeg(data: bytes) -> Picture:
-    kept, at, frame = [data[:2]], 2, b""
+    kept, at, frame, orientation = [data[:2]], 2, b"", 1
     for number in count():
         _part(number)
         fill, marker = data[at], data[at + 1]
@@ -126,6 +144,8 @@ def _jpeg(data: bytes) -> Picture:
             raise unreadable()
         if is_frame:
             frame = data[at + 4 : at + 2 + length]
+        if marker == 0xE1 and data[at + 4 : at + 10] == _EXIF:
+            orientation = _orientation(data[at + 10 : at + 2 + length])
         # Tables, the restart interval, and JFIF's and Adobe's segments, which say how colours are stored.
         if is_frame or marker in (0xC4, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE):
             kept.append(data[at : at + 2 + length])
@@ -140,7 +160,7 @@ def _jpeg(data: bytes) -> Picture:
         raise _refused(f"the JPEG is drawn in {scans:,} scans, at most {MAX_SCANS} are taken; save the image again")
     across, down = (8 * max(side) for side in zip(*sides, strict=True))
     coefficients = ceil(width / across) * ceil(height / down) * sum(a * b for a, b in sides) * 64
-    return Picture("JPEG", width, height, _PIXEL * width * height + 2 * coefficients + len(body), body)
+    return Picture("JPEG", width, height, _PIXEL * width * height + 2 * coefficients + len(body), body, orientation)
 
 
 def _webp(data: bytes) -> Picture:
@@ -159,7 +179,7 @@ def _webp(data: bytes) -> Picture:
     if kind != b"VP8 ":
         tables = min(ceil(width / 4) * ceil(height / 4), 1 << 16, len(data)) * _GROUP
     # The decoder holds the picture, two canvases and a copy of one, 4 bytes a pixel, and the file twice.
-    return Picture("WEBP", width, height, (_PIXEL + 20) * width * height + tables + 3 * len(data), data)
+    return Picture("WEBP", width, height, (_PIXEL + 20) * width * height + tables + 3 * len(data), data, None)
 
 
 def _bmp(data: bytes) -> Picture:
@@ -181,7 +201,9 @@ _LAYOUT_TAGS = {
     *(256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 338, 339, 347),
     *(529, 530, 531, 532),
 }
-"""Of a TIFF, how its pixels are stored; not its orientation, as pixels are taken as they are stored."""
+"""Of a TIFF, how its pixels are stored; not its orientation, which is read beforehand."""
+_FLAG, _EXIF = 0x0112, b"Exif\0\0"
+_MAX_EXIF = 1 << 16
 _TYPES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1}
 """Bytes of a value of a TIFF's tag."""
 
@@ -193,9 +215,11 @@ def _tiff(data: bytes) -> Picture:
     _one(1 + (struct.unpack_from(f"{order}I", data, offset + 2 + 12 * number)[0] > 0))
     entries: dict[int, bytes] = {}
     values: dict[int, tuple[int, ...]] = {}
-    total = 0
+    total, orientation = 0, 1
     for at in range(offset + 2, offset + 2 + 12 * number, 12):
         tag, kind, length = struct.unpack_from(f"{order}HHI", data, at)
+        if tag == _FLAG and kind == 3:
+            orientation = int(struct.unpack_from(f"{order}H", data, at + 8)[0])
         if tag not in _LAYOUT_TAGS or tag in entries:
             continue
         total += _TYPES[kind] * length if kind in _TYPES else MAX_TAGS + 1
@@ -205,7 +229,7 @@ def _tiff(data: bytes) -> Picture:
         if kind in (1, 3, 4) and length:
             place = at + 8 if _TYPES[kind] * length <= 4 else struct.unpack_from(f"{order}I", data, at + 8)[0]
             values[tag] = struct.unpack_from(f"{order}{length}{' B HI'[kind]}", data, place)
-    return _tiff_picture(data, order, entries, values)
+    return replace(_tiff_picture(data, order, entries, values), orientation=orientation)
 
 
 def _tiff_picture(
@@ -228,7 +252,10 @@ def _tiff_picture(
     listed = struct.pack(f"{order}H", len(entries)) + b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
     padding = bytes(len(data) % 2)
     body = data[:4] + struct.pack(f"{order}I", len(data) + len(padding)) + data[8:] + padding + listed
-    memory = _PIXEL * width * height + 2 * across * down * sample + jpeg + 3 * len(data)
+    deep = first.get(277, 1) * ceil(max(values.get(258, (1,))) / 8)
+    # Of what is stretched, the bands twice, and three of them in float32 twice.
+    stretched = (2 * deep + 24) * width * height if deep > 4 or max(values.get(258, (1,))) > 8 else 0
+    memory = stretched + _PIXEL * width * height + 2 * across * down * sample + jpeg + 3 * len(data)
     return Picture("TIFF", width, height, memory, body)
 
 

@@ -18,7 +18,8 @@ class Direct(NamedTuple):
         cell: pixels of an image of the learned size for a cell of the scores.
         pool: k_top, k_bottom, alpha and whether to halve, of `wsss.ops.pooling.spatial_pool`, which says what classes
             are seen; the maps are then heatmaps. None: they are probabilities of the background and of every class.
-        background: of heatmaps: "power", (1 - the highest)^alpha, or "constant", the threshold; alpha; threshold.
+        background: of heatmaps: "power", (1 - the highest)^alpha, "constant", the threshold, or "none", where there is
+            no background and the class with the highest score is always seen; alpha; threshold.
         side: smaller images are padded to this side in px, where that is what the network wants; None pads nothing.
     """
 
@@ -43,7 +44,7 @@ def seen_classes(maps: Tensor, scores: Tensor, direct: Direct) -> Tensor:
 
     Args:
         maps: heatmaps float32 B x C x h x w, at least 0; each is divided by its maximum plus 1e-5.
-        scores: s, B x C; those from 0 on are seen.
+        scores: s, B x C; those from 0 on are seen; without a background the highest is in any case.
         direct: its background.
 
     Returns:
@@ -52,7 +53,10 @@ def seen_classes(maps: Tensor, scores: Tensor, direct: Direct) -> Tensor:
     assert direct.background is not None
     kind, alpha, threshold = direct.background
     maps = (maps / (maps.amax((2, 3), keepdim=True) + 1e-5)).half().float()
-    maps = torch.where(scores[:, :, None, None] >= 0, maps, -1.0)
+    least = scores.amax(1, keepdim=True).clamp(max=0) if kind == "none" else torch.zeros_like(scores[:, :1])
+    maps = torch.where((scores >= least)[:, :, None, None], maps, -1.0)
+    if kind == "none":
+        return torch.cat([torch.full_like(maps[:, :1], -1.0), maps], 1)
     highest = maps.amax(1, keepdim=True).clamp(0, 1)
     background = (1 - highest) ** alpha if kind == "power" else torch.full_like(highest, threshold)
     return torch.cat([background.half().float(), maps], 1)

@@ -49,7 +49,7 @@ def run_inference(plan: Plan, dataset: Dataset) -> Inference:
     training are brought there, which `pred` does not do.
     """
     predict = next((p.settings for p in plan.steps if isinstance(p.settings, PredictSettings)), PredictSettings())
-    return Inference(_sides(dataset), predict.scales, predict.flip)
+    return Inference(_sides(dataset), predict.scales, predict.flip, pixels=dataset.pixels)
 
 
 def direct_step(plan: Plan) -> PlannedStep | None:
@@ -66,9 +66,11 @@ def direct_inference(step: PlannedStep, dataset: Dataset) -> Inference:
         dataset: the run's.
     """
     how = step.settings
-    background = (how.background, how.alpha, how.threshold) if isinstance(how, BackgroundSettings) else None
+    background = None
+    if isinstance(how, BackgroundSettings):
+        background = (how.background if dataset.has_background else "none", how.alpha, how.threshold)
     direct = Direct(how.stride, background=background, side=getattr(how, "side", None))
-    return Inference(_sides(dataset), how.scales, getattr(how, "flip", False), direct=direct)
+    return Inference(_sides(dataset), how.scales, getattr(how, "flip", False), direct=direct, pixels=dataset.pixels)
 
 
 def _sides(dataset: Dataset) -> tuple[int, int]:

@@ -80,13 +80,14 @@ class Saliency(Deployed):
         direct = self.direct
         assert direct is not None and direct.background is not None and isinstance(self.net, DcsmNet)
         settings = SaliencySettings(tuple(self.scales), direct.side, direct.cell)
+        exists = direct.background[0] != "none"
         pixels = [(image[0].permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy() for image in images]
         with torch.enable_grad():
-            found = saliency_maps(self.net, pixels, None, settings, self.mean.device)
+            found = saliency_maps(self.net, pixels, None, settings, self.mean.device, at_least_one=not exists)
         size, background = (images[0].shape[2], images[0].shape[3]), BackgroundSettings(*direct.background)
         scores = []
         for maps, classes in found:
-            kept = with_background(score_map(maps, classes, size), background)
+            kept = with_background(score_map(maps, classes, size), background, exists)
             dense = np.full((self.net.head.out_channels + 1, *kept.scores.shape[1:]), -1, np.float32)
             dense[kept.classes] = kept.scores
             scores.append(torch.from_numpy(dense))

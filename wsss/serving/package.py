@@ -107,7 +107,7 @@ def save_package(
             code.write_text(_standalone(pooling, heatmaps, deployed) + _PYFUNC, encoding="utf-8")
             export_graph(segmenter.module.net, description, graph)
             _save_pyfunc(out, code, graph, classes, run_id, model_id)
-    (out / DESCRIPTION).write_text(description.model_dump_json(indent=1), encoding="utf-8")
+    (out / DESCRIPTION).write_text(description.as_json(), encoding="utf-8")
     shutil.copyfile(folder / WEIGHTS, out / WEIGHTS)
     (out / CARD).write_text(card, encoding="utf-8")
 
@@ -131,7 +131,7 @@ def export_graph(net: nn.Module, description: Description, to: Path) -> None:
     example = example_for(description.network.output_stride)
     axis = torch.export.Dim.AUTO
     program = torch.export.export(net, (example,), dynamic_shapes=({0: axis, 2: axis, 3: axis},))
-    torch.export.save(program, to, extra_files={DESCRIPTION: description.model_dump_json()})
+    torch.export.save(program, to, extra_files={DESCRIPTION: description.as_json(indent=None)})
 
 
 def _save_pyfunc(out: Path, code: Path, graph: Path, classes: Classes, run_id: str, model_id: str) -> None:
@@ -217,7 +217,7 @@ def load_package(address: str) -> Segmenter:
 
 def _loaded(description: Description, weights: Path, name: str) -> Segmenter:
     network, inference, pixels = description.network, inference_of(description, DESCRIPTION), description.preprocessing
-    net = build(network.kind, network.model_dump(exclude={"kind"}), weights)
+    net = build(network.kind, description.architecture, weights)
     of_gradients = network.kind == OF_GRADIENTS
     module = (Saliency if of_gradients else Deployed)(
         net if of_gradients else Probabilities(net),
@@ -229,7 +229,7 @@ def _loaded(description: Description, weights: Path, name: str) -> Segmenter:
         inference.flip,
         inference.direct,
     )
-    return Segmenter(module.eval(), Classes(description.classes), name, inference)
+    return Segmenter(module.eval(), Classes(description.classes, description.background), name, inference)
 
 
 def _pinned(address: str) -> str:

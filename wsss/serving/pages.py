@@ -60,8 +60,9 @@ def add_pages(app: FastAPI, service: MaskService) -> None:
     @_get(app, "/classes")
     async def classes() -> list[dict[str, object]]:
         colours = palette().tolist()
-        names = service.current.segmenter.classes.with_background
-        return [{"index": index, "name": name, "colour": colours[index]} for index, name in enumerate(names)]
+        known = service.current.segmenter.classes
+        pairs = zip(known.indices, known.occurring, strict=True)
+        return [{"index": index, "name": name, "colour": colours[index]} for index, name in pairs]
 
     @_get(app, "/health")
     async def health() -> dict[str, str]:

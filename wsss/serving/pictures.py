@@ -12,6 +12,8 @@ import numpy as np
 from fastapi import HTTPException
 from PIL import Image
 
+from wsss.data.pixels import Pixels, convert
+from wsss.errors import UserError
 from wsss.serving.headers import Picture, unreadable
 from wsss.serving.memory import LabellingMemory
 from wsss.serving.networks import Saliency
@@ -117,13 +119,20 @@ class WorkingMemory:
                 turn.set_result(None)
 
 
-def decode(picture: Picture) -> np.ndarray:
-    """An uploaded image as uint8 H x W x 3; pixels as stored, an EXIF orientation is not applied.
+def decode(picture: Picture, pixels: Pixels | None = None) -> np.ndarray:
+    """An uploaded image as uint8 H x W x 3.
+
+    Args:
+        picture: the upload.
+        pixels: the conversion that the model's images went through. Without one, pixels are taken as stored, and an
+            EXIF orientation is not applied.
 
     Raises:
-        HTTPException: 422 for a damaged image, or one that is not RGB.
+        HTTPException: 422 for a damaged image, or one that is not RGB, or not what the conversion is for.
     """
     try:
+        if pixels is not None:
+            return convert(picture.body, pixels, formats=(picture.format,), orientation=picture.orientation)
         with Image.open(io.BytesIO(picture.body), formats=(picture.format,)) as image:
             if image.size != (picture.width, picture.height):
                 raise unreadable()
@@ -133,6 +142,8 @@ def decode(picture: Picture) -> np.ndarray:
             return np.array(image)
     except HTTPException:
         raise
+    except UserError as error:
+        raise HTTPException(422, f"the image {error}") from None
     except Exception:  # Of hostile bytes, decoders raise whatever they stumble over.
         raise unreadable() from None
 

@@ -78,7 +78,7 @@ class Prediction:
         path = self.paths[image_id]
         try:
             sha256 = file_digest(path)
-            labels = model(read_image(path))
+            labels = model(read_image(path, model.inference.pixels))
         except (UserError, OSError) as error:
             return {"id": image_id, "sha256": "", "problem": str(error)}
         write_palette_png(self.out / f"{image_id}.png", labels)

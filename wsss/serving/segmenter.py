@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss.classes import Classes
+from wsss.data.pixels import Pixels
 from wsss.serving.deployed import MAX_SIDE, Deployed, Size, best_classes, brought, resize
 from wsss.serving.heatmaps import Direct
 from wsss.serving.networks import Probabilities
@@ -33,6 +34,7 @@ class Inference:
         flip: add mirrored copies.
         crf: of the CRF that decides in the end; None without one.
         direct: of a localizer that predicts without a segmentation network; None of a segmenter.
+        pixels: how image files become the RGB that it takes; None where they are RGB.
     """
 
     sides: tuple[int, int] = (1, MAX_SIDE)
@@ -40,6 +42,7 @@ class Inference:
     flip: bool = False
     crf: CrfSettings | None = None
     direct: Direct | None = None
+    pixels: Pixels | None = field(default=None, repr=False)
 
     @property
     def passes(self) -> int:
@@ -52,11 +55,14 @@ class Inference:
         return "; ".join(words)
 
 
-def label_with_crf(model: Deployed, image: Tensor, settings: CrfSettings) -> Tensor:
-    """The label map of an image after the CRF, which runs at the learned size: uint8 H x W of uint8 H x W x 3."""
+def label_with_crf(model: Deployed, image: Tensor, settings: CrfSettings, first: int = 0) -> Tensor:
+    """The label map of an image after the CRF, which runs at the learned size: uint8 H x W of uint8 H x W x 3.
+
+    `first` is the lowest index that occurs: 1 without a background.
+    """
     size: Size = (image.shape[0], image.shape[1])
     learned = brought(image, model.learned_size(size))
-    scores = resize(model.coarse([learned]), (learned.shape[2], learned.shape[3]))[0].cpu().numpy()
+    scores = resize(model.coarse([learned])[:, first:], (learned.shape[2], learned.shape[3]))[0].cpu().numpy()
     weight = settings.gaussian_weight + settings.bilateral_weight
     maps, classes = with_rare_together(probabilities(scores), weight)
     unary = probabilities(maps)
@@ -64,7 +70,7 @@ def label_with_crf(model: Deployed, image: Tensor, settings: CrfSettings) -> Ten
         pixels = (learned[0].permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
         unary = dense_crf(pixels, settings)(unary, iterations=settings.iterations)
     best = best_classes(torch.from_numpy(np.ascontiguousarray(unary))[None], size)
-    return torch.from_numpy(classes[best.numpy()])
+    return torch.from_numpy(classes[best.numpy()] + np.uint8(first))
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ class Segmenter:
         """The label map of an image: uint8 H x W of a uint8 H x W x 3 RGB image, of any size from 1 x 1."""
         pixels = self._pixels(image)
         if self.inference.crf is not None:
-            return label_with_crf(self.module, pixels, self.inference.crf).cpu().numpy()
+            return label_with_crf(self.module, pixels, self.inference.crf, self.classes.indices[0]).cpu().numpy()
         return self.module(pixels).cpu().numpy()
 
     def network_size(self, height: int, width: int) -> tuple[Size, ...]:
@@ -143,7 +149,9 @@ class Segmenter:
 
 def digest(model: Segmenter) -> str:
     """What decides a model's answers: sha256 over its weights, classes and how it predicts."""
-    content = hashlib.sha256(repr((model.inference, model.classes.names, model.module.stride)).encode())
+    more: tuple[object, ...] = () if model.inference.pixels is None else (model.inference.pixels,)
+    more += () if model.classes.background else ("no background",)
+    content = hashlib.sha256(repr((model.inference, model.classes.names, model.module.stride, *more)).encode())
     for name, tensor in sorted(model.module.state_dict().items()):
         content.update(f"{name} {tuple(tensor.shape)}".encode())
         content.update(tensor.cpu().contiguous().numpy().tobytes())

@@ -158,7 +158,7 @@ class MaskService:
     async def _label(self, file: File, media_type: str, served: Served) -> Answer:
         picture, needed = await self._in_thread(_admit, file, served)
         async with self._working.hold(needed):
-            image = await self._in_thread(decode, picture)
+            image = await self._in_thread(decode, picture, served.segmenter.inference.pixels)
             self.metrics.images.inc()
             labels = await _settled(self.batcher.submit(served.segmenter, image))
             content = await self._in_thread(_encode, file.name, image, labels, media_type, served)
@@ -167,7 +167,7 @@ class MaskService:
         sampled = self.shadow is not None and self.shadow.sampled(labels.size)
         return Answer(
             content,
-            served.segmenter.far_from_training(picture.height, picture.width),
+            served.segmenter.far_from_training(*labels.shape),
             [Offer(image, labels, served)] if sampled else [],
         )
 

@@ -65,7 +65,7 @@ def write_voc_test(model: Segmenter, images: Path, competition: str, to: Path) -
                 tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
             ):
                 for done, (image_id, path) in enumerate(paths.items(), 1):
-                    png = encode_palette_png(model(read_image(path)))
+                    png = encode_palette_png(model(read_image(path, model.inference.pixels)))
                     member = tarfile.TarInfo(f"results/VOC2012/Segmentation/{competition}_test_cls/{image_id}.png")
                     member.size = len(png)
                     archive.addfile(member, io.BytesIO(png))

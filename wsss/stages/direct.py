@@ -10,7 +10,7 @@ from wsss.data.label_maps import EncodedLabelMap, LabelMapWriter, encode_label_m
 from wsss.data.score_maps import ScoreMap
 from wsss.interface import CRF, NETWORK, Step, StepContext
 from wsss.stages.inference import stream_images
-from wsss.stages.refine import CrfSettings, argmax_labels, crf_labels, upsampled
+from wsss.stages.refine import CrfSettings, argmax_labels, crf_label_map
 
 
 def predict_directly(
@@ -28,7 +28,7 @@ def predict_directly(
     ids = [*dataset.splits["dev"], *dataset.splits["val"]]
 
     def label(image_id: str, image: np.ndarray, maps: ScoreMap) -> tuple[EncodedLabelMap, EncodedLabelMap]:
-        refined = crf_labels(image, upsampled(maps), maps.classes, crf)
+        refined = crf_label_map(image, maps, crf)
         return encode_label_map(argmax_labels(maps)), encode_label_map(refined)
 
     with (

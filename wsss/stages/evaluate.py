@@ -13,6 +13,7 @@ import numpy as np
 from wsss.data.label_maps import LabelMaps, label_digest
 from wsss.data.score_maps import ScoreMap, ScoreMaps
 from wsss.interface import Step, StepContext
+from wsss.ops.tiles import TILE, is_large, part_at_size, windows
 from wsss.scores import Evaluation, Masks, Scores, ThresholdSweep, confusion, metric_names
 from wsss.scores.evaluation import encode, load
 from wsss.scores.scored import SCORED
@@ -59,10 +60,17 @@ def evaluate_labels(context: StepContext, what: str, splits: Sequence[str]) -> N
 
 
 def evaluate_cam(context: StepContext, what: str, splits: Sequence[str]) -> None:
-    """Evaluations of argmax over [t, M_1, ..., M_K], and the curve over t (`sweep.json`)."""
+    """Evaluations of argmax over [t, M_1, ..., M_K], and the curve over t (`sweep.json`).
+
+    Without a background there is no t: the largest map decides.
+    """
     settings: CamEvaluation = context.settings
     masks, maps = context.masks, ScoreMaps(context.inputs["maps"] / what)
     assert masks is not None
+    if not context.dataset.has_background:
+        for split in splits:
+            _evaluate(context, what, split, lambda image_id: _foreground(maps.read(image_id))[0])
+        return
     curves = {split: ThresholdSweep(len(context.dataset.classes)) for split in splits}
     for split in splits:
         for image_id in evaluated_ids(context.dataset.splits, masks, split):
@@ -96,7 +104,7 @@ def evaluate_rounds(context: StepContext) -> None:
             matrices = [confusion(masks.read(i), maps.read(i), classes) for i in ids]
             if matrices:
                 name = metric_names.metric(split, f"round_{folder.name}", metric_names.MIOU)
-                metrics[name] = Scores.of(np.sum(matrices, 0)).miou
+                metrics[name] = Scores.of(np.sum(matrices, 0), context.dataset.has_background).miou
     write_metrics(context.out, metrics)
 
 
@@ -109,9 +117,21 @@ def _foreground(score_map: ScoreMap) -> tuple[np.ndarray, np.ndarray]:
     """The best foreground class of each pixel (uint8 H x W) and its score (float H x W); score -1 without classes."""
     if not len(score_map.classes):
         return np.zeros(score_map.size, np.uint8), np.full(score_map.size, -1.0)
+    if is_large(*score_map.size):
+        return _foreground_in_tiles(score_map)
     maps = upsampled(score_map)
     best = maps.argmax(0)
     return score_map.classes[best], np.take_along_axis(maps, best[None], 0)[0].clip(0, 1)
+
+
+def _foreground_in_tiles(score_map: ScoreMap) -> tuple[np.ndarray, np.ndarray]:
+    classes, scores = np.empty(score_map.size, np.uint8), np.empty(score_map.size, np.float32)
+    for window in windows(*score_map.size, TILE, 0):
+        maps = part_at_size(score_map.scores, score_map.size, *window.seen)
+        best = maps.argmax(0)
+        classes[window.kept] = score_map.classes[best][window.middle]
+        scores[window.kept] = np.take_along_axis(maps, best[None], 0)[0].clip(0, 1)[window.middle]
+    return classes, scores
 
 
 def _evaluate(context: StepContext, what: str, split: str, label: Callable[[str], np.ndarray]) -> None:

@@ -15,6 +15,7 @@ from wsss.data import Dataset
 from wsss.data.augmentation import normalise
 from wsss.errors import UserError
 from wsss.nets.splitting import Splitting
+from wsss.ops import tiles
 from wsss.stream import ordered_map
 
 Maps = TypeVar("Maps")
@@ -144,6 +145,12 @@ def multi_scale(
         float32 B x K x h x w on the device.
     """
     height, width = images[0].shape[:2]
+    if tiles.is_large(height, width) and min(grid) > 1:
+
+        def infer(parts: Sequence[np.ndarray], window: tiles.Window) -> Tensor:
+            return multi_scale(maps, parts, scales=scales, flip=flip, stride=stride, grid=window.size, device=device)
+
+        return maps_in_tiles(infer, images, grid)
     batch = normalise(torch.from_numpy(np.stack(images)).to(device)).contiguous(memory_format=torch.channels_last)
     total: Tensor | None = None
     for scale in scales:
@@ -157,3 +164,33 @@ def multi_scale(
         total = out if total is None else total + out
     assert total is not None
     return total / len(scales)
+
+
+def maps_in_tiles(
+    infer: Callable[[Sequence[np.ndarray], tiles.Window], Tensor],
+    images: Sequence[np.ndarray],
+    grid: tuple[int, int],
+) -> Tensor:
+    """Maps of large images on a grid, from tiles that begin and end on its cells, to half a pixel.
+
+    Args:
+        infer: from parts of the images, all of one size, and the window of cells that they are to their maps
+            B x K x h x w.
+        images: uint8 H x W x 3, all of one size.
+        grid: h x w of the result.
+    """
+    steps = [(length - 1) / (cells - 1) for length, cells in zip(images[0].shape, grid, strict=False)]
+    # By 4 cells: of a tile at one of the usual scales, the network's cells then lie where the whole image's do.
+    side, overlap = 4 * max(1, round(tiles.TILE / max(steps) / 4)) + 1, round(tiles.OVERLAP / max(steps))
+    whole: Tensor | None = None
+    for window in tiles.windows(*grid, side, overlap, 4):
+        rows, columns = (
+            slice(round(span.start * step), round((span.stop - 1) * step) + 1)
+            for span, step in zip(window.seen, steps, strict=True)
+        )
+        part = infer([image[rows, columns] for image in images], window)
+        if whole is None:
+            whole = part.new_empty(*part.shape[:2], *grid)
+        whole[:, :, *window.kept] = part[:, :, *window.middle]
+    assert whole is not None
+    return whole

@@ -15,7 +15,7 @@ from wsss.data.label_maps import EncodedLabelMap, encode_label_map
 from wsss.nets.folding import folded
 from wsss.stages.inference import stream_images
 from wsss.stages.localize import CamSettings, image_maps, load_classifier, tagged_score_map
-from wsss.stages.refine import BackgroundSettings, CrfSettings, crf_labels, upsampled, with_background
+from wsss.stages.refine import BackgroundSettings, CrfSettings, crf_label_map, with_background
 from wsss.training import to_device
 
 
@@ -48,7 +48,7 @@ class Labelling:
 
         def finish(image_id: str, image: np.ndarray, maps: Tensor) -> EncodedLabelMap:
             found = tagged_score_map(maps.cpu(), dataset.tags(image_id), (image.shape[0], image.shape[1]))
-            full = with_background(found, self.background)
-            return encode_label_map(crf_labels(image, upsampled(full), full.classes, self.crf))
+            full = with_background(found, self.background, dataset.has_background)
+            return encode_label_map(crf_label_map(image, full, self.crf))
 
         return stream_images(dataset, ids, device, infer, finish, skip=skip)

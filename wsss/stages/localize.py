@@ -18,6 +18,7 @@ from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.nets.backbones import BACKBONES, build_backbone
 from wsss.nets.folding import folded
+from wsss.ops.tiles import is_large
 from wsss.scores import mean_average_precision, metric_names
 from wsss.settings import factor, setting
 from wsss.stages.inference import multi_scale, node_grid, stream_images
@@ -262,8 +263,10 @@ def tag_metrics(context: StepContext, model: nn.Module) -> dict[str, float]:
 
 
 def class_scores(model: Any, images: Sequence[np.ndarray], device: torch.device) -> Tensor:
-    """A network's output at scale 1, float32 B x K, for uint8 H x W x 3 images of one size."""
+    """A network's output at scale 1, float32 B x K, for uint8 H x W x 3 images of one size; large ones are halved."""
     stride = model.backbone.output_stride
+    while is_large(*images[0].shape[:2]):
+        images = [image[::2, ::2] for image in images]
     scores = multi_scale(
         lambda x: model(x)[:, :, None, None],
         images,

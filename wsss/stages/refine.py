@@ -13,6 +13,7 @@ from wsss.data.score_maps import ScoreMap, ScoreMaps, ScoreMapWriter
 from wsss.errors import UserError
 from wsss.interface import BACKGROUND_SCORES, CRF, Step, StepContext
 from wsss.ops.crf import DenseCrf
+from wsss.ops.tiles import is_large, labels_in_tiles, part_at_size
 from wsss.settings import choice, factor, setting
 from wsss.stages.inference import resize
 from wsss.stream import ordered_map
@@ -67,9 +68,12 @@ def background_score(scores: np.ndarray, settings: BackgroundSettings) -> np.nda
     return (1 - np.clip(top.astype(np.float32), 0, 1)) ** settings.alpha
 
 
-def with_background(score_map: ScoreMap, settings: BackgroundSettings) -> ScoreMap:
-    """A score map with the background's map put in front; a background of the localizer's own is kept instead."""
-    if 0 in score_map.classes:
+def with_background(score_map: ScoreMap, settings: BackgroundSettings, exists: bool = True) -> ScoreMap:
+    """A score map with the background's map put in front; a background of the localizer's own is kept instead.
+
+    Where none exists (`Dataset.has_background`), the score map is left as it is.
+    """
+    if 0 in score_map.classes or not exists:
         return score_map
     background = background_score(score_map.scores, settings)[None].astype(np.float16)
     return ScoreMap(
@@ -97,7 +101,10 @@ def upsampled(score_map: ScoreMap) -> np.ndarray:
 
 def argmax_labels(score_map: ScoreMap) -> np.ndarray:
     """The class of the largest map at each pixel: uint8 H x W."""
-    return score_map.classes[upsampled(score_map).argmax(0)]
+    scores, classes, size = score_map.scores, score_map.classes, score_map.size
+    if is_large(*size):
+        return labels_in_tiles(*size, lambda rows, cols: classes[part_at_size(scores, size, rows, cols).argmax(0)])
+    return classes[upsampled(score_map).argmax(0)]
 
 
 def probabilities(maps: np.ndarray) -> np.ndarray:
@@ -136,6 +143,18 @@ def crf_labels(image: np.ndarray, maps: np.ndarray, classes: np.ndarray, setting
     return classes[unary.argmax(0)]
 
 
+def crf_label_map(image: np.ndarray, score_map: ScoreMap, settings: CrfSettings) -> np.ndarray:
+    """The CRF's labelling of one image from its score maps: uint8 H x W; of a large one, tile by tile."""
+    scores, classes, size = score_map.scores, score_map.classes, score_map.size
+
+    def label(rows: slice, columns: slice) -> np.ndarray:
+        return crf_labels(image[rows, columns], part_at_size(scores, size, rows, columns), classes, settings)
+
+    if is_large(*size):
+        return labels_in_tiles(*size, label)
+    return crf_labels(image, upsampled(score_map), classes, settings)
+
+
 def write_labels(context: StepContext, what: str, ids: Sequence[str], label: Callable[[str], np.ndarray]) -> None:
     """Label maps of the images `ids` in `out/<what>`, made on all cores; an interrupted step continues.
 
@@ -159,7 +178,7 @@ def add_background(context: StepContext) -> None:
     ids = context.of_dataset(maps.ids)
 
     def refine(image_id: str) -> tuple[str, ScoreMap, EncodedLabelMap]:
-        full = with_background(maps.read(image_id), context.settings)
+        full = with_background(maps.read(image_id), context.settings, context.dataset.has_background)
         return image_id, full, encode_label_map(argmax_labels(full))
 
     with (
@@ -183,9 +202,7 @@ def crf_step(scores_from: str) -> Callable[[StepContext], None]:
             raise UserError("there are no score maps to refine")
 
         def label(image_id: str) -> np.ndarray:
-            score_map = maps.read(image_id)
-            image = context.dataset.image(image_id)
-            return crf_labels(image, upsampled(score_map), score_map.classes, context.settings)
+            return crf_label_map(context.dataset.image(image_id), maps.read(image_id), context.settings)
 
         write_labels(context, "labels_crf", context.of_dataset(maps.ids), label)
 

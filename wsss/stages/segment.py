@@ -21,6 +21,7 @@ from wsss.interface import CRF, NETWORK, Stage, Step, StepContext
 from wsss.nets.backbones import BACKBONES
 from wsss.nets.deeplab import DeepLab
 from wsss.nets.folding import folded
+from wsss.ops.tiles import OVERLAP, TILE, is_large, part_at_size, windows
 from wsss.scores.metric_names import TRAIN_LOSS
 from wsss.settings import factor, setting
 from wsss.stages.inference import multi_scale, node_grid, resize, stream_images
@@ -109,12 +110,15 @@ def train_segmenter(
         "backbone": settings.backbone,
         "output_stride": settings.output_stride,
         "rates": list(settings.rates),
+        **({} if dataset.has_background else {"background": False}),
     }
     model = DeepLab(weights="none" if begin else settings.weights, **architecture)
     if begin:
         begin(model)
     augment = Augmentation(settings.crop, (settings.scale_low, settings.scale_high), settings.jitter)
-    criterion = balanced_cross_entropy if settings.loss == "balanced" else plain_cross_entropy
+    # Without a background there is nothing to balance the foreground with.
+    balanced = settings.loss == "balanced" and dataset.has_background
+    criterion = balanced_cross_entropy if balanced else plain_cross_entropy
 
     def sample(image_id: str, draw: np.random.Generator) -> dict[str, Tensor | None]:
         pixels, target = augment(dataset.image(image_id), labels(image_id), draw)
@@ -158,6 +162,7 @@ def predict(context: StepContext) -> None:
     model = folded(to_device(load_segmenter(context.inputs["train"]), device))
     stride = model.backbone.output_stride
     ids = [*dataset.splits["dev"], *dataset.splits["val"]]
+    first = dataset.classes.indices[0]
 
     def infer(images: Sequence[np.ndarray]) -> Sequence[Tensor]:
         return multi_scale(
@@ -171,10 +176,20 @@ def predict(context: StepContext) -> None:
         ).unbind()
 
     def label(image_id: str, image: np.ndarray, scores: Tensor) -> tuple[EncodedLabelMap, EncodedLabelMap]:
-        full = resize(scores.cpu()[None], (image.shape[0], image.shape[1]))[0].numpy()
+        size = (image.shape[0], image.shape[1])
+        if not is_large(*size):
+            own, after = decide(image, resize(scores.cpu()[None, first:], size)[0].numpy())
+        else:
+            coarse, own, after = scores[first:].cpu().numpy(), np.empty(size, np.uint8), np.empty(size, np.uint8)
+            for window in windows(*size, TILE, OVERLAP):
+                both = decide(image[window.seen], part_at_size(coarse, size, *window.seen))
+                own[window.kept], after[window.kept] = (labels[window.middle] for labels in both)
+        return encode_label_map(own), encode_label_map(after)
+
+    def decide(image: np.ndarray, full: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         maps, classes = with_rare_together(probabilities(full), settings.gaussian_weight + settings.bilateral_weight)
-        refined = crf_labels(image, maps, classes, settings)
-        return encode_label_map(full.argmax(0).astype(np.uint8)), encode_label_map(refined)
+        refined = crf_labels(image, maps, classes + np.uint8(first), settings)
+        return (full.argmax(0) + first).astype(np.uint8), refined
 
     with (
         LabelMapWriter(context.out / "pred", resume=True) as plain,

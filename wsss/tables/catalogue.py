@@ -41,6 +41,7 @@ def entry(name: str) -> dict[str, Any]:
         "role": method.role,
         "stages": {kind: stage.name for kind, stage in method.stages.items()},
         "supervision": ", ".join(sorted(method.supervision)) or "tags",
+        "needs_background": method.needs_background,
         "settings": [
             {
                 "key": s.key,

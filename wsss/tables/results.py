@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wsss.classes import Classes
 from wsss.commands import command
 from wsss.data import Dataset
 from wsss.errors import UserError
@@ -94,8 +93,8 @@ class Results:
 
     def _tables(self) -> list[Table]:
         figures = [
-            _figures(self.rows, indices, f"Over {chosen}:" if indices else f"mIoU in percent over {chosen}:")
-            for chosen, indices in self.chosen
+            _figures(self.rows, indices, f"Over {chosen}:" if number else f"mIoU in percent over {chosen}:")
+            for number, (chosen, indices) in enumerate(self.chosen)
         ]
         return [*figures, _costs(self.rows), _seconds(self.rows)]
 
@@ -111,8 +110,8 @@ def results_of(dataset: Dataset, preset: str, chosen: Sequence[str]) -> Results:
     Raises:
         UserError: no finished run, or an unknown class.
     """
-    classes = Classes(dataset.classes.names)
-    indices = [classes.with_background.index(n) if n in classes.with_background else classes.index(n) for n in chosen]
+    classes = dataset.classes
+    indices = [classes.with_background.index(n) if n in classes.occurring else classes.index(n) for n in chosen]
     preset = read_preset(preset).name
     groups = same_but_for_rng(run for run in runs(dataset.name) if run.preset == preset)
     if not groups:
@@ -120,7 +119,8 @@ def results_of(dataset: Dataset, preset: str, chosen: Sequence[str]) -> Results:
             f"there is no finished run with preset {preset} on {dataset.name}; start one with "
             f"`{command('wsss', 'run', '--data', dataset.name, '--preset', preset)}`"
         )
-    means: list[tuple[str, Sequence[int] | None]] = [(f"all {len(classes) + 1} classes", None)]
+    every = None if classes.background else [*classes.indices]
+    means: list[tuple[str, Sequence[int] | None]] = [(f"all {len(classes.occurring)} classes", every)]
     if indices:
         means.append((", ".join(chosen), indices))
     rows = [_Row.of(group, preset) for group in sorted(groups, key=lambda group: shown_order(group[0].method))]
@@ -182,9 +182,10 @@ def _changes(settings: Mapping[str, str]) -> list[str]:
 
 def _identity(dataset: Dataset) -> str:
     splits = ", ".join(f"{split} {len(ids)} (ids `{_hash(ids)}`)" for split, ids in dataset.splits.items())
+    background = " and background" if dataset.has_background else ", no background"
     return (
         f"Images: {splits}, the hash being the first 16 digits of the sha256 of the sorted ids, one a line; tags from "
-        f"{dataset.tags_source}; {len(dataset.classes)} classes and background."
+        f"{dataset.tags_source}; {len(dataset.classes)} classes{background}."
     )
 
 

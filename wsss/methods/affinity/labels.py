@@ -10,6 +10,7 @@ from wsss.classes import IGNORE
 from wsss.data.score_maps import ScoreMaps
 from wsss.errors import UserError
 from wsss.interface import CRF, Step, StepContext
+from wsss.ops.tiles import is_large, labels_in_tiles, part_at_size
 from wsss.settings import factor, setting
 from wsss.stages.refine import (
     BackgroundSettings,
@@ -54,6 +55,12 @@ def check_labels(settings: AffinityLabelSettings) -> None:
         )
 
 
+def confident_classes(strong: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The class where it wins against the strong background, 255 elsewhere; see `confident_labels`."""
+    labels = classes[strong.argmax(0)]
+    return np.where(labels == 0, np.uint8(IGNORE), labels)
+
+
 def confident_labels(strong: np.ndarray, weak: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """The labels both CRFs are sure of.
 
@@ -66,13 +73,16 @@ def confident_labels(strong: np.ndarray, weak: np.ndarray, classes: np.ndarray) 
         uint8 H x W: the class where `strong` says foreground, 0 where `weak` says background, 255 elsewhere. Where
         they contradict each other, background wins, as in the released code.
     """
-    labels = classes[strong.argmax(0)]
-    labels = np.where(labels == 0, np.uint8(IGNORE), labels)
+    labels = confident_classes(strong, classes)
     return np.where(classes[weak.argmax(0)] == 0, np.uint8(0), labels)
 
 
 def make_affinity_labels(context: StepContext) -> None:
-    """Confident labels of the training images, at their own size (`labels`)."""
+    """Confident labels of the training images, at their own size (`labels`).
+
+    In a dataset without a background the strong background is a doubt: what a class wins in spite of it is confident,
+    and all the rest is 255. The weak background, and `alpha_high` with it, is not asked.
+    """
     settings: AffinityLabelSettings = context.settings
     maps = ScoreMaps(context.inputs["localize"] / "cam")
     ids = context.dataset.splits["train"]
@@ -81,16 +91,28 @@ def make_affinity_labels(context: StepContext) -> None:
         score_map = foreground_maps(maps.read(image_id))
         if not len(score_map.classes):
             return np.zeros(score_map.size, np.uint8)
-        foreground = upsampled(score_map)
-        classes = np.concatenate([np.zeros(1, np.uint8), score_map.classes])
-        crf = dense_crf(context.dataset.image(image_id), settings) if settings.iterations else None
+        image, classes = context.dataset.image(image_id), np.concatenate([np.zeros(1, np.uint8), score_map.classes])
+        if is_large(*score_map.size):
+            return labels_in_tiles(
+                *score_map.size,
+                lambda rows, columns: confident(
+                    image[rows, columns], part_at_size(score_map.scores, score_map.size, rows, columns), classes
+                ),
+            )
+        return confident(image, upsampled(score_map), classes)
+
+    def confident(image: np.ndarray, foreground: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        crf = dense_crf(image, settings) if settings.iterations else None
 
         def marginals(alpha: float) -> np.ndarray:
             background = background_score(foreground, BackgroundSettings(alpha=alpha))
             unary = probabilities(np.concatenate([background[None], foreground]))
             return crf(unary, iterations=settings.iterations) if crf else unary
 
-        return confident_labels(marginals(settings.alpha_low), marginals(settings.alpha_high), classes)
+        strong = marginals(settings.alpha_low)
+        if not context.dataset.has_background:
+            return confident_classes(strong, classes)
+        return confident_labels(strong, marginals(settings.alpha_high), classes)
 
     write_labels(context, "labels", ids, label)
 

@@ -163,7 +163,8 @@ def train_affinity_net(
     def loss(batch: dict[str, Any]) -> tuple[Tensor, dict[str, float]]:
         features = model(batch["image"].contiguous(memory_format=torch.channels_last))
         affinity = pair_affinity(features.float(), settings.radius, settings.reduction, settings.every_source)
-        return affinity_loss(affinity, pair_labels(batch["cells"], settings.radius, settings.every_source)), {}
+        pairs = pair_labels(batch["cells"], settings.radius, settings.every_source)
+        return affinity_loss(affinity, pairs, dataset.has_background), {}
 
     heads: list[nn.Module] = [model.reduce, model.join]
     pretrained = begin is not None or settings.weights != "none"

@@ -20,9 +20,10 @@ from wsss.interface import StepContext
 from wsss.methods.affinity.network import load_affinity_net
 from wsss.nets.folding import folded
 from wsss.ops.pairs import pair_affinity
+from wsss.ops.tiles import Window, is_large, part_at_size
 from wsss.ops.walk import mean_affinity, random_walk
 from wsss.settings import choice, setting
-from wsss.stages.inference import node_size, resize, stream_images
+from wsss.stages.inference import maps_in_tiles, node_size, resize, stream_images
 from wsss.stages.refine import BackgroundSettings, argmax_labels, foreground_maps, with_background
 from wsss.training import to_device
 
@@ -64,23 +65,48 @@ def walk(context: StepContext) -> None:
     turn = threading.Lock() if device.type == "cuda" else nullcontext()
 
     @torch.inference_mode()
-    def infer(images: Sequence[np.ndarray]) -> Sequence[Tensor]:
+    def infer(images: Sequence[np.ndarray]) -> Sequence[Tensor | None]:
         size = node_size(images[0].shape[0], images[0].shape[1], coarsest)
+        if is_large(*images[0].shape[:2]):
+            return [None] * len(images)  # one after the other, in `finish`
         return model(resize(normalise(torch.from_numpy(np.stack(images)).to(device)), size)).float().unbind()
 
     @torch.inference_mode()
-    def finish(image_id: str, _: np.ndarray, features: Tensor) -> tuple[ScoreMap, EncodedLabelMap, ScoreMap]:
+    def finish(
+        image_id: str, image: np.ndarray, features: Tensor | None
+    ) -> tuple[ScoreMap, EncodedLabelMap, ScoreMap | None]:
         start = maps.read(image_id)
         with turn:
+            if features is None:
+                walked = walk_in_tiles(image, start)
+                return walked, encode_label_map(argmax_labels(walked)), None
             try:
                 affinity = pair_affinity(features[None], settings.radius, settings.reduction, settings.every_source)[0]
             except UserError as error:
                 raise UserError(f"refine.walk can't walk over image {image_id}: {error}") from None
             grid = (features.shape[1], features.shape[2])
             near = mean_affinity(affinity, grid, settings.radius).clamp(0, 1).cpu().numpy().astype(np.float16)
-            walked = walk_score_map(start, affinity, grid, settings)
+            walked = walk_score_map(start, affinity, grid, settings, dataset.has_background)
         alike = ScoreMap(near[None], np.zeros(1, np.uint8), start.size)
         return walked, encode_label_map(argmax_labels(walked)), alike
+
+    def walk_in_tiles(image: np.ndarray, start: ScoreMap) -> ScoreMap:
+        full = with_background(foreground_maps(start), settings, dataset.has_background)
+        height, width = node_size(image.shape[0], image.shape[1], coarsest)
+        grid = ((height - 1) // model.stride + 1, (width - 1) // model.stride + 1)
+
+        def walked(parts: Sequence[np.ndarray], window: Window) -> Tensor:
+            rows, columns = window.size
+            size = ((rows - 1) * model.stride + 1, (columns - 1) * model.stride + 1)
+            features = model(resize(normalise(torch.from_numpy(np.stack(parts)).to(device)), size)).float()
+            affinity = pair_affinity(features, settings.radius, settings.reduction, settings.every_source)[0]
+            begin = torch.from_numpy(part_at_size(full.scores, grid, *window.seen)).to(device)
+            return random_walk(affinity, window.size, settings.radius, begin, beta=settings.beta, steps=settings.steps)[
+                None
+            ]
+
+        scores = maps_in_tiles(walked, [image], grid)[0].clamp(0, 1).cpu().numpy().astype(np.float16)
+        return ScoreMap(scores, full.classes, full.size)
 
     with (
         ScoreMapWriter(context.out / "scores", resume=True) as scores,
@@ -92,11 +118,14 @@ def walk(context: StepContext) -> None:
         for done, (image_id, (walked, label, alike)) in enumerate(results, len(kept) + 1):
             scores.add(image_id, walked)
             labels.add(image_id, label)
-            affinities.add(image_id, alike)
+            if alike is not None:
+                affinities.add(image_id, alike)
             context.report.progress(done, len(ids), "images")
 
 
-def walk_score_map(score_map: ScoreMap, affinity: Tensor, grid: tuple[int, int], settings: WalkSettings) -> ScoreMap:
+def walk_score_map(
+    score_map: ScoreMap, affinity: Tensor, grid: tuple[int, int], settings: WalkSettings, has_background: bool = True
+) -> ScoreMap:
     """Walk one image's maps, its background added in front, over the affinity of its cells.
 
     Args:
@@ -104,11 +133,12 @@ def walk_score_map(score_map: ScoreMap, affinity: Tensor, grid: tuple[int, int],
         affinity: P x h' x w' of `pair_affinity`.
         grid: h x w of the affinity's features.
         settings: of the walk.
+        has_background: whether there is one to be added; else the classes' maps are walked alone.
 
     Returns:
-        The background's and the classes' maps at h x w.
+        The background's, if there is one, and the classes' maps at h x w.
     """
-    full = with_background(foreground_maps(score_map), settings)
+    full = with_background(foreground_maps(score_map), settings, has_background)
     start = resize(torch.from_numpy(full.scores.astype(np.float32))[None], grid)[0].to(affinity.device)
     walked = random_walk(affinity, grid, settings.radius, start, beta=settings.beta, steps=settings.steps)
     return ScoreMap(walked.clamp(0, 1).cpu().numpy().astype(np.float16), full.classes, full.size)

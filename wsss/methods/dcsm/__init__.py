@@ -65,17 +65,21 @@ def score_map(maps: Tensor, classes: list[int], size: tuple[int, int]) -> ScoreM
 
 
 def predict_dcsm(context: StepContext) -> None:
-    """Label maps of dev and val without tags (`direct`, `direct_crf`); an image without candidates is background."""
+    """Label maps of dev and val without tags (`direct`, `direct_crf`); an image without candidates is background.
+
+    Without a background the class with the highest score is a candidate in any case.
+    """
     settings: DirectSettings = context.settings
     model = load_dcsm(context)
+    has_background = context.dataset.has_background
     unseen = 0
 
     def score_maps(images: Sequence[np.ndarray]) -> list[ScoreMap]:
         nonlocal unseen
-        found = saliency_maps(model, images, None, settings, context.device)
+        found = saliency_maps(model, images, None, settings, context.device, at_least_one=not has_background)
         unseen += sum(not classes for _, classes in found)
         size = (images[0].shape[0], images[0].shape[1])
-        return [with_background(score_map(maps, classes, size), settings) for maps, classes in found]
+        return [with_background(score_map(maps, classes, size), settings, has_background) for maps, classes in found]
 
     predict_directly(context, score_maps, settings)
     write_metrics(context.out, {"direct/images_without_candidate": unseen})

@@ -60,21 +60,24 @@ class Compared:
         return self.classes[: self.counts.shape[1]]
 
 
-def compared_classes(scores: Tensor, tags: np.ndarray | None) -> Compared:
+def compared_classes(scores: Tensor, tags: np.ndarray | None, at_least_one: bool = False) -> Compared:
     """Whose maps are made, and from whom they are told apart.
 
     Args:
         scores: float S x C, the image's class scores before the sigmoid at each scale.
         tags: bool C, the candidates, which count at every scale; None takes the classes whose sigmoid is above 0.5,
             each at the scales where it is.
+        at_least_one: where there is none, take the class with the highest sum of sigmoids, at every scale.
 
     Returns:
         The candidates in the order of the classes and, where they are fewer than `COMPARED`, the classes with the
         highest sigmoids, summed over the scales, up to that number. No candidates: no classes at all.
     """
     seen = scores > 0 if tags is None else torch.tensor(tags, device=scores.device).expand_as(scores)
-    candidates = seen.any(0).nonzero().flatten().tolist()
     order = scores.sigmoid().sum(0).argsort(descending=True, stable=True).tolist()
+    if at_least_one and not seen.any():
+        seen[:, order[0]] = True
+    candidates = seen.any(0).nonzero().flatten().tolist()
     others = [c for c in order if c not in candidates][: max(0, COMPARED - len(candidates))]
     return Compared(candidates + others if candidates else [], seen[:, candidates].float())
 
@@ -133,6 +136,7 @@ def saliency_maps(
     tags: Sequence[np.ndarray] | None,
     settings: SaliencySettings,
     device: torch.device,
+    at_least_one: bool = False,
 ) -> list[tuple[Tensor, list[int]]]:
     """The saliency maps of several images of one size.
 
@@ -142,6 +146,7 @@ def saliency_maps(
         tags: bool C of each image, the candidates; None takes those that the model sees.
         settings: scales, padding, stride.
         device: where the model is.
+        at_least_one: see `compared_classes`.
 
     Returns:
         For each image its maps, float32 n x h x w in [0, 1] on the CPU, and their classes 0..C - 1.
@@ -151,7 +156,8 @@ def saliency_maps(
     found = []
     for start in range(0, len(images), step):
         part = slice(start, start + step)
-        found += _maps_together(model, images[part], None if tags is None else tags[part], settings, device)
+        own = None if tags is None else tags[part]
+        found += _maps_together(model, images[part], own, settings, device, at_least_one)
     return found
 
 
@@ -161,6 +167,7 @@ def _maps_together(
     tags: Sequence[np.ndarray] | None,
     settings: SaliencySettings,
     device: torch.device,
+    at_least_one: bool,
 ) -> list[tuple[Tensor, list[int]]]:
     size = (images[0].shape[0], images[0].shape[1])
     batch, corner = padded(torch.stack([normalise(image) for image in images]).to(device), settings.side)
@@ -173,7 +180,7 @@ def _maps_together(
             passes.append(model.scores_and_inputs(scaled.contiguous(memory_format=torch.channels_last)))
 
     highest = torch.stack([scores.detach().amax((2, 3)) for scores, _ in passes], 1)
-    compared = [compared_classes(s, None if tags is None else tags[i]) for i, s in enumerate(highest)]
+    compared = [compared_classes(s, None if tags is None else tags[i], at_least_one) for i, s in enumerate(highest)]
     wanted = max(len(c.classes) for c in compared)
     totals = [torch.zeros(len(c.candidates), *grid, device=device) for c in compared]
     if wanted:

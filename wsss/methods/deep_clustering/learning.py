@@ -22,7 +22,7 @@ from wsss.methods.deep_clustering.network import (
     region_cross_entropy,
     update_centers,
 )
-from wsss.methods.deep_clustering.regions import Regions, candidates
+from wsss.methods.deep_clustering.regions import Regions
 from wsss.nets.backbones import BACKBONES
 from wsss.nets.folding import folded
 from wsss.ops.region_crf import region_kernel, region_mean_field, region_statistics
@@ -173,7 +173,7 @@ def predict_regions(context: StepContext, model: RegionClassifier, regions: Regi
         own = regions.read(image_id)
         weights = region_weights(own, int(own.max()) + 1, (maps.shape[1], maps.shape[2]))
         scores = masked_average(maps.cpu(), torch.from_numpy(weights))
-        before = candidate_probabilities(scores.T, candidates(dataset.tags(image_id))).numpy()
+        before = candidate_probabilities(scores.T, dataset.candidates(image_id)).numpy()
         kernel = region_kernel(region_statistics(image, own, len(scores)), settings.region_sxy, settings.region_srgb)
         return np.stack([before, region_mean_field(before, kernel, settings.region_weight)]).astype(np.float16)
 

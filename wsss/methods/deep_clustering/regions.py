@@ -97,11 +97,6 @@ def make_superpixels(context: StepContext) -> None:
     )
 
 
-def candidates(tags: np.ndarray) -> np.ndarray:
-    """The labels that an image with these tags (bool C) can have: uint8 K, background (0) first."""
-    return np.concatenate([[0], np.flatnonzero(tags) + 1]).astype(np.uint8)
-
-
 def crf_on_regions(context: StepContext) -> None:
     """The CRF's label maps (`labels_crf`): its unary at a pixel is the distribution of the pixel's region."""
     settings: CrfSettings = context.settings
@@ -111,6 +106,6 @@ def crf_on_regions(context: StepContext) -> None:
 
     def label(image_id: str) -> np.ndarray:
         painted = scores.get_tensor(image_id)[1].astype(np.float32)[:, regions.read(image_id)]
-        return crf_labels(dataset.image(image_id), painted, candidates(dataset.tags(image_id)), settings)
+        return crf_labels(dataset.image(image_id), painted, dataset.candidates(image_id), settings)
 
     write_labels(context, "labels_crf", context.of_dataset(regions.ids), label)

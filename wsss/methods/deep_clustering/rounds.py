@@ -16,7 +16,7 @@ from wsss.data.label_maps import LabelMaps, LabelMapWriter
 from wsss.interface import StepContext
 from wsss.methods.deep_clustering.learning import RegionLabels, RoundsSettings, predict_regions, train_regions
 from wsss.methods.deep_clustering.network import confident_regions
-from wsss.methods.deep_clustering.regions import PROBABILITIES, Regions, candidates
+from wsss.methods.deep_clustering.regions import PROBABILITIES, Regions
 from wsss.ops.superpixels import region_votes
 from wsss.stages.outputs import write_metrics
 from wsss.stages.parts import in_parts, once, part_of
@@ -29,7 +29,7 @@ def run_rounds(context: StepContext) -> None:
     dataset, regions = context.dataset, Regions(context.inputs["superpixels"])
     labels: RegionLabels = first_labels(context, regions)
     scores: Mapping[str, np.ndarray] = {
-        i: np.full((2, k := 1 + int(dataset.tags(i).sum()), int(regions.read(i).max()) + 1), 1 / k, np.float16)
+        i: np.full((2, k := len(dataset.candidates(i)), int(regions.read(i).max()) + 1), 1 / k, np.float16)
         for i in regions.ids
     }
     previous: Path | None = None
@@ -62,8 +62,8 @@ def first_labels(context: StepContext, regions: Regions) -> dict[str, np.ndarray
 
 def region_labels(context: StepContext, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The confident labels of each image's regions, from their two distributions (float16 2 x K x R)."""
-    tags, confidence = context.dataset.tags, context.settings.confidence
-    return {i: confident_regions(both[0], both[1], candidates(tags(i)), confidence) for i, both in scores.items()}
+    candidates, confidence = context.dataset.candidates, context.settings.confidence
+    return {i: confident_regions(both[0], both[1], candidates(i), confidence) for i, both in scores.items()}
 
 
 def play_round(
@@ -75,8 +75,8 @@ def play_round(
 ) -> dict[str, float]:
     """Train on the labels and find the distribution of every region.
 
-    Without a labelled region of both background and some class there is nothing to tell apart: the distributions stay
-    as they are.
+    Without a labelled region of both background and some class there is nothing to tell apart, nor without regions of
+    two classes where there is no background: the distributions stay as they are.
 
     Args:
         context: the round's; the network and the distributions go to its folder.
@@ -90,7 +90,7 @@ def play_round(
     """
     train = context.dataset.splits["train"]
     counts = _label_counts([labels[i] for i in train], len(context.dataset.classes))
-    learns = counts[0] > 0 and counts[1:].any()
+    learns = counts[0] > 0 and counts[1:].any() if context.dataset.has_background else (counts > 0).sum() > 1
     metrics: dict[str, float] = {
         "regions_learnt": int(counts.sum()),
         "classes_without_region": int((counts[1:] == 0).sum()),

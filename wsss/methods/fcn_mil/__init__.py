@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -45,15 +46,18 @@ class DirectSettings(MapSettings, CrfSettings):
     )
 
 
-def chosen_score_map(probabilities: Tensor, chosen: np.ndarray, size: tuple[int, int]) -> ScoreMap:
+def chosen_score_map(
+    probabilities: Tensor, chosen: np.ndarray, size: tuple[int, int], background: bool = True
+) -> ScoreMap:
     """The maps of the background and of the chosen classes.
 
     Args:
         probabilities: p, float32 (C + 1) x h x w, the background first.
         chosen: bool C.
         size: of the image.
+        background: whether there is one.
     """
-    classes = np.flatnonzero(np.concatenate([[True], chosen]))
+    classes = np.flatnonzero(np.concatenate([[background], chosen]))
     return ScoreMap(probabilities.numpy()[classes].clip(0, 1).astype(np.float16), classes.astype(np.uint8), size)
 
 
@@ -65,7 +69,7 @@ def predict_mil(context: StepContext) -> None:
 
     def score_maps(images: Sequence[np.ndarray]) -> list[ScoreMap]:
         maps = image_maps(model, images, settings, context.device).cpu()
-        return [chosen_score_map(p, every, images[0].shape[:2]) for p in maps]
+        return [chosen_score_map(p, every, images[0].shape[:2], context.dataset.has_background) for p in maps]
 
     predict_directly(context, score_maps, settings)
 
@@ -73,7 +77,7 @@ def predict_mil(context: StepContext) -> None:
 def infer_mil(context: StepContext) -> None:
     """Score maps of the background and the tagged classes for train and dev; how max p ranks dev's and val's tags."""
     model = to_device(load_model(context.inputs["train"], FcnMil), context.device)
-    write_score_maps(context, model, chosen_score_map)
+    write_score_maps(context, model, partial(chosen_score_map, background=context.dataset.has_background))
     write_metrics(context.out, tag_metrics(context, model))
 
 

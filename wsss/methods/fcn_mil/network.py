@@ -15,6 +15,7 @@ from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.methods.fcn_mil.synsets import SYNSETS
 from wsss.nets.backbones import BACKBONES, build_backbone, read_weights
+from wsss.nets.deeplab import without_background
 from wsss.scores import metric_names
 from wsss.settings import choice, factor, setting
 from wsss.stages.localize import (
@@ -66,11 +67,20 @@ class FcnMil(nn.Module):
     """A fully convolutional network that scores C classes and the background at each cell.
 
     VGG16 goes on from conv5 with pool5, fc6 and fc7 as convolutions, dilated so that their weights see what they saw.
-    The classifier begins as N(0, 0.01), its background row as zero.
+    The classifier begins as N(0, 0.01), its background row as zero. Without a background that row is never the answer.
     """
 
-    def __init__(self, classes: int, backbone: str, weights: str, output_stride: int, dropout: float) -> None:
+    def __init__(
+        self,
+        classes: int,
+        backbone: str,
+        weights: str,
+        output_stride: int,
+        dropout: float,
+        background: bool = True,
+    ) -> None:
         super().__init__()
+        self.background = background
         self.backbone = build_backbone(backbone, weights, output_stride)
         channels = self.backbone.channels[-1]
         self.fully_connected: nn.Module = nn.Identity()
@@ -85,7 +95,8 @@ class FcnMil(nn.Module):
     def log_probabilities(self, images: Tensor) -> Tensor:
         """The log-probabilities of float B x 3 x H x W normalised images: float32 B x (C + 1) x h x w."""
         features = self.fully_connected(self.backbone(images)[-1])
-        return self.head(self.dropout(features)).float().log_softmax(1)
+        scores = self.head(self.dropout(features)).float()
+        return (scores if self.background else without_background(scores)).log_softmax(1)
 
     def forward(self, images: Tensor) -> Tensor:
         """For each class the log-probability at its best cell: B x (C + 1)."""
@@ -129,14 +140,15 @@ def best_cells(log_probabilities: Tensor, allowed: Tensor) -> Tensor:
     return log_probabilities.masked_fill(~allowed[:, None], -torch.inf).flatten(2).max(2).values
 
 
-def mil_loss(best: Tensor, tags: Tensor) -> Tensor:
+def mil_loss(best: Tensor, tags: Tensor, background: bool = True) -> Tensor:
     """The multi-class MIL loss -1/|L| sum_{l in L} log p_l(x_l, y_l), L the tags and the background; mean over images.
 
     Args:
         best: log p_l(x_l, y_l), B x (C + 1), the background first.
-        tags: B x C of 0 and 1.
+        tags: B x C of 0 and 1; without a background each image has one at least.
+        background: whether there is one in L.
     """
-    present = torch.cat([torch.ones_like(tags[:, :1]), tags], 1)
+    present = torch.cat([torch.full_like(tags[:, :1], float(background)), tags], 1)
     return -((best * present).sum(1) / present.sum(1)).mean()
 
 
@@ -197,8 +209,10 @@ def train_mil(context: StepContext) -> None:
     """Train with the MIL loss; before it, take over the ImageNet classifier's rows or a tag classifier trained here."""
     settings: FcnMilSettings = context.settings
     torch.manual_seed(context.rng)
+    background = context.dataset.has_background
     architecture = classifier_architecture(context)
-    model = FcnMil(weights=settings.weights, **architecture)
+    own = architecture if background else {**architecture, "background": False}
+    model = FcnMil(weights=settings.weights, **own)
     metrics: dict[str, float] = {}
     if settings.transplant:
         state = read_weights(settings.backbone, settings.weights)
@@ -208,8 +222,8 @@ def train_mil(context: StepContext) -> None:
         part = part_of(context, "pretrain", settings=first)
         metrics |= once(part, partial(pretrain, architecture=architecture))
         hand_over(load_classifier(part.out), model)
-    metrics |= fit_to_tags(context, model, mil_loss, ("backbone", "fully_connected"))
-    save_model(context.out, model, architecture)
+    metrics |= fit_to_tags(context, model, partial(mil_loss, background=background), ("backbone", "fully_connected"))
+    save_model(context.out, model, own)
     write_metrics(context.out, metrics)
 
 

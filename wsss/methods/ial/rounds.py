@@ -129,7 +129,7 @@ def refine_and_mine(context: StepContext, number: int, part: StepContext) -> dic
 
     @torch.inference_mode()
     def finish(image_id: str, image: np.ndarray, maps: tuple[Tensor, Tensor]) -> _Mined:
-        classes = np.concatenate([[0], np.flatnonzero(dataset.tags(image_id)) + 1]).astype(np.uint8)
+        classes = dataset.candidates(image_id)
         p = masked_probabilities(maps[0], torch.from_numpy(classes).long().to(device))
         affinity = pair_affinity(maps[1][None], settings.radius, "mean", every_source=True)[0]
         walk = (affinity, settings.radius, settings.beta, settings.steps)

@@ -95,6 +95,7 @@ REFINE = Stage(
             pictures=(BACKGROUND_SCORES,),
             declares=refine.declared,
             check=refine.check_background,
+            needs_background=refine.needs_background,
         ),
         Step("crf", 1, CrfSettings, refine.refine_labels, inputs=("background",), outputs=("labels_crf",), uses=CRF),
     ),

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from wsss.classes import IGNORE
-from wsss.data.images import UNREADABLE
 from wsss.data.label_maps import LabelMapWriter
 from wsss.data.score_maps import ScoreMap, ScoreMaps
+from wsss.data.stored_images import UNREADABLE
 from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.settings import setting
@@ -59,6 +59,11 @@ def check_background(settings: McisBackgroundSettings) -> None:
             f"refine.background.saliency = {settings.saliency} is no folder; give one with a saliency map <id>.png of "
             "each image, or none"
         )
+
+
+def needs_background(settings: McisBackgroundSettings) -> str:
+    """A saliency map says where the background is."""
+    return "" if settings.saliency is None else "refine.background.saliency says where the background is"
 
 
 def declared(settings: McisBackgroundSettings) -> frozenset[str]:
