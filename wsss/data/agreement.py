@@ -187,8 +187,8 @@ def _question(dataset: Dataset, mend: str) -> str:
     else:
         way = f"{mend.replace('ANSWER', '--value-255 object')} (it becomes index 1, {dataset.classes.names[0]})"
     return (
-        f"dataset {dataset.name} can't be used: its masks hold 0 and {IGNORE} alone, and {IGNORE} is void, where nothing "
-        f"is scored. If it stands for the object, {way}; if it is void, {void}"
+        f"dataset {dataset.name} can't be used: its masks hold 0 and {IGNORE} alone, and {IGNORE} is void, where "
+        f"nothing is scored. If it stands for the object, {way}; if it is void, {void}"
     )
 
 

@@ -1,8 +1,8 @@
 """What has changed in a dataset since it was added: content decides, and the manifest says what it was.
 
 A file of another size has changed; one that nobody touched since its content was last compared has not. The file system
-itself notes when a file was touched (`st_ctime`), so that no program can put that back. What was compared is kept beside
-the dataset, in `.checked/NAME.json`; without it everything is read again.
+itself notes when a file was touched (`st_ctime`), so that no program can put that back. What was compared is kept
+beside the dataset, in `.checked/NAME.json`; without it everything is read again.
 """
 
 from __future__ import annotations
@@ -98,12 +98,11 @@ def find_changes(root: Path, *, thorough: bool = False) -> Changes:
         for folder in (layout.MASKS, layout.MASKS_AUG)
         for path in layout.ids_in(root / folder, layout.PNG).values()
     }
-    changes = Changes(
+    return Changes(
         changed=tuple(sorted(name for name, found in states.items() if found == "changed")),
         missing=tuple(sorted(n for n, found in states.items() if found == "missing" and not (bare and n in masks))),
         new=tuple(sorted(there - entries.keys())),
     )
-    return changes
 
 
 def mending(root: Path) -> str:

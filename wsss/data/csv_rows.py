@@ -29,8 +29,8 @@ class Row(NamedTuple):
 def read_rows(path: Path) -> list[Row] | None:
     """The rows of a CSV file with the header `image,labels`; None where it has another.
 
-    Columns are separated as in the header, by ",", ";", tab or "|"; Excel's line "sep=;" may stand before it. Blank rows,
-    and blank cells after the second, are what spreadsheets leave and don't count.
+    Columns are separated as in the header, by ",", ";", tab or "|"; Excel's line "sep=;" may stand before it. Blank
+    rows, and blank cells after the second, are what spreadsheets leave and don't count.
 
     Args:
         path: the file; for its encoding see `wsss.data.text.read_text`.

@@ -89,7 +89,8 @@ def add_folder(
     object_255 = value_255 == "object"
     if named and not pictures.masks and (mask_values or ignore_values):
         raise UserError(
-            f"--mask-values and --ignore-values say what masks hold, and {path} shows none; give their folder with --masks"
+            f"--mask-values and --ignore-values say what masks hold, and {path} shows none; give their folder with "
+            "--masks"
         )
     pixels, kinds = declared(pictures.files, Pixels.of_words(bands, stretch))
     if pixels is not None:

@@ -53,7 +53,7 @@ class Scene:
 class Place:
     """What the scenes of a group have in common: their ground, and a class that most of them show.
 
-    Class and ground are drawn apart, so that whoever knows the place knows the tags of its other scenes, and of no others.
+    Class and ground are drawn apart, so that whoever knows the place knows the tags of its other scenes, and no others.
 
     Attributes:
         seed: of the ground.

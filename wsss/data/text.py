@@ -1,4 +1,4 @@
-"""Text files that people and their tools write: UTF-8, or UTF-16 that says so; anything else is refused with a way out."""
+"""Text files that people and their tools write: UTF-8, or UTF-16 that says so; all else is refused with a way out."""
 
 from __future__ import annotations
 
