@@ -107,6 +107,8 @@ def add_folder(
         where = path if masks is None or str(masks).startswith("suffix:") else Path(masks)
         return mask_values_of(pictures.masks, named, classes, where)
 
+    if classes and pictures.masks:
+        values_of(classes)  # values without a name are refused before the tags are read
     found, source = _tags(choice, pictures, classes, given, negative, apart, object_255, values_of)
     found = found._replace(classes=Classes(found.classes.names, background))
     if object_255 and len(found.classes) > 1:
