@@ -170,5 +170,6 @@ def until(said: Callable[[], bool], seconds: float = DEADLINE_MS / 1000) -> None
 
 def column(page: Page, key: str) -> list[str]:
     """What stands in a column of a grid, from the top."""
-    cells = page.locator(f".ag-cell[col-id='{key}']").all()
-    return [cell.text_content() or "" for cell in sorted(cells, key=lambda cell: cell.bounding_box()["y"])]
+    cells = f"[...document.querySelectorAll('.ag-cell[col-id=\"{key}\"]')]"
+    top = "(cell) => cell.getBoundingClientRect().y"
+    return page.evaluate(f"{cells}.sort((a, b) => ({top})(a) - ({top})(b)).map((cell) => cell.textContent)")  # type: ignore[no-any-return]

@@ -59,6 +59,11 @@ def test_scripts_are_compressed_once_and_kept_by_browsers(dashboard):
     assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
     assert gzip.decompress(raw) == httpx.get(dashboard.url + script, headers={"accept-encoding": "identity"}).content
     assert httpx.get(f"{dashboard.url}/_dash-component-suites/dash/nothing.js").status_code == 404
+    later = f"{dashboard.url}/_dash-component-suites/dash/dcc/async-graph.js"  # without a version in its address
+    first = httpx.get(later)
+    assert first.headers["cache-control"] == "no-cache"
+    again = httpx.get(later, headers={"if-none-match": first.headers["etag"]})
+    assert again.status_code == 304 and not again.content
 
 
 def test_the_policy_allows_no_foreign_script(dashboard):
@@ -86,6 +91,12 @@ def test_another_host_and_another_site_are_refused(filled):
         callback = f"{dashboard.url}/_dash-update-component"
         foreign = httpx.post(callback, json={}, headers={"origin": "https://evil.example"})
         assert foreign.status_code == 403
+
+
+def test_the_script_of_figures_is_fetched_while_nobody_waits(dashboard, page):
+    with page.expect_request_finished(lambda request: request.url.endswith("/plotly/package_data/plotly.min.js")):
+        page.goto(dashboard.url)
+        page.locator(".ag-row").first.wait_for()
 
 
 def test_what_a_page_can_not_do_is_a_sentence_on_it(filled, page):

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 ADDRESS, PAGE, PROBLEM, VERSION = "address", "page", "problem", "version"
 """Ids of the frame: the browser's address, what stands on the page, the sentence of what went wrong, and a `dcc.Store`
 whose "data" is another number after each reading of the store that found something new. A callback that has one of
-them as its input has no other: that would be missing on other pages, which Dash takes for an error."""
+them as its input has no other: that would be missing on other pages, which Dash takes for an error. One that follows
+the version also runs when its page appears: what was read meanwhile would be missed."""
 State = Mapping[str, str]
 """What an address says after its question mark."""
 

@@ -46,16 +46,22 @@
     };
     const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 
-    let plotly = false;
     // Figures need a large script; it is fetched while nobody waits, so that the first page with figures has it.
+    const FIGURES = ["dash/dcc/async-graph.js", "plotly/package_data/plotly.min.js"];
+    const QUIET_MS = 4000;
+    let fetched = false;
     const fetchAhead = () => {
-        if (plotly) return;
-        plotly = true;
-        const idle = window.requestIdleCallback ?? ((then) => setTimeout(then, 2000));
-        const suites = document.querySelector('script[src*="/dash/dcc/dash_core_components."]');
-        if (suites) idle(() => document.head.append(Object.assign(document.createElement("link"), PREFETCH(suites.src))));
+        if (fetched) return;
+        fetched = true;
+        const idle = window.requestIdleCallback ?? ((then) => then());
+        const fetchFigures = () => {
+            for (const script of FIGURES) {
+                const href = `/_dash-component-suites/${script}`;
+                document.head.append(Object.assign(document.createElement("link"), { rel: "prefetch", as: "script", href }));
+            }
+        };
+        setTimeout(() => idle(fetchFigures), QUIET_MS);
     };
-    const PREFETCH = (dcc) => ({ rel: "prefetch", as: "script", href: dcc.replace(/dcc\/dash_core_components\./, "dcc/async-graph.") });
 
     // The link to the page that is open shows it as it is at first: its address alone would change otherwise.
     addEventListener("click", (event) => {

@@ -229,7 +229,6 @@ def _callbacks(app: Dash, context: Context) -> None:
         Output(_id("none"), "hidden"),
         Output(_id("some"), "hidden"),
         Input(VERSION, "data"),
-        prevent_initial_call=True,
     )(threaded(news))
 
     def definitions(split: str | None, dataset: str | None, sort: str | None) -> list[dict[str, Any]]:
@@ -246,7 +245,7 @@ def _callbacks(app: Dash, context: Context) -> None:
         prevent_initial_call=True,
     )(definitions)
     chosen = tuple(Input(controls[name], "value") for name in ("dataset", "method", "supervision"))
-    for refresh, inputs in (("Purge", chosen), ("Refresh", (Input(VERSION, "data"),))):
+    for refresh, inputs in (("Purge", chosen), ("Refresh", (Input(_id("some"), "hidden"),))):
         asks = f"() => dash_clientside.wsss.leaderboard{refresh}()"
         app.clientside_callback(asks, *inputs, prevent_initial_call=True)
     app.clientside_callback(
