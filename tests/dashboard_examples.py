@@ -173,3 +173,10 @@ def column(page: Page, key: str) -> list[str]:
     cells = f"[...document.querySelectorAll('.ag-cell[col-id=\"{key}\"]')]"
     top = "(cell) => cell.getBoundingClientRect().y"
     return page.evaluate(f"{cells}.sort((a, b) => ({top})(a) - ({top})(b)).map((cell) => cell.textContent)")  # type: ignore[no-any-return]
+
+
+def filled_rows(page: Page, count: int = 1) -> None:
+    """Wait until the grid of the leaderboard has so many rows, and the first of them stands there."""
+    has = f"dash_ag_grid.getApi('leaderboard-grid').getDisplayedRowCount() >= {count}"
+    first = "document.querySelector('.ag-row[row-index=\"0\"] [col-id=method]').textContent"
+    page.wait_for_function(f"() => {{ try {{ return {has} && {first}; }} catch {{ return false; }} }}")

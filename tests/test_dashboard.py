@@ -6,7 +6,7 @@ import re
 import httpx
 import pytest
 from dash import html
-from dashboard_examples import served
+from dashboard_examples import filled_rows, served
 from playwright.sync_api import expect
 from typer.testing import CliRunner
 
@@ -44,7 +44,7 @@ def test_the_first_load_is_at_most_one_megabyte_of_script_and_none_of_it_from_el
     requests = []
     page.on("requestfinished", lambda request: requests.append(request))
     page.goto(dashboard.url)
-    page.locator(".ag-row").first.wait_for()
+    filled_rows(page)
     scripts = {request.url: request.sizes()["responseBodySize"] for request in requests if ".js" in request.url}
     assert sum(scripts.values()) <= 1_000_000 and len(scripts) > 5
     assert all(request.url.startswith((dashboard.url, "data:")) for request in requests)
@@ -96,7 +96,7 @@ def test_another_host_and_another_site_are_refused(filled):
 def test_the_script_of_figures_is_fetched_while_nobody_waits(dashboard, page):
     with page.expect_request_finished(lambda request: request.url.endswith("/plotly/package_data/plotly.min.js")):
         page.goto(dashboard.url)
-        page.locator(".ag-row").first.wait_for()
+        filled_rows(page)
 
 
 def test_what_a_page_can_not_do_is_a_sentence_on_it(filled, page):
@@ -107,7 +107,7 @@ def test_what_a_page_can_not_do_is_a_sentence_on_it(filled, page):
         expect(page.get_by_text("another page")).to_be_visible()
         expect(page.get_by_role("alert")).to_have_count(0)
         page.get_by_role("link", name="Leaderboard").click()
-        page.locator(".ag-row").first.wait_for()
+        filled_rows(page)
         page.go_back()
         expect(page.get_by_text("another page")).to_be_visible()
         page.wait_for_timeout(200)
@@ -123,7 +123,7 @@ def test_a_key_is_asked_for_once_and_stands_in_no_address(filled, window, consol
         expect(page.get_by_role("alert")).to_have_text("That is none of its keys.")
         page.get_by_label("key").fill(KEY)
         page.get_by_role("button", name="enter").click()
-        page.locator(".ag-row").first.wait_for()
+        filled_rows(page)
         assert "split=val" in page.url and KEY not in page.url
         (cookie,) = page.context.cookies()
         assert cookie["httpOnly"] and cookie["sameSite"] == "Strict" and KEY not in cookie["value"]
@@ -143,15 +143,15 @@ def test_theme_and_palette_are_kept_by_the_browser(dashboard, window):
     page = window(scheme="dark")
     page.goto(dashboard.url)
     ground = "getComputedStyle(document.body).backgroundColor"
-    page.locator(".ag-row").first.wait_for()
+    filled_rows(page)
     assert page.evaluate(ground) == "rgb(20, 23, 28)"
     assert page.evaluate("dash_clientside.wsss.colour(1)") == [128, 0, 0]
     page.get_by_text("Display").click()
     page.get_by_label("light").check()
     page.get_by_label("for all eyes").check()
-    page.wait_for_function("document.documentElement.dataset.palette === 'distinct'")
+    page.wait_for_function("() => document.documentElement.dataset.palette === 'distinct'")
     page.reload()
-    page.locator(".ag-row").first.wait_for()
+    filled_rows(page)
     assert page.evaluate(ground) == "rgb(255, 255, 255)"
     colours = page.evaluate("[...Array(21).keys()].map(dash_clientside.wsss.colour)")
     assert colours[1] == [230, 159, 0] and len({tuple(colour) for colour in colours}) == 21

@@ -4,7 +4,7 @@ import shutil
 
 import httpx
 import pytest
-from dashboard_examples import column, served
+from dashboard_examples import column, filled_rows, served
 from playwright.sync_api import expect
 from test_reading import run_of
 
@@ -53,7 +53,7 @@ def test_a_store_that_goes_away_while_a_page_is_open_is_a_sentence_and_comes_bac
         client = mlflow_client()
         run_of(client, pred_crf=0.5)
         page.goto(dashboard.url)
-        page.locator(".ag-row").first.wait_for()
+        filled_rows(page)
         (tmp_path / "mlflow.db").rename(tmp_path / "away.db")
         expect(page.get_by_role("status")).to_contain_text("is gone; bring it back. What stands here was read before.")
         assert page.locator(ROWS).count() == 1
@@ -82,7 +82,7 @@ def test_a_page_that_is_opened_while_runs_are_read_ends_with_all_of_them(crowded
 def test_the_address_reproduces_choice_filter_and_order(crowded, window):
     page = window()
     page.goto(crowded.url)
-    page.locator(".ag-row").first.wait_for()
+    filled_rows(page)
     page.locator(".ag-header-cell-text", has_text="time, s").click()
     page.wait_for_url("**sort=seconds:desc**")
     page.locator("#leaderboard-method").click()
@@ -92,7 +92,7 @@ def test_the_address_reproduces_choice_filter_and_order(crowded, window):
     expect(page.locator("#leaderboard-count")).to_contain_text("476 rows")
     expected = [row.newest for row in View.of({"dataset": "photos", "method": "cam", "sort": "seconds:desc"}).rows(
         crowded.context.reading.table())]  # fmt: skip
-    page.wait_for_function("document.querySelector('.ag-cell[col-id=method]').textContent === 'cam'")
+    page.wait_for_function("() => document.querySelector('.ag-cell[col-id=method]').textContent === 'cam'")
     second = window()
     second.goto(page.url)
     second.locator(".ag-row[row-index='10'] [col-id=seconds]").wait_for()
@@ -109,8 +109,9 @@ def test_ten_thousand_runs_are_paged_by_the_server(crowded, page):
     sizes = []
     page.on("response", lambda answer: sizes.append(len(answer.body())) if "update-component" in answer.url else None)
     page.goto(crowded.url)
-    page.locator(".ag-row").first.wait_for()
+    filled_rows(page)
     expect(page.locator("#leaderboard-count")).to_contain_text("3,334 rows of 10,000 runs")
+    filled_rows(page, 3334)
     page.evaluate("dash_ag_grid.getApi('leaderboard-grid').ensureIndexVisible(3333)")
     last = View.of({"dataset": "photos"}).rows(crowded.context.reading.table())[-1]
     page.locator(f".ag-row[row-id='{last.newest}']").first.wait_for()

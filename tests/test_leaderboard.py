@@ -5,7 +5,7 @@ import io
 
 import httpx
 import pytest
-from dashboard_examples import column
+from dashboard_examples import column, filled_rows
 from playwright.sync_api import expect
 
 from wsss.dashboard.leaderboard.ranking import View
@@ -19,7 +19,7 @@ CELLS = ".ag-row [col-id='{}']"
 
 def test_methods_stand_in_order_of_their_most_telling_figure_beside_what_is_published(dashboard, page):
     page.goto(dashboard.url)
-    page.locator(".ag-row").first.wait_for()
+    filled_rows(page)
     table = dashboard.context.reading.table()
     view = View.of({"dataset": "shapes"})
     assert column(page, "method") == [row.method for row in view.rows(table)]
@@ -32,7 +32,7 @@ def test_methods_stand_in_order_of_their_most_telling_figure_beside_what_is_publ
 
 def test_picked_rows_are_compared(dashboard, page, runs):
     page.goto(dashboard.url)
-    page.locator(".ag-row").first.wait_for()
+    filled_rows(page)
     expect(page.get_by_text("check rows to compare them")).to_be_visible()
     newest = [row.newest for row in View.of({"dataset": "shapes"}).rows(dashboard.context.reading.table())][:2]
     for number in range(2):
@@ -44,7 +44,7 @@ def test_picked_rows_are_compared(dashboard, page, runs):
     )
     assert f"runs={','.join(newest)}" in page.url
     page.reload()
-    page.locator(".ag-row").first.wait_for()
+    filled_rows(page)
     expect(page.locator(".ag-pinned-left-cols-container .ag-row-selected")).to_have_count(2)
 
 
@@ -70,7 +70,7 @@ def test_latex_prints_what_it_would_take_for_commands():
 def test_at_390_pixels_the_page_stands_still_and_the_table_scrolls_in_its_box(dashboard, window, scheme):
     page = window(width=390, scheme=scheme)
     page.goto(dashboard.url)
-    page.locator(".ag-row").first.wait_for()
+    filled_rows(page)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     method = page.locator(CELLS.format("method")).first.bounding_box()
     figure = page.locator(CELLS.format("val/pred_crf")).first.bounding_box()
