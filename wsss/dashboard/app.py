@@ -7,6 +7,8 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import dash_ag_grid  # noqa: F401 - its scripts stand in the page from the beginning
+import pandas  # noqa: F401 - plotly looks into it as soon as another thread has begun to import it
+import PIL.Image  # noqa: F401 - the same
 from dash import Dash, Input, Output, State, dcc, html, no_update, set_props
 from dash.development.base_component import Component
 from dash.exceptions import DependencyException
