@@ -11,6 +11,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from wsss.data.images import SUFFIXES
@@ -81,16 +82,23 @@ def refuse_alike(ids: Iterable[str]) -> None:
     Raises:
         UserError: names them all.
     """
-    folded: dict[str, list[str]] = defaultdict(list)
+    folded: dict[str, str] = {}
+    alike_ids: dict[str, list[str]] = defaultdict(list)
     for id in ids:
-        folded[unicodedata.normalize("NFC", id).casefold()].append(id)
-    if alike := [" and ".join(map(shown, sorted(same))) for same in folded.values() if len(same) > 1]:
+        form = unicodedata.normalize("NFC", id).casefold()
+        if form in folded:
+            alike_ids[form] = [*(alike_ids[form] or [folded[form]]), id]
+        else:
+            folded[form] = id
+    if alike := [" and ".join(map(shown, sorted(same))) for same in alike_ids.values()]:
         raise UserError(
             f"{some(alike)} differ in capitals or in the form of their accents alone, and would be one file on some "
             "machines; rename one of each"
         )
-    within = {parent.as_posix() for id in folded for parent in PurePosixPath(id).parents}
-    if both := [shown(same[0]) for id, same in folded.items() if any(f"{id}{s}" in within for s in SUFFIXES)]:
+    folders = {PurePosixPath(id.rpartition("/")[0]) for id in folded}
+    within = {parent for folder in folders for parent in (folder, *folder.parents)}
+    beside = [path_id(folder.as_posix()) for folder in sorted(within) if folder.suffix in SUFFIXES]
+    if both := [shown(folded[id]) for id in beside if id in folded]:
         raise UserError(f"beside {some(both)} there are folders that are called like the image's file; rename them")
 
 
@@ -197,7 +205,7 @@ def _files(folder: Path, below: bool, apart: Collection[Path]) -> Iterator[Path]
 
 def _is_no_file(path: Path) -> bool:
     """Whether something else lies there, such as a pipe, which would be waited for."""
-    return os.path.exists(path) and not os.path.isfile(path)
+    return not os.path.isfile(path) and os.path.exists(path)
 
 
 def _can_be_an_id(name: str) -> bool:
@@ -210,16 +218,25 @@ def _can_be_an_id(name: str) -> bool:
     return name.rpartition("/")[2] not in (".", "..")
 
 
-def _candidates(names: Sequence[str], images: Mapping[str, Path]) -> list[set[str]]:
+def _candidates(names: Sequence[str], images: Mapping[str, Path]) -> list[Collection[str]]:
     ids = {id: id for id in images}
     file_names = {f"{id}{file.suffix}": id for id, file in images.items()}
-    exact, loose = _table((ids, file_names)), _table((ids, file_names), _plain)
-    ends = _table_of_ends(ids)
-    found = [_look_up(name, exact, loose) or _look_up_end(name, ends) for name in names]
+    several = {name for name, id in file_names.items() if ids.get(name, id) != id}
+    exact = {**ids, **file_names}
+    # Where each name is there to the letter, as nearly always, the looser tables are not made.
+    tables = cache(lambda: (_table((ids, file_names)), _table((ids, file_names), _plain), _table_of_ends(ids)))
+
+    def look_up(name: str) -> Collection[str]:
+        if name in exact and name not in several:
+            return (exact[name],)
+        to_the_letter, loose, ends = tables()
+        return _look_up(name, to_the_letter, loose) or _look_up_end(name, ends)
+
+    found = [look_up(name) for name in names]
     if any(len(candidates) > 1 for candidates in found):
         readings = [[column[name] for name in names] for column in (file_names, ids) if column.keys() >= set(names)]
         if len(readings) == 1:
-            return [{id} for id in readings[0]]
+            return [(id,) for id in readings[0]]
     return found
 
 
