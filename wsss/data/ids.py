@@ -55,7 +55,7 @@ def files_by_id(
     files = [file for file in _files(folder, below, apart) if file.suffix.lower() in suffixes]
     if places := [shown(str(file.relative_to(folder))) for file in files if _is_no_file(file)]:
         raise UserError(f"{folder}: {some(places)} have the names of images and are no files; move them away")
-    found, clashes = _keyed((file.stem, file) for file in files)
+    found, clashes = _keyed((path_id(file.name), file) for file in files)
     if whole or (below and clashes):
         found, clashes = _keyed((path_id(file.relative_to(folder).as_posix()), file) for file in files)
     if wrong := [shown(file.name) for id, file in found.items() if not _can_be_an_id(id)]:
@@ -73,7 +73,8 @@ def files_by_id(
 def path_id(name: str) -> str:
     """The id of a file in a folder where ids are relative paths: its path with forward slashes, without the suffix."""
     folder, slash, file = name.rpartition("/")
-    return f"{folder}{slash}{PurePosixPath(file).stem}"
+    dot = file.rfind(".")
+    return f"{folder}{slash}{file[:dot] if 0 < dot < len(file) - 1 else file}"  # as `Path.stem` has it
 
 
 def refuse_alike(ids: Iterable[str]) -> None:
@@ -180,12 +181,13 @@ def fit_files(files: Mapping[str, Path], images: Mapping[str, Path], where: Path
 
 def _keyed(files: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path], list[list[Path]]]:
     """The first file of each id, and the files of each id that has more than one."""
-    found: dict[str, list[Path]] = defaultdict(list)
+    found: dict[str, Path] = {}
+    more: dict[str, list[Path]] = defaultdict(list)
     for id, file in files:
-        found[id].append(file)
-    several = [files for files in found.values() if len(files) > 1]
-    clashes = [files for files in several if len({os.path.realpath(file) for file in files}) > 1]
-    return {id: files[0] for id, files in found.items()}, clashes
+        if found.setdefault(id, file) is not file:
+            more[id].append(file)
+    several = [[found[id], *files] for id, files in more.items()]
+    return found, [files for files in several if len({os.path.realpath(file) for file in files}) > 1]
 
 
 def _files(folder: Path, below: bool, apart: Collection[Path]) -> Iterator[Path]:

@@ -33,12 +33,12 @@ from wsss.commands import command
 from wsss.data.groups import GROUPS, write_groups
 from wsss.data.ids import files_by_id, path_id, shown
 from wsss.data.images import SUFFIXES
-from wsss.data.manifest import MANIFEST, Entry, refresh_manifest, write_manifest
+from wsss.data.manifest import MANIFEST, Entry, names_below, refresh_manifest, write_manifest
 from wsss.data.parallel import some
 from wsss.data.tags import write_csv
 from wsss.data.text import read_lines
 from wsss.errors import UserError
-from wsss.storage import disk_errors, inside, remove_unfinished, unfinished, write_bytes
+from wsss.storage import disk_errors, inside_name, remove_unfinished, unfinished, write_bytes
 
 DESCRIPTION = "dataset.json"
 TAGS = "tags.csv"
@@ -178,7 +178,7 @@ def read_list(path: Path) -> tuple[str, ...]:
         double = sorted(shown(id) for id, count in Counter(ids).items() if count > 1)
         raise UserError(f"{path} names {some(double)} more than once; every id once")
     for id in ids:
-        inside(path.parent, id)
+        inside_name(path.parent, id)
     return ids
 
 
@@ -221,10 +221,21 @@ def ids_in(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> dict[str, Path]
     return files_by_id(folder, suffixes, below=True, whole=True)
 
 
+def masks_in(root: Path) -> dict[str, str]:
+    """Id to the path of its mask in a dataset's folder, the official one first."""
+    names = {folder: names_below(root / folder) for folder in (MASKS_AUG, MASKS)}
+    return {
+        name.removesuffix(".png"): f"{folder}/{name}"
+        for folder, its in names.items()
+        for name in its
+        if name.endswith(".png")
+    }
+
+
 def mask_counts(root: Path, splits: Mapping[str, Iterable[str]], names: Iterable[str]) -> list[int]:
     """How many ids of each named split have a mask file."""
-    masked = {id for folder in (MASKS, MASKS_AUG) for id in ids_in(root / folder, PNG)}
-    return [len(masked.intersection(splits[name])) for name in names]
+    masked = masks_in(root).keys()
+    return [len(masked & set(splits[name])) for name in names]
 
 
 def read_description(root: Path) -> Description:

@@ -17,7 +17,7 @@ from typing import Any
 
 from wsss.data.parallel import each
 from wsss.errors import UserError
-from wsss.storage import inside, write_bytes
+from wsss.storage import inside_name, write_bytes
 
 MANIFEST = "manifest.json"
 BACKGROUND_FACT, MASKS_FACT, PIXELS_FACT = "background", "masks", "pixels"
@@ -62,10 +62,7 @@ def write_manifest(
         known: of files that were hashed already, by their relative path.
     """
     known = known or {}
-    names = []
-    for parent, _, files in os.walk(root):
-        below = Path(parent).relative_to(root).as_posix()
-        names += [name if below == "." else f"{below}/{name}" for name in files]
+    names = names_below(root)
     others = [name for name in names if name != MANIFEST and name not in known and (root / name).is_file()]
     hashed = zip(others, each(lambda name: file_entry(root / name), others, "hashing"), strict=True)
     _write(root, Manifest({**{name: known[name] for name in names if name in known}, **dict(hashed)}, facts or {}))
@@ -76,6 +73,15 @@ def refresh_manifest(root: Path, changed: Sequence[str], gone: Sequence[str] = (
     before = open_manifest(root)
     kept = {name: entry for name, entry in before.files.items() if name not in set(gone)}
     _write(root, Manifest({**kept, **{name: file_entry(root / name) for name in changed}}, before.facts))
+
+
+def names_below(root: Path) -> list[str]:
+    """The paths of all files below a folder, relative to it, with forward slashes; none where there is no folder."""
+    names = []
+    for parent, _, files in os.walk(root):
+        below = Path(parent).relative_to(root).as_posix()
+        names += files if below == "." else [f"{below}/{name}" for name in files]
+    return names
 
 
 def read_manifest(root: Path) -> Mapping[str, Entry]:
@@ -93,7 +99,7 @@ def open_manifest(root: Path) -> Manifest:
     try:
         with path.open("rb") as file:
             content = json.load(file, object_hook=_entry)
-        files = {inside(".", name).as_posix(): _checked(entry) for name, entry in content["files"].items()}
+        files = {inside_name(".", name): _checked(entry) for name, entry in content["files"].items()}
         return Manifest(files, dict(content.get("facts", {})))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; pull the dataset again or add it again") from None

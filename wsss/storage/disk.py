@@ -41,15 +41,20 @@ def inside(root: str | Path, name: object) -> Path:
     Raises:
         UserError: the path would leave the folder, or the name is none.
     """
+    return Path(root, inside_name(root, name))
+
+
+def inside_name(root: str | Path, name: object) -> str:
+    """The same name with no part that says nothing, such as "." or an empty one; see `inside`."""
     if isinstance(name, str) and _PLAIN.fullmatch(name):
-        return Path(root, name)
+        return name
     path = PurePosixPath(name) if isinstance(name, str) else PurePosixPath()
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in str(path):
         raise UserError(
             f"the name {name!r} does not stay inside {root}; names that come from elsewhere are relative paths without "
             "'..': what holds it is damaged or not to be trusted"
         )
-    return Path(root, path)
+    return str(path)
 
 
 def free_bytes(path: str | Path) -> int:
