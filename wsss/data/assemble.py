@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from wsss.data import layout
-from wsss.data.checking import check
+from wsss.data.checking import check_added
 from wsss.data.class_hints import class_hints
 from wsss.data.dataset import Dataset
+from wsss.data.examined import Examined, examine
 from wsss.data.groups import refuse_divided
 from wsss.data.ids import refuse_alike, shown
 from wsss.data.lists import read_ids
@@ -46,6 +47,7 @@ class Parts:
         unchanged: refuses files that changed since they were found; called when all were read.
         values: what the values of the masks stand for, where they are no indices.
         pixels: how the images become RGB, without the limits of a stretch.
+        examined: id to what is known of its image file, at least for those in the lists; None to read them.
     """
 
     train: Sequence[str]
@@ -63,6 +65,7 @@ class Parts:
     unchanged: Callable[[], None] = lambda: None
     values: MaskValues | None = None
     pixels: Pixels | None = None
+    examined: Mapping[str, Examined] | None = None
 
 
 def assemble(description: layout.Description, parts: Parts, dev_list: Path | None = None) -> Dataset:
@@ -119,18 +122,23 @@ def assemble(description: layout.Description, parts: Parts, dev_list: Path | Non
     facts |= {} if pixels is None else {PIXELS_FACT: pixels.record()}
     target = layout.home(description.name)
     with layout.building(target) as root:
-        layout.link_all({id: parts.images[id] for id in ids}, root / layout.IMAGES)
+        images = {id: parts.images[id] for id in ids}
+        layout.link_all(images, root / layout.IMAGES)
+        examined = examine(images) if parts.examined is None else parts.examined
         official = {id: parts.official[id] for id in ids if id in parts.official}
         _put_masks(official, root / layout.MASKS, parts.object_255, parts.values)
         extra = {id: parts.extra[id] for id in ids if id in parts.extra and id not in parts.official}
         _put_masks(extra, root / layout.MASKS_AUG, parts.object_255, parts.values)
         groups = {id: parts.groups[id] for id in ids} if parts.groups else None
-        layout.finish(root, description, tags, lists, groups, facts)
-        note = check(Dataset.open(root), thorough=True, adding=True)
+        entries = {layout.image_name(id, path): examined[id].entry for id, path in images.items()}
+        known = {name: entry for name, entry in entries.items() if entry is not None}
+        layout.finish(root, description, tags, lists, groups, facts, known)
+        dataset = Dataset.open(root)
+        note = check_added(dataset, {id for id in ids if _is_sound(examined[id], dataset)})
         parts.unchanged()
     if note:
         say(f"{description.name}: {note}")
-    return Dataset.open(target)
+    return replace(dataset, root=target.absolute())
 
 
 def write_dev(dataset: Dataset, dev_list: Path | None = None, share: float = DEV_SHARE) -> Dataset:
@@ -167,10 +175,17 @@ def write_dev(dataset: Dataset, dev_list: Path | None = None, share: float = DEV
     return Dataset.open(root)
 
 
+def _is_sound(image: Examined, dataset: Dataset) -> bool:
+    """Whether nothing is left to be checked of an image."""
+    turned = dataset.kind == "folder" and image.holds is not None and image.holds.orientation > 1
+    return image.sound and not turned and dataset.pixels is None
+
+
 def _put_masks(masks: Mapping[str, Path], folder: Path, object_255: bool, values: MaskValues | None) -> None:
     changed = object_255 or values is not None
     others = [(id, path) for id, path in masks.items() if path.suffix.lower() == ".mat" or changed]
-    layout.link_all({id: path for id, path in masks.items() if (id, path) not in set(others)}, folder)
+    apart = {id for id, _ in others}
+    layout.link_all({id: path for id, path in masks.items() if id not in apart}, folder)
     if others:
         folder.mkdir(exist_ok=True)
 

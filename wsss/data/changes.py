@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def find_changes(root: Path, *, thorough: bool = False) -> Changes:
 
     def state(name: str) -> str:
         try:
-            touched = (root / name).stat()
+            touched = os.stat(f"{root}/{name}")
         except OSError:
             return "missing"
         if touched.st_size != entries[name].size:
@@ -94,7 +95,7 @@ def find_changes(root: Path, *, thorough: bool = False) -> Changes:
     masks = {name for name in entries if _is_mask(name)}
     bare = all(states[name] == "missing" for name in masks)
     there = {
-        path.relative_to(root).as_posix()
+        f"{folder}/{path.relative_to(root / folder).as_posix()}"
         for folder in (layout.MASKS, layout.MASKS_AUG)
         for path in layout.ids_in(root / folder, layout.PNG).values()
     }

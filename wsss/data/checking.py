@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,22 +22,45 @@ if TYPE_CHECKING:
     from wsss.data.dataset import Dataset
 
 
-def check(dataset: Dataset, *, thorough: bool, adding: bool = False) -> str:
+def check(dataset: Dataset, *, thorough: bool) -> str:
     """Check every file of the manifest and every id of every split; see `Dataset.check`.
 
     Args:
         dataset: the dataset.
-        thorough: read every file, decode every image and mask, and compare masks with tags.
-        adding: it is just being made, and the user has the options of `wsss data add` at hand.
+        thorough: read every file, decode every image and mask, and compare masks with tags. Else of the files that are
+            those that were added nothing more is asked: they were looked at then.
 
     Returns:
         What the user should know though the dataset can be used; often empty.
     """
     changes = find_changes(dataset.root, thorough=thorough)
-    problems, values = _look(dataset, thorough)
+    if thorough:
+        problems, values = _look(dataset)
+    else:
+        problems, values = _named(dataset), {}
+        problems |= _look(dataset, sorted(_ids_of({*changes.changed, *changes.missing, *changes.new})), False)[0]
     if problems or changes != Changes():
         raise _refusal(dataset, problems, changes)
-    return _agree(dataset, values, adding)
+    return _agree(dataset, values, False)
+
+
+def check_added(dataset: Dataset, sound: Collection[str]) -> str:
+    """Check a dataset whose manifest was written just now; the user has the options of `wsss data add` at hand.
+
+    Args:
+        dataset: the dataset, not yet published.
+        sound: the ids of images that were decoded while they were added.
+
+    Returns:
+        What the user should know though the dataset can be used; often empty.
+
+    Raises:
+        UserError: as `Dataset.check`.
+    """
+    problems, values = _look(dataset, sound=sound)
+    if problems:
+        raise _refusal(dataset, problems, Changes())
+    return _agree(dataset, values, True)
 
 
 def check_unchanged(dataset: Dataset) -> None:
@@ -70,7 +93,7 @@ def accept(dataset: Dataset, max_disagreement: float | None = None, value_255: s
         raise UserError(OBJECT_OF_MANY)
     answered = replace(dataset, settings={**dataset.settings, **said})
     changes = find_changes(dataset.root, thorough=True)
-    problems, values = _look(dataset, True)
+    problems, values = _look(dataset)
     if problems:
         raise UserError(f"dataset {dataset.name} can't be used: {some([*problems.values()])}")
     rewritten = []
@@ -106,36 +129,70 @@ def _agree(dataset: Dataset, values: dict[str, frozenset[int]], adding: bool) ->
     return check_masks(by_id, paths, dataset, "say so with ANSWER" if adding else f"{answer} says so")
 
 
-def _look(dataset: Dataset, thorough: bool) -> tuple[dict[str, str], dict[str, frozenset[int]]]:
-    """What is wrong, by the file's relative path or the id, and the values in each mask where all were looked at."""
-    ids = sorted({id for split in dataset.splits.values() for id in split})
+def _named(dataset: Dataset) -> dict[str, str]:
+    """What is wrong with what the lists and the tags name, by id; no file is looked at."""
     untagged = set(dataset.splits.get(layout.TEST, ()))
-    found = each(lambda id: _look_at(dataset, id, thorough, id in untagged), ids, "checking")
+    problems = {}
+    for id in dict.fromkeys(id for ids in dataset.splits.values() for id in ids):
+        if not dataset.has_image(id):
+            problems[id] = f"{id} is in a list but has no image in {layout.IMAGES}"
+        elif id not in untagged and not dataset.has_tags(id):
+            problems[id] = f"{id} has no row in {layout.TAGS}"
+    return problems
+
+
+def _ids_of(names: Collection[str]) -> set[str]:
+    """The ids of the images and masks among files of a dataset."""
+    return {id for folder in (layout.IMAGES, layout.MASKS, layout.MASKS_AUG) for id in layout.ids_of(names, folder)}
+
+
+def _look(
+    dataset: Dataset, ids: Collection[str] | None = None, thorough: bool = True, sound: Collection[str] = ()
+) -> tuple[dict[str, str], dict[str, frozenset[int]]]:
+    """What is wrong, by the file's relative path or the id, and the values in each mask where all were looked at.
+
+    Args:
+        dataset: the dataset.
+        ids: those that are looked at; None for all of the splits.
+        thorough: decode images and masks, not only their headers.
+        sound: ids of images that were decoded before.
+    """
+    known = {id for split in dataset.splits.values() for id in split}
+    named = _named(dataset)
+    looked_at = sorted(known if ids is None else known.intersection(ids))
+    masks = {f"{folder}/{id}" for folder in (layout.MASKS, layout.MASKS_AUG) for id in _masked(dataset, folder)}
+
+    def look(id: str) -> tuple[dict[str, str], dict[str, frozenset[int]]] | None:
+        of_id = [f"{folder}/{id}" for folder in (layout.MASKS, layout.MASKS_AUG) if f"{folder}/{id}" in masks]
+        if id in named and not dataset.has_image(id):
+            return None
+        return _look_at(dataset, id, of_id, thorough, id in sound) if of_id or id not in sound else None
+
+    found = [its for its in each(look, looked_at, "checking") if its is not None]
     problems = {path: problem for these, _ in found for path, problem in these.items()}
-    return problems, {path: values for _, these in found for path, values in these.items()}
+    return {**named, **problems}, {path: values for _, these in found for path, values in these.items()}
+
+
+def _masked(dataset: Dataset, folder: str) -> Collection[str]:
+    return layout.ids_in(dataset.root / folder, layout.PNG)
 
 
 def _look_at(
-    dataset: Dataset, id: str, thorough: bool, untagged: bool
+    dataset: Dataset, id: str, masks: Sequence[str], thorough: bool, sound: bool
 ) -> tuple[dict[str, str], dict[str, frozenset[int]]]:
     problems: dict[str, str] = {}
     values: dict[str, frozenset[int]] = {}
-    if not dataset.has_tags(id) and not untagged:
-        problems[id] = f"{id} has no row in {layout.TAGS}"
-    if not dataset.has_image(id):
-        return {**problems, id: f"{id} is in a list but has no image in {layout.IMAGES}"}, {}
     path = dataset.image_path(id)
     relative = path.relative_to(dataset.root).as_posix()
-    if problem := image_problem(path, decode=thorough, upright=dataset.kind == "folder", pixels=dataset.pixels):
-        return {**problems, relative: f"image {relative} {problem}"}, {}
-    for folder in (layout.MASKS, layout.MASKS_AUG):
-        mask = f"{folder}/{id}.png"
-        if (dataset.root / mask).exists():
-            try:
-                size = image_size(path, dataset.pixels)
-                seen = check_mask(dataset.root / mask, f"mask {mask}", size, dataset.classes, decode=thorough)
-                if thorough and not values:
-                    values[mask] = seen
-            except UserError as error:
-                problems[mask] = str(error)
+    upright = dataset.kind == "folder"
+    if not sound and (problem := image_problem(path, decode=thorough, upright=upright, pixels=dataset.pixels)):
+        return {relative: f"image {relative} {problem}"}, {}
+    size = image_size(path, dataset.pixels) if masks else (0, 0)
+    for mask in (f"{name}.png" for name in masks):
+        try:
+            seen = check_mask(dataset.root / mask, f"mask {mask}", size, dataset.classes, decode=thorough)
+            if thorough and not values:
+                values[mask] = seen
+        except UserError as error:
+            problems[mask] = str(error)
     return problems, values

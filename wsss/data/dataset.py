@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from wsss.data.tags import read_written
 from wsss.errors import UserError, unknown
 
 DEFAULT = "shapes"
+_ROWS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +73,8 @@ class Dataset:
         entries, pixels = manifest.files, _pixels(root, manifest.facts)
         images = layout.ids_of(entries, layout.IMAGES)
         names = read_written(root / layout.TAGS, classes)
-        tags = {id: np.array([name in present for name in classes.names]) for id, present in names.items()}
-        for row in tags.values():
-            row.flags.writeable = False
+        rows = {present: _row(present, classes) for present in set(names.values())}  # most are the same few
+        tags = {id: rows[present] for id, present in names.items()}
         splits, groups = layout.read_splits(root), read_written_groups(root)
         if groups and (bare := [id for ids in splits.values() for id in ids if id not in groups]):
             raise UserError(f"{root}: {some(bare)} have no group in {GROUPS}; pull the dataset again or add it again")
@@ -312,18 +312,37 @@ def _digest(
     groups: Mapping[str, str],
     pixels: Pixels | None,
 ) -> str:
+    """The sha256 of one JSON object, of which never more than `_ROWS` images are in memory."""
+    bits: dict[bytes, str] = {}
+
     def row(id: str) -> list[str | None]:
         image = entries[images[id]].sha256 if id in images else None
-        return [id, image, "".join(map(str, tags[id].astype(int))) if id in tags else None]
+        if id not in tags:
+            return [id, image, None]
+        key = tags[id].tobytes()
+        if key not in bits:
+            bits[key] = "".join(map(str, tags[id].astype(int)))
+        return [id, image, bits[key]]
 
-    content: dict[str, Any] = {
-        "classes": classes.names,
-        **{split: [row(id) for id in splits[split]] for split in layout.SPLITS},
-    }
-    if layout.TEST in splits:
-        content[layout.TEST] = [row(id) for id in splits[layout.TEST]]
-    if groups:
-        content["groups"] = sorted(groups.items())
-    content |= {} if classes.background else {BACKGROUND_FACT: False}
-    content |= {} if pixels is None else {PIXELS_FACT: pixels.record()}
-    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+    total = hashlib.sha256(b'{"classes":' + _json(classes.names))
+    for split in (*layout.SPLITS, *((layout.TEST,) if layout.TEST in splits else ())):
+        total.update(f',"{split}":['.encode())
+        for start in range(0, len(splits[split]), _ROWS):
+            rows = [row(id) for id in splits[split][start : start + _ROWS]]
+            total.update((b"," if start else b"") + _json(rows)[1:-1])
+        total.update(b"]")
+    rest: dict[str, Any] = {"groups": sorted(groups.items())} if groups else {}
+    rest |= {} if classes.background else {BACKGROUND_FACT: False}
+    rest |= {} if pixels is None else {PIXELS_FACT: pixels.record()}
+    total.update(b"," + _json(rest)[1:] if rest else b"}")
+    return total.hexdigest()
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
+def _row(present: Collection[str], classes: Classes) -> np.ndarray:
+    row = np.array([name in present for name in classes.names])
+    row.flags.writeable = False
+    return row

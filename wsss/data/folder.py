@@ -10,6 +10,7 @@ from wsss.classes import Classes
 from wsss.data.agreement import OBJECT_OF_MANY, answers
 from wsss.data.assemble import Parts, assemble
 from wsss.data.dataset import Dataset
+from wsss.data.examined import examine
 from wsss.data.given_splits import read_splits, refuse_shared
 from wsss.data.groups import read_groups, sentence
 from wsss.data.layout import TEST, Description, home, refuse_taken
@@ -92,7 +93,8 @@ def add_folder(
             f"--mask-values and --ignore-values say what masks hold, and {path} shows none; give their folder with "
             "--masks"
         )
-    pixels, kinds = declared(pictures.files, Pixels.of_words(bands, stretch))
+    examined = examine(pictures.files)
+    pixels, kinds = declared({id: its.holds for id, its in examined.items()}, Pixels.of_words(bands, stretch))
     if pixels is not None:
         say(f"{name}: the images are {kinds_of(kinds)}; they are read so: {pixels}")
     choice = str(tags) if tags is not None else recognise(pictures)
@@ -122,7 +124,8 @@ def add_folder(
         pool_tags = take(found.tags, train, choice, found.notes)
         masked = [id for id in train if id in pictures.masks] or train
         val = list(hold_out(train, masked, pool_tags, val_share, found_groups))
-        train = [id for id in train if id not in set(val)]
+        held_out = set(val)
+        train = [id for id in train if id not in held_out]
     learnt = (*train, *val)
     if given and train and any(found.tags.values()) and not any(found.tags.get(id) for id in learnt):
         raise UserError(
@@ -165,6 +168,7 @@ def add_folder(
             unchanged=unchanged,
             values=values_of(found.classes) if pictures.masks else None,
             pixels=pixels,
+            examined=examined,
         ),
         dev_list,
     )

@@ -11,6 +11,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from wsss.data.images import SUFFIXES
@@ -54,7 +55,7 @@ def files_by_id(
     files = [file for file in _files(folder, below, apart) if file.suffix.lower() in suffixes]
     if places := [shown(str(file.relative_to(folder))) for file in files if _is_no_file(file)]:
         raise UserError(f"{folder}: {some(places)} have the names of images and are no files; move them away")
-    found, clashes = _keyed((file.stem, file) for file in files)
+    found, clashes = _keyed((path_id(file.name), file) for file in files)
     if whole or (below and clashes):
         found, clashes = _keyed((path_id(file.relative_to(folder).as_posix()), file) for file in files)
     if wrong := [shown(file.name) for id, file in found.items() if not _can_be_an_id(id)]:
@@ -72,7 +73,8 @@ def files_by_id(
 def path_id(name: str) -> str:
     """The id of a file in a folder where ids are relative paths: its path with forward slashes, without the suffix."""
     folder, slash, file = name.rpartition("/")
-    return f"{folder}{slash}{PurePosixPath(file).stem}"
+    dot = file.rfind(".")
+    return f"{folder}{slash}{file[:dot] if 0 < dot < len(file) - 1 else file}"  # as `Path.stem` has it
 
 
 def refuse_alike(ids: Iterable[str]) -> None:
@@ -81,16 +83,23 @@ def refuse_alike(ids: Iterable[str]) -> None:
     Raises:
         UserError: names them all.
     """
-    folded: dict[str, list[str]] = defaultdict(list)
+    folded: dict[str, str] = {}
+    alike_ids: dict[str, list[str]] = defaultdict(list)
     for id in ids:
-        folded[unicodedata.normalize("NFC", id).casefold()].append(id)
-    if alike := [" and ".join(map(shown, sorted(same))) for same in folded.values() if len(same) > 1]:
+        form = unicodedata.normalize("NFC", id).casefold()
+        if form in folded:
+            alike_ids[form] = [*(alike_ids[form] or [folded[form]]), id]
+        else:
+            folded[form] = id
+    if alike := [" and ".join(map(shown, sorted(same))) for same in alike_ids.values()]:
         raise UserError(
             f"{some(alike)} differ in capitals or in the form of their accents alone, and would be one file on some "
             "machines; rename one of each"
         )
-    within = {parent.as_posix() for id in folded for parent in PurePosixPath(id).parents}
-    if both := [shown(same[0]) for id, same in folded.items() if any(f"{id}{s}" in within for s in SUFFIXES)]:
+    folders = {PurePosixPath(id.rpartition("/")[0]) for id in folded}
+    within = {parent for folder in folders for parent in (folder, *folder.parents)}
+    beside = [path_id(folder.as_posix()) for folder in sorted(within) if folder.suffix in SUFFIXES]
+    if both := [shown(folded[id]) for id in beside if id in folded]:
         raise UserError(f"beside {some(both)} there are folders that are called like the image's file; rename them")
 
 
@@ -172,12 +181,13 @@ def fit_files(files: Mapping[str, Path], images: Mapping[str, Path], where: Path
 
 def _keyed(files: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path], list[list[Path]]]:
     """The first file of each id, and the files of each id that has more than one."""
-    found: dict[str, list[Path]] = defaultdict(list)
+    found: dict[str, Path] = {}
+    more: dict[str, list[Path]] = defaultdict(list)
     for id, file in files:
-        found[id].append(file)
-    several = [files for files in found.values() if len(files) > 1]
-    clashes = [files for files in several if len({os.path.realpath(file) for file in files}) > 1]
-    return {id: files[0] for id, files in found.items()}, clashes
+        if found.setdefault(id, file) is not file:
+            more[id].append(file)
+    several = [[found[id], *files] for id, files in more.items()]
+    return found, [files for files in several if len({os.path.realpath(file) for file in files}) > 1]
 
 
 def _files(folder: Path, below: bool, apart: Collection[Path]) -> Iterator[Path]:
@@ -197,7 +207,7 @@ def _files(folder: Path, below: bool, apart: Collection[Path]) -> Iterator[Path]
 
 def _is_no_file(path: Path) -> bool:
     """Whether something else lies there, such as a pipe, which would be waited for."""
-    return os.path.exists(path) and not os.path.isfile(path)
+    return not os.path.isfile(path) and os.path.exists(path)
 
 
 def _can_be_an_id(name: str) -> bool:
@@ -210,16 +220,25 @@ def _can_be_an_id(name: str) -> bool:
     return name.rpartition("/")[2] not in (".", "..")
 
 
-def _candidates(names: Sequence[str], images: Mapping[str, Path]) -> list[set[str]]:
+def _candidates(names: Sequence[str], images: Mapping[str, Path]) -> list[Collection[str]]:
     ids = {id: id for id in images}
     file_names = {f"{id}{file.suffix}": id for id, file in images.items()}
-    exact, loose = _table((ids, file_names)), _table((ids, file_names), _plain)
-    ends = _table_of_ends(ids)
-    found = [_look_up(name, exact, loose) or _look_up_end(name, ends) for name in names]
+    several = {name for name, id in file_names.items() if ids.get(name, id) != id}
+    exact = {**ids, **file_names}
+    # Where each name is there to the letter, as nearly always, the looser tables are not made.
+    tables = cache(lambda: (_table((ids, file_names)), _table((ids, file_names), _plain), _table_of_ends(ids)))
+
+    def look_up(name: str) -> Collection[str]:
+        if name in exact and name not in several:
+            return (exact[name],)
+        to_the_letter, loose, ends = tables()
+        return _look_up(name, to_the_letter, loose) or _look_up_end(name, ends)
+
+    found = [look_up(name) for name in names]
     if any(len(candidates) > 1 for candidates in found):
         readings = [[column[name] for name in names] for column in (file_names, ids) if column.keys() >= set(names)]
         if len(readings) == 1:
-            return [{id} for id in readings[0]]
+            return [(id,) for id in readings[0]]
     return found
 
 

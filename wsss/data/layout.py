@@ -17,7 +17,6 @@ A dataset is a folder `data/<name>/` of the workspace:
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import re
@@ -34,12 +33,12 @@ from wsss.commands import command
 from wsss.data.groups import GROUPS, write_groups
 from wsss.data.ids import files_by_id, path_id, shown
 from wsss.data.images import SUFFIXES
-from wsss.data.manifest import MANIFEST, refresh_manifest, write_manifest
+from wsss.data.manifest import MANIFEST, Entry, names_below, refresh_manifest, write_manifest
 from wsss.data.parallel import some
 from wsss.data.tags import write_csv
 from wsss.data.text import read_lines
 from wsss.errors import UserError
-from wsss.storage import disk_errors, inside, remove_unfinished, unfinished, write_bytes
+from wsss.storage import disk_errors, inside_name, remove_unfinished, unfinished, write_bytes
 
 DESCRIPTION = "dataset.json"
 TAGS = "tags.csv"
@@ -132,16 +131,9 @@ def _taken(target: Path) -> str:
     return f"{target} exists, a dataset with other files beside it; leave it, and choose another name with --name"
 
 
-def link(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`: a hard link, else a symbolic link, else a copy."""
-    source = source.resolve()
-    if not os.access(source, os.R_OK):  # a link to it can be made, and would be blamed later
-        raise PermissionError(errno.EACCES, "", str(source))
-    for way in (os.link, os.symlink):
-        with contextlib.suppress(OSError):
-            way(source, target)
-            return
-    shutil.copyfile(source, target)
+def image_name(id: str, file: Path) -> str:
+    """What the manifest calls the image of an id that is added from a file."""
+    return f"{IMAGES}/{id}{file.suffix.lower()}"
 
 
 def link_all(sources: Mapping[str, Path], folder: Path) -> None:
@@ -152,10 +144,25 @@ def link_all(sources: Mapping[str, Path], folder: Path) -> None:
     """
     if closed := [shown(str(source)) for source in sources.values() if not os.access(source, os.R_OK)]:
         raise UserError(f"{some(closed)} can't be read; change the permissions, or take away links that lead nowhere")
+    made: set[Path] = set()
     for id, source in sources.items():
         target = folder / f"{id}{source.suffix.lower()}"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        link(source, target)
+        if target.parent not in made:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            made.add(target.parent)
+        _link(source, target)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`: a hard link, else a symbolic link, else a copy."""
+    file = os.path.realpath(source) if os.path.islink(source) else os.path.abspath(source)
+    for way in (os.link, os.symlink):
+        try:
+            way(file, target)
+        except OSError:
+            continue
+        return
+    shutil.copyfile(file, target)
 
 
 def read_list(path: Path) -> tuple[str, ...]:
@@ -171,7 +178,7 @@ def read_list(path: Path) -> tuple[str, ...]:
         double = sorted(shown(id) for id, count in Counter(ids).items() if count > 1)
         raise UserError(f"{path} names {some(double)} more than once; every id once")
     for id in ids:
-        inside(path.parent, id)
+        inside_name(path.parent, id)
     return ids
 
 
@@ -214,10 +221,21 @@ def ids_in(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> dict[str, Path]
     return files_by_id(folder, suffixes, below=True, whole=True)
 
 
+def masks_in(root: Path) -> dict[str, str]:
+    """Id to the path of its mask in a dataset's folder, the official one first."""
+    names = {folder: names_below(root / folder) for folder in (MASKS_AUG, MASKS)}
+    return {
+        name.removesuffix(".png"): f"{folder}/{name}"
+        for folder, its in names.items()
+        for name in its
+        if name.endswith(".png")
+    }
+
+
 def mask_counts(root: Path, splits: Mapping[str, Iterable[str]], names: Iterable[str]) -> list[int]:
     """How many ids of each named split have a mask file."""
-    masked = {id for folder in (MASKS, MASKS_AUG) for id in ids_in(root / folder, PNG)}
-    return [len(masked.intersection(splits[name])) for name in names]
+    masked = masks_in(root).keys()
+    return [len(masked & set(splits[name])) for name in names]
 
 
 def read_description(root: Path) -> Description:
@@ -269,6 +287,7 @@ def finish(
     lists: Mapping[str, Iterable[str]],
     groups: Mapping[str, str] | None = None,
     facts: Mapping[str, Any] | None = None,
+    known: Mapping[str, Entry] | None = None,
 ) -> None:
     """Finish a dataset folder whose images and masks are in place: write its description, tags, lists and manifest.
 
@@ -279,6 +298,7 @@ def finish(
         lists: list name to ids; "train", "dev" and "val" are needed (each may be empty).
         groups: id to group of every image; None where each is its own.
         facts: what the manifest says of the dataset, see `wsss.data.manifest.Manifest`.
+        known: files that were hashed already, by their path below the folder.
     """
     write_description(root, description)
     write_csv(root / TAGS, tags, description.classes)
@@ -286,4 +306,4 @@ def finish(
         write_groups(root, groups)
     for name, ids in lists.items():
         write_list(root, name, ids)
-    write_manifest(root, facts)
+    write_manifest(root, facts, known)

@@ -13,6 +13,7 @@ from wsss.process import own_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_AT_ONCE = 64
 
 
 def each(work: Callable[[Item], Result], items: Sequence[Item], what: str) -> list[Result]:
@@ -22,17 +23,28 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], what: str) -> li
         UserError: the work raised it for one item or more; the first ten messages, and how many more there are.
     """
     problems: list[str] = []
+    threads = min(16, 2 * own_cores())
+    # A job of its own for each small file costs as much as reading it.
+    size = max(1, min(_AT_ONCE, len(items) // (8 * threads)))
+    batches = [items[start : start + size] for start in range(0, len(items), size)]
 
-    def attempt(item: Item) -> list[Result]:
-        try:
-            return [work(item)]
-        except UserError as error:
-            problems.append(str(error))
-            return []
+    def attempt(batch: Sequence[Item]) -> list[Result]:
+        done = []
+        for item in batch:
+            try:
+                done.append(work(item))
+            except UserError as error:
+                problems.append(str(error))
+        return done
 
-    with ThreadPoolExecutor(min(16, 2 * own_cores())) as pool:
-        tries = tqdm(pool.map(attempt, items), total=len(items), desc=what, disable=None, delay=1, leave=False)
-        results = [result for found in tries for result in found]
+    results: list[Result] = []
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=len(items), desc=what, disable=None, delay=1, leave=False) as bar,
+    ):
+        for batch, done in zip(batches, pool.map(attempt, batches), strict=True):
+            results += done
+            bar.update(len(batch))
     if problems:
         raise UserError(some(sorted(problems)))
     return results

@@ -12,17 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from wsss.data.parallel import each
-from wsss.data.stored_images import MAX_BANDS, ORIENTATION, UNREADABLE, Stored, samples, stored
+from wsss.data.stored_images import MAX_BANDS, ORIENTATION, UNREADABLE, Stored, samples
 from wsss.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 _WHITE = 255
 _LEVELS = 1 << 16
@@ -164,11 +161,11 @@ def turned(image: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-def declared(images: Mapping[str, Path], said: Pixels | None) -> tuple[Pixels | None, dict[str, int]]:
+def declared(found: Mapping[str, Stored | None], said: Pixels | None) -> tuple[Pixels | None, dict[str, int]]:
     """The conversion that a folder of images needs, and how many images of each kind there are.
 
     Args:
-        images: id to file.
+        found: id to what its file holds; None where that can't be read.
         said: what the user says, without the limits of a stretch.
 
     Returns:
@@ -178,7 +175,6 @@ def declared(images: Mapping[str, Path], said: Pixels | None) -> tuple[Pixels | 
     Raises:
         UserError: images of 16 bits without a stretch, of several bands without a choice, or without the chosen bands.
     """
-    found = dict(zip(images, each(_looked_at, [*images.values()], "looking at images"), strict=True))
     kinds: dict[str, int] = {}
     for holds in found.values():
         name = "unreadable" if holds is None else holds.kind + (", rotated" if holds.orientation > 1 else "")
@@ -244,13 +240,6 @@ def _histogram(path: Path, pixels: Pixels) -> np.ndarray:
         raise UserError(f"image {path} can't be read ({error})") from None
     values = np.broadcast_to(values, (*values.shape[:2], 3)) if values.shape[2] == 1 else values
     return np.stack([np.bincount(band.ravel(), minlength=_LEVELS) for band in np.moveaxis(values, 2, 0)])
-
-
-def _looked_at(path: Path) -> Stored | None:
-    try:
-        return stored(path)
-    except (*UNREADABLE, UserError):
-        return None
 
 
 def _chosen(values: np.ndarray, pixels: Pixels) -> np.ndarray:

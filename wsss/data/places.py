@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
 
 from wsss.data.ids import files_by_id, fit_files, shown
@@ -40,10 +41,10 @@ class Pictures:
     notes: tuple[str, ...] = ()
     found: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def names(self) -> dict[str, str]:
         """Id to the path of its file below the folder, with forward slashes."""
-        return {id: file.relative_to(self.root).as_posix() for id, file in self.files.items()}
+        return {id: below(self.root, file) for id, file in self.files.items()}
 
     def refuse_changes(self, before: Mapping[str, tuple[int, int]], after: Pictures) -> None:
         """Check that the images are those of a moment ago.
@@ -55,15 +56,21 @@ class Pictures:
         Raises:
             UserError: names those that are new, gone or other.
         """
-        now, names = states(self.files), {**after.names, **self.names}
+        now = states(self.files)
         other = [id for id, state in before.items() if now[id] != state]
         new = [id for id in after.files if id not in before]
         if other or new:
+            names = {**after.names, **self.names}
             raise UserError(
                 f"{len(other) + len(new):,} files in {self.root} changed, went or came while they were read: "
                 f"{some([shown(names[id]) for id in (*other, *new)])}; wait until what writes there is done, then run "
                 "the command again"
             )
+
+
+def below(root: Path, file: Path) -> str:
+    """The path of a file below a folder that it was found in, with forward slashes."""
+    return file.as_posix().removeprefix(f"{root.as_posix()}/") if root.parts else file.as_posix()
 
 
 def find_pictures(path: Path, masks: str | Path | None = None, *, follow_links: bool = False) -> Pictures:
@@ -200,7 +207,7 @@ def states(files: Mapping[str, Path]) -> dict[str, tuple[int, int]]:
 
     def state(file: Path) -> tuple[int, int]:
         try:
-            touched = file.stat()
+            touched = os.stat(file)
         except OSError:
             return 0, 0
         return touched.st_size, touched.st_mtime_ns
@@ -219,12 +226,11 @@ def _beside(files: Mapping[str, Path], ending: str) -> tuple[dict[str, Path], di
 def _refuse_links(root: Path, files: Mapping[str, Path]) -> None:
     """Refuse images behind links that lead out of the folder."""
     home, links = os.path.realpath(root), {}
-    parents = {file.parent for file in files.values()}
-    real = {parent: os.path.realpath(parent) for parent in parents}
+    leads_out = cache(lambda folder: os.path.commonpath([home, os.path.realpath(folder)]) != home)
     for file in files.values():
-        target = os.path.realpath(file) if file.is_symlink() else os.path.join(real[file.parent], file.name)
-        if os.path.commonpath([home, target]) != home:
-            links[shown(file.relative_to(root).as_posix())] = target
+        path = str(file)
+        if leads_out(os.path.realpath(path) if os.path.islink(path) else os.path.dirname(path)):
+            links[shown(file.relative_to(root).as_posix())] = path
     if links:
         raise UserError(
             f"{len(links):,} images in {root} lie behind links that lead out of it: {some([*links])}; if they are "

@@ -55,8 +55,12 @@ _KINDS = {"L": "grey", "1": "black and white", "P": "palette", "LA": "transparen
 }  # fmt: skip
 
 
-def stored(path: Path) -> Stored:
+def stored(path: Path, *, decode: bool = False) -> Stored:
     """What an image file holds.
+
+    Args:
+        path: the file.
+        decode: read all pixels too, of RGB of 8 bits.
 
     Raises:
         One of `UNREADABLE`: it is damaged or too large.
@@ -77,6 +81,8 @@ def stored(path: Path) -> Stored:
                 if 5 <= flag <= 8:  # Pillow turns TIFFs by itself, and says so beforehand
                     width, height = height, width
             bands = len(image.getbands())
+            if decode and mode == "RGB" and bits == 8:
+                image.load()
     except UNREADABLE:
         if not _is_tiff(path):
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from wsss.classes import IGNORE
 from wsss.data.changes import mending
-from wsss.data.layout import MASKS, MASKS_AUG
+from wsss.data.layout import MASKS, MASKS_AUG, masks_in
 from wsss.data.manifest import read_manifest
 from wsss.data.palette_png import read_palette_png
 from wsss.errors import UserError
@@ -40,7 +41,9 @@ class Masks:
 
     def ids(self, split: str) -> tuple[str, ...]:
         """The ids of a split that have a mask."""
-        return tuple(i for i in self._dataset.splits.get(split, ()) if self.path(i) is not None)
+        ids = self._dataset.splits.get(split, ())
+        masked = masks_in(self._root) if ids else {}
+        return tuple(i for i in ids if i in masked)
 
     def read(self, image_id: str) -> np.ndarray:
         """The mask of an image: uint8 H x W, 0..C (1..C without a background) and 255 (ignore).
@@ -67,13 +70,17 @@ class Masks:
         Raises:
             UserError: a mask that the manifest does not know.
         """
-        entries = read_manifest(self._root)
         total = hashlib.sha256()
+        masked = masks_in(self._root)
         for image_id in ids:
-            path = self.path(image_id)
-            assert path is not None
-            name = path.relative_to(self._root).as_posix()
-            if name not in entries:
+            name = masked[image_id]
+            if name not in self._hashes:
                 raise UserError(f"mask {name} came after dataset {self._dataset.name} was added; {mending(self._root)}")
-            total.update(f"{image_id} {entries[name].sha256}\n".encode())
+            total.update(f"{image_id} {self._hashes[name]}\n".encode())
         return total.hexdigest()
+
+    @cached_property
+    def _hashes(self) -> dict[str, str]:
+        """Path in the dataset to sha256, of its masks."""
+        entries = read_manifest(self._root)
+        return {name: entries[name].sha256 for name in entries if name.startswith((f"{MASKS}/", f"{MASKS_AUG}/"))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -18,6 +19,8 @@ from wsss.process import is_gone, this_process
 
 _NEARLY_FULL = 1 << 20
 _UNFINISHED = ".part"
+_PLAIN = re.compile(r"(?:[^/\0.][^/\0]*/)*[^/\0.][^/\0]*")
+"""Most names: no part of theirs is empty or begins with a dot."""
 
 
 class StoredFile(NamedTuple):
@@ -38,13 +41,20 @@ def inside(root: str | Path, name: object) -> Path:
     Raises:
         UserError: the path would leave the folder, or the name is none.
     """
+    return Path(root, inside_name(root, name))
+
+
+def inside_name(root: str | Path, name: object) -> str:
+    """The same name with no part that says nothing, such as "." or an empty one; see `inside`."""
+    if isinstance(name, str) and _PLAIN.fullmatch(name):
+        return name
     path = PurePosixPath(name) if isinstance(name, str) else PurePosixPath()
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in str(path):
         raise UserError(
             f"the name {name!r} does not stay inside {root}; names that come from elsewhere are relative paths without "
             "'..': what holds it is damaged or not to be trusted"
         )
-    return Path(root, path)
+    return str(path)
 
 
 def free_bytes(path: str | Path) -> int:
