@@ -155,6 +155,9 @@ def _sizes(dataset: Dataset) -> list[Node]:
         parts.append(el("p", f"The size of {len(found.unread):,} images can't be read, such as {some}.", class_="note"))
     if not counts:
         return [*parts, el("p", "No image has a size that can be read.")]
+    if len(counts) == 1:
+        (height, width), count = counts[0]
+        return [*parts, el("p", f"All {count:,} images are {width} x {height} px.")]
     widths, heights = [width for (_, width), _ in counts], [height for (height, _), _ in counts]
     said = f"{len(counts):,} sizes: {min(widths)} to {max(widths)} px wide, {min(heights)} to {max(heights)} px high"
     if len(counts) > _MOST_SIZES:
@@ -168,7 +171,15 @@ def _values(dataset: Dataset) -> list[Node]:
     values = open_manifest(dataset.root).facts.get(MASKS_FACT)
     if not values:
         return []
-    rows = [_row(value, [its["name"], str(its["index"]), f"{its['pixels']:,}"]) for value, its in values.items()]
+    rows = [
+        el(
+            "tr",
+            el("th", value, scope="row"),
+            el("td", its["name"], class_="wide"),
+            [el("td", number, class_="number") for number in (str(its["index"]), f"{its['pixels']:,}")],
+        )
+        for value, its in values.items()
+    ]
     head = _row("value", ["stands for", "index now", "pixels"], "th")
     return [_section("values", "Values of the masks that were added", _table(head, rows, "values of masks"))]
 
