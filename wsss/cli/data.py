@@ -68,11 +68,28 @@ def list_datasets(
 
 
 @app.command()
-def show(name: Name) -> None:
+def show(
+    name: Name,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", help="Write a page that needs nothing else: counts, examples, problems found."
+        ),
+    ] = None,
+) -> None:
     """Splits, masks and images of each class."""
     from wsss.data import open_dataset
 
-    print_dataset(open_dataset(name))
+    dataset = open_dataset(name)
+    print_dataset(dataset)
+    if html is not None:
+        from wsss.dashboard.data.sheet import sheet
+        from wsss.storage import write_bytes
+
+        page, problems = sheet(dataset)
+        write_bytes(html, page.encode())
+        found = f"{len(problems)} problem{'' if len(problems) == 1 else 's'} found" if problems else "no problem found"
+        typer.echo(f"{html}: {len(page.encode()) / 1e6:.1f} MB, {found}; open it with a browser, it needs nothing else")
 
 
 @app.command()

@@ -50,16 +50,20 @@ def read_rows(path: Path) -> list[Row] | None:
     return None
 
 
-def parse_rows(path: Path) -> list[Row]:
+def parse_rows(path: Path) -> Iterator[Row]:
     """The rows of a CSV file as this program writes it, to the letter: UTF-8, commas, the header `image,labels`.
 
     Raises:
-        UserError: it is not.
+        UserError: it is not; rows of another width are named together.
     """
-    rows = list(parse(read_text(path), ",", path, spaces=False))
-    if not rows or tuple(rows[0][1]) != HEADER:
-        raise UserError(f"{path} must begin with the line image,labels; it begins with {rows[:1]}")
-    return _two_columns(rows[1:], path, ",")
+    rows = parse(read_text(path), ",", path, spaces=False)
+    first = next(rows, None)
+    if first is None or tuple(first[1]) != HEADER:
+        raise UserError(f"{path} must begin with the line image,labels; it begins with {[first] if first else []}")
+    for line, cells in rows:
+        if len(cells) != len(HEADER) or not cells[0].strip():
+            _two_columns([(line, cells), *rows], path, ",")  # names this row and all further ones
+        yield Row(line, *cells)
 
 
 def parse(text: str, delimiter: str, path: Path, spaces: bool | None = None) -> Iterator[tuple[int, list[str]]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsss.data.dataset import Dataset
-from wsss.data.layout import SPLITS, mask_counts
+from wsss.data.layout import SPLITS, TEST, mask_counts
 from wsss.data.parallel import each
 from wsss.errors import UserError
 
@@ -19,12 +19,12 @@ class Summary:
     """Counts over the tags of a dataset; no image is read for them.
 
     Attributes:
-        splits: their names, S of them.
+        splits: their names, S of them; "test" where there is one, in which images may have no tags.
         classes: the names of the C foreground classes.
         images: the images of each split, int S.
         masked: those of them with a mask, int S.
         tagged: the images of each split whose tags name a class, int64 S x C.
-        untagged: the images of each split without any class: background images, int S.
+        untagged: the images of each split whose tags name no class: background images, int S.
         together: the images of all splits whose tags name both of two classes, int64 C x C; the diagonal is the class's
             own count.
     """
@@ -50,16 +50,19 @@ def summary(dataset: Dataset) -> Summary:
         UserError: an image of a split has no tag row.
     """
     C = len(dataset.classes)
-    tags = {split: _tags(dataset, dataset.splits[split]) for split in SPLITS}
+    splits = (*SPLITS, *((TEST,) if TEST in dataset.splits else ()))
+    tagged = {split: dataset.splits[split] for split in SPLITS}
+    tagged |= {split: [id for id in dataset.splits[split] if dataset.has_tags(id)] for split in splits if split == TEST}
+    tags = {split: _tags(dataset, ids) for split, ids in tagged.items()}
     # In float32 the product is the matrix library's; counts up to 2^24 are exact.
     all_tags = np.concatenate([*tags.values()]).astype(np.float32)
     return Summary(
-        splits=SPLITS,
+        splits=splits,
         classes=dataset.classes.names,
-        images=tuple(len(dataset.splits[split]) for split in SPLITS),
-        masked=tuple(mask_counts(dataset.root, dataset.splits, SPLITS)),
-        tagged=np.stack([tags[split].sum(0, dtype=np.int64) for split in SPLITS]).reshape(len(SPLITS), C),
-        untagged=tuple(int((~tags[split].any(1)).sum()) for split in SPLITS),
+        images=tuple(len(dataset.splits[split]) for split in splits),
+        masked=tuple(mask_counts(dataset.root, dataset.splits, splits)),
+        tagged=np.stack([tags[split].sum(0, dtype=np.int64) for split in splits]).reshape(len(splits), C),
+        untagged=tuple(int((~tags[split].any(1)).sum()) for split in splits),
         together=(all_tags.T @ all_tags).astype(np.int64),
     )
 
@@ -79,7 +82,7 @@ class Sizes:
 
 def sizes(dataset: Dataset) -> Sizes:
     """The sizes of all images of the splits, from the headers of their files."""
-    ids = [id for split in SPLITS for id in dataset.splits[split]]
+    ids = [id for split in (*SPLITS, TEST) for id in dataset.splits.get(split, ())]
     found = each(lambda id: _size(dataset, id), ids, "reading sizes")
     unread = tuple(id for id, size in zip(ids, found, strict=True) if size is None)
     return Sizes(Counter(size for size in found if size is not None), unread)

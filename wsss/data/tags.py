@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,15 +125,19 @@ def read_written(path: Path, classes: Classes) -> Tags:
         UserError: it is damaged, or names an image twice or an unknown class.
     """
     tags: dict[str, tuple[str, ...]] = {}
-    lines: dict[int, tuple[str, ...]] = {}
+    strange: dict[int, tuple[str, ...]] = {}
     double = []
+    known = frozenset(classes.names)
+    labels = cache(lambda cell: split_labels(cell, known))  # most cells are the same few
     for row in parse_rows(path):
         if row.image in tags:
             double.append(f"{shown(row.image)} (line {row.line})")
-        tags[row.image] = lines[row.line] = split_labels(row.labels, frozenset(classes.names))
+        tags[row.image] = labels(row.labels)
+        if not known.issuperset(tags[row.image]):
+            strange[row.line] = tags[row.image]
     if double:
         raise UserError(f"{path} names {some(double)} more than once; every image once")
-    refuse_unknown(path, lines, classes)
+    refuse_unknown(path, strange, classes)
     return tags
 
 

@@ -17,16 +17,19 @@ SIDE = 160
 
 
 def image_thumbnail(dataset: Dataset, id: str, side: int = SIDE) -> bytes:
-    """A JPEG of an image, smaller.
+    """A JPEG of an image, smaller, converted as the dataset has it.
 
     Raises:
         UserError: no such image, or its file can't be read.
     """
     path = dataset.image_path(id)
     try:
-        with Image.open(path) as image:
-            image.draft("RGB", (side, side))
-            small = image.convert("RGB")
+        if dataset.pixels is None:
+            with Image.open(path) as image:
+                image.draft("RGB", (side, side))
+                small = image.convert("RGB")
+        else:
+            small = Image.fromarray(dataset.image(id))
         small.thumbnail((side, side))
         file = io.BytesIO()
         small.save(file, "JPEG", quality=80)

@@ -15,9 +15,9 @@ from wsss.data.summary import Sizes, Summary
 
 MOST = 30
 """So many classes are shown where none is chosen."""
-_COLOURS = ("#0072B2", "#E69F00", "#009E73")
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 """Of the splits; by Okabe and Ito, apart for people who see colours differently."""
-_PATTERNS = ("", "/", ".")
+_PATTERNS = ("", "/", ".", "x")
 _NUMBERED = 25
 """Of so many classes the numbers stand in the heat map."""
 
@@ -42,7 +42,7 @@ def class_figures(counted: Summary, shown: list[int]) -> list[Component]:
             customdata=labels,
             hovertemplate=f"%{{customdata}}, {split}: %{{x:,}} images<extra></extra>",
         )
-        for row, (split, colour, pattern) in enumerate(zip(counted.splits, _COLOURS, _PATTERNS, strict=True))
+        for row, (split, colour, pattern) in enumerate(zip(counted.splits, _COLOURS, _PATTERNS, strict=False))
     ]
     ticks = {
         "tickmode": "array",
@@ -61,7 +61,7 @@ def class_figures(counted: Summary, shown: list[int]) -> list[Component]:
         [name, *(f"{count:,}" for count in counted.tagged[:, index].tolist()), f"{counted.tagged[:, index].sum():,}"]
         for name, index in zip(names, shown, strict=True)
     ]
-    numbers = table(("class", *counted.splits, "all"), rows, "Images by class and split", numbers=range(1, 5))
+    numbers = table(("class", *counted.splits, "all"), rows, "Images by class and split", numbers=range(1, 6))
     return [
         html.Div(
             [graph(counts, "Bars: images of each class by split; the numbers are in the table"), numbers],

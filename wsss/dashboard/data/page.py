@@ -170,7 +170,7 @@ def _parts(dataset: Dataset, counted: Summary, state: Address) -> list[Component
                 _counted("without any class", counted.untagged),
             ],
             "Images by split",
-            numbers=range(1, 5),
+            numbers=range(1, 6),
         ),
         html.H2("Classes"),
         html.Div(
