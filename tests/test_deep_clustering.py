@@ -83,6 +83,8 @@ def make_context(
         classes=range(len(next(iter(tags.values())))),
         image=images.__getitem__,
         tags=tags.__getitem__,
+        candidates=lambda image_id: np.array([0, *(np.flatnonzero(tags[image_id]) + 1)], np.uint8),
+        has_background=True,
         size=lambda image_id: images[image_id].shape[:2],
     )
     inputs = {"superpixels": out / "superpixels", "labels": out / "labels"}
