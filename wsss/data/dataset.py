@@ -14,17 +14,17 @@ import numpy as np
 from wsss.classes import Classes
 from wsss.commands import command
 from wsss.data import layout
+from wsss.data.digest import digest
 from wsss.data.groups import GROUPS, read_written_groups
 from wsss.data.image_memory import ImageMemory
 from wsss.data.images import image_size, read_image
-from wsss.data.manifest import BACKGROUND_FACT, MANIFEST, PIXELS_FACT, Entry, open_manifest
+from wsss.data.manifest import BACKGROUND_FACT, MANIFEST, PIXELS_FACT, open_manifest
 from wsss.data.parallel import some
 from wsss.data.pixels import Pixels
 from wsss.data.tags import read_written
 from wsss.errors import UserError, unknown
 
 DEFAULT = "shapes"
-_ROWS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ class Dataset:
             tags_source=description.tags_source,
             settings=description.settings,
             splits=splits,
-            digest=_digest(classes, splits, images, entries, tags, groups, pixels),
+            digest=digest(classes, splits, images, entries, tags, groups, pixels),
             _images=images,
             _tags=tags,
             _groups=groups,
@@ -301,45 +301,6 @@ def _pixels(root: Path, facts: Mapping[str, Any]) -> Pixels | None:
         return Pixels.of_record(facts.get(PIXELS_FACT))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{root / MANIFEST} is damaged ({error}); pull the dataset again or add it again") from None
-
-
-def _digest(
-    classes: Classes,
-    splits: Mapping[str, tuple[str, ...]],
-    images: Mapping[str, str],
-    entries: Mapping[str, Entry],
-    tags: Mapping[str, np.ndarray],
-    groups: Mapping[str, str],
-    pixels: Pixels | None,
-) -> str:
-    """The sha256 of one JSON object, of which never more than `_ROWS` images are in memory."""
-    bits: dict[bytes, str] = {}
-
-    def row(id: str) -> list[str | None]:
-        image = entries[images[id]].sha256 if id in images else None
-        if id not in tags:
-            return [id, image, None]
-        key = tags[id].tobytes()
-        if key not in bits:
-            bits[key] = "".join(map(str, tags[id].astype(int)))
-        return [id, image, bits[key]]
-
-    total = hashlib.sha256(b'{"classes":' + _json(classes.names))
-    for split in (*layout.SPLITS, *((layout.TEST,) if layout.TEST in splits else ())):
-        total.update(f',"{split}":['.encode())
-        for start in range(0, len(splits[split]), _ROWS):
-            rows = [row(id) for id in splits[split][start : start + _ROWS]]
-            total.update((b"," if start else b"") + _json(rows)[1:-1])
-        total.update(b"]")
-    rest: dict[str, Any] = {"groups": sorted(groups.items())} if groups else {}
-    rest |= {} if classes.background else {BACKGROUND_FACT: False}
-    rest |= {} if pixels is None else {PIXELS_FACT: pixels.record()}
-    total.update(b"," + _json(rest)[1:] if rest else b"}")
-    return total.hexdigest()
-
-
-def _json(content: Any) -> bytes:
-    return json.dumps(content, separators=(",", ":")).encode()
 
 
 def _row(present: Collection[str], classes: Classes) -> np.ndarray:
