@@ -77,6 +77,8 @@ def standing_in(root: Path) -> Iterator[None]:
 def served(root: Path, context: Context | None = None, **options: Any) -> Iterator[Dashboard]:
     """The dashboard of a workspace, in this process, which stands in the workspace meanwhile: one at a time.
 
+    A page that is open when it ends misses it, and says so in its console: close the page before.
+
     Args:
         root: the workspace.
         context: what its pages read; the workspace's store by default.

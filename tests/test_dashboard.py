@@ -110,7 +110,7 @@ def test_what_a_page_can_not_do_is_a_sentence_on_it(filled, page):
         filled_rows(page)
         page.go_back()
         expect(page.get_by_text("another page")).to_be_visible()
-        page.wait_for_timeout(200)
+        page.close()
 
 
 def test_a_key_is_asked_for_once_and_stands_in_no_address(filled, window, console):
@@ -126,6 +126,7 @@ def test_a_key_is_asked_for_once_and_stands_in_no_address(filled, window, consol
         filled_rows(page)
         assert "split=val" in page.url and KEY not in page.url
         (cookie,) = page.context.cookies()
+        page.close()
         assert cookie["httpOnly"] and cookie["sameSite"] == "Strict" and KEY not in cookie["value"]
         forged = cookie["value"].replace(cookie["value"][:4], "9999", 1)
         for path in ("/", "/_dash-layout", "/files/leaderboard.csv"):

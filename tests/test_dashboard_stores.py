@@ -61,6 +61,7 @@ def test_a_store_that_goes_away_while_a_page_is_open_is_a_sentence_and_comes_bac
         expect(page.locator("#standing")).to_be_empty()
         run_of(client, tags={names.GROUP: "h", names.METHOD: "new"}, pred_crf=0.6)
         expect(page.locator(ROWS)).to_have_count(2)
+        page.close()
 
 
 @pytest.fixture(scope="module")

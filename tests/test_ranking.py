@@ -66,7 +66,12 @@ def value(row):
 
 def test_dataset_method_and_supervision_are_chosen():
     rows = table([record("a", supervision=["masks"]), record("b", group="h", method="cam")])
-    assert choices(rows) == {"dataset": ["shapes"], "method": ["affinity", "cam"], "supervision": ["masks", "tags"]}
+    offered = {"dataset": ["shapes", EVERY], "method": ["affinity", "cam"], "supervision": ["masks", "tags"]}
+    assert choices(rows, View()) == offered
+    elsewhere = choices(rows, View.of({"dataset": "gone", "method": "other", "supervision": "boxes"}))
+    assert all(
+        name in elsewhere[key] for key, name in (("dataset", "gone"), ("method", "other"), ("supervision", "boxes"))
+    )
     assert [row.newest for row in View.of({"dataset": EVERY, "supervision": "tags"}).rows(rows)] == ["b"]
     assert [row.newest for row in View.of({"dataset": "shapes", "method": "affinity,x"}).rows(rows)] == ["a"]
     assert View.of({"dataset": "photos"}).rows(rows) == []

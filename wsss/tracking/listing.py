@@ -10,35 +10,22 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from math import isnan
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from wsss.errors import UserError
 from wsss.scores import metric_names
-from wsss.tracking import names
+from wsss.tracking import names, tables
 from wsss.tracking.beside import database
 from wsss.tracking.connection import mlflow_client, tracking_uri
 from wsss.tracking.query import PAGE, RunRecord, experiments, is_whole, search
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 _METHOD_RUNS = f"tags.`{names.KIND}` = '{names.METHOD_RUN}'"
-_KEPT = (f"%/{metric_names.MIOU}", f"{metric_names.TIME}%", f"{metric_names.MEMORY}%")
 _LONGEST_TAG = 1000
 """Characters; longer tags are MLflow's own notes, such as the history of a model."""
-
-
-def client() -> MlflowClient:
-    """A client of the store, where there is one.
-
-    Raises:
-        UserError: the tracking store can't be used, or its file is gone.
-    """
-    if not is_there():
-        raise UserError(f"the tracking store {database(tracking_uri())} is gone; bring it back")
-    return mlflow_client()
 
 
 def is_there() -> bool:
@@ -57,64 +44,18 @@ def pages() -> Iterator[dict[str, RunRecord | None]]:
     Raises:
         UserError: the tracking store can't be used.
     """
-    store, uri = client(), tracking_uri()
-    if urlsplit(uri).scheme not in ("http", "https"):
-        yield from _pages_of_tables(uri)
+    if uri := _database():
+        yield from map(_all_light, tables.pages(uri))
         return
-    ids, order = experiments(store), ["attributes.start_time DESC"]
+    client = mlflow_client()
+    ids, order = experiments(client), ["attributes.start_time DESC"]
     token = None
     while ids:
-        page = store.search_runs(ids, _METHOD_RUNS, max_results=PAGE, order_by=order, page_token=token)
-        yield _light(page)
+        page = client.search_runs(ids, _METHOD_RUNS, max_results=PAGE, order_by=order, page_token=token)
+        yield _of(page)
         token = page.token
         if not token:
             return
-
-
-def _pages_of_tables(uri: str) -> Iterator[dict[str, RunRecord | None]]:
-    """The pages of a database, read from its tables: MLflow would make an object of each of a million metrics first."""
-    import sqlalchemy
-    from mlflow.store.tracking.dbmodels.models import SqlExperiment, SqlLatestMetric, SqlParam, SqlRun, SqlTag
-
-    key: Any = SqlLatestMetric.key
-    kept: Any = (
-        key.like(f"%/{metric_names.MIOU}") | key.like(f"{metric_names.TIME}%") | key.like(f"{metric_names.MEMORY}%")
-    )
-    metric = sqlalchemy.select(SqlLatestMetric.run_uuid, key, SqlLatestMetric.value).where(kept)
-    metric = metric.where(SqlLatestMetric.is_nan.is_(False))
-    runs = (
-        sqlalchemy.select(SqlRun.run_uuid, SqlRun.status, SqlRun.start_time)
-        .join(SqlExperiment, SqlExperiment.experiment_id == SqlRun.experiment_id)
-        .join(SqlTag, SqlTag.run_uuid == SqlRun.run_uuid)
-        .where(SqlTag.key == names.KIND, SqlTag.value == names.METHOD_RUN)
-        .where(SqlRun.lifecycle_stage == "active", SqlExperiment.lifecycle_stage == "active")
-        .order_by(SqlRun.start_time.desc(), SqlRun.run_uuid)
-    )
-    engine = sqlalchemy.create_engine(uri)
-    try:
-        with engine.connect() as connection:
-
-            def of_page(rows: sqlalchemy.Select[Any], ids: list[str]) -> dict[str, dict[str, Any]]:
-                texts: dict[str, dict[str, Any]] = {run: {} for run in ids}
-                for run, name, value in connection.execute(rows.where(rows.selected_columns.run_uuid.in_(ids))):
-                    texts[run][name] = value
-                return texts
-
-            every = connection.execute(runs).all()
-            for begin in range(0, len(every), PAGE):
-                page = every[begin : begin + PAGE]
-                ids = [run for run, _, _ in page]
-                tags = of_page(sqlalchemy.select(SqlTag.run_uuid, SqlTag.key, SqlTag.value), ids)
-                params = of_page(sqlalchemy.select(SqlParam.run_uuid, SqlParam.key, SqlParam.value), ids)
-                metrics = of_page(metric, ids)
-                yield {
-                    run: light(RunRecord.made(run, status, start, tags[run], params[run], metrics[run]))
-                    if is_whole(tags[run])
-                    else None
-                    for run, status, start in page
-                }
-    finally:
-        engine.dispose()
 
 
 def changed(since: float, running: Iterable[str]) -> dict[str, RunRecord | None]:
@@ -127,36 +68,53 @@ def changed(since: float, running: Iterable[str]) -> dict[str, RunRecord | None]
     Raises:
         UserError: the tracking store can't be used.
     """
-    store, when = client(), int(1000 * since)
+    when, before = int(1000 * since), list(running)
+    if uri := _database():
+        return _all_light(tables.changed(uri, when, before))
+    client = mlflow_client()
     conditions = [f"attributes.start_time > {when}", f"attributes.end_time > {when}", "attributes.status = 'RUNNING'"]
     records: dict[str, RunRecord | None] = {}
     for condition in conditions:
-        records |= _light(search(store, f"{_METHOD_RUNS} and {condition}"))
-    if over := [run_id for run_id in running if run_id not in records]:
+        records |= _of(search(client, f"{_METHOD_RUNS} and {condition}"))
+    if over := [run_id for run_id in before if run_id not in records]:
         listed = ", ".join(f"'{run_id}'" for run_id in over)
-        records |= _light(search(store, f"{_METHOD_RUNS} and attributes.run_id IN ({listed})"))
+        records |= _of(search(client, f"{_METHOD_RUNS} and attributes.run_id IN ({listed})"))
     return records
 
 
 def are(count: int) -> bool:
-    """Whether there are so many runs of methods, told by the place of the last one: none of them is read but that.
+    """Whether there are so many runs of methods; a server tells by the place of the last one, and that alone is read.
 
     Raises:
         UserError: the tracking store can't be used.
     """
+    if uri := _database():
+        return tables.count(uri) == count
     from mlflow.utils.search_utils import SearchUtils
 
-    store = client()
-    ids = experiments(store)
+    client = mlflow_client()
+    ids = experiments(client)
     last = SearchUtils.create_page_token(count - 1) if count > 1 else None
     if not ids:
         return count == 0
-    page = store.search_runs(ids, _METHOD_RUNS, max_results=1, page_token=last)
+    page = client.search_runs(ids, _METHOD_RUNS, max_results=1, page_token=last)
     return len(page) == min(count, 1) and not page.token
 
 
-def _light(runs: Iterable[Run]) -> dict[str, RunRecord | None]:
-    return {run.info.run_id: light(RunRecord.of(run)) if is_whole(run.data.tags) else None for run in runs}
+def _database() -> str:
+    """The address of a store that is a database and is there; empty for that of a server."""
+    uri = tracking_uri()
+    if not is_there():
+        raise UserError(f"the tracking store {database(uri)} is gone; bring it back")
+    return "" if urlsplit(uri).scheme in ("http", "https") else uri
+
+
+def _of(runs: Iterable[Run]) -> dict[str, RunRecord | None]:
+    return _all_light({run.info.run_id: RunRecord.of(run) if is_whole(run.data.tags) else None for run in runs})
+
+
+def _all_light(records: Mapping[str, RunRecord | None]) -> dict[str, RunRecord | None]:
+    return {run_id: record and light(record) for run_id, record in records.items()}
 
 
 def light(record: RunRecord) -> RunRecord:

@@ -26,6 +26,7 @@ from wsss.dashboard.page import (
     listed,
     threaded,
 )
+from wsss.dashboard.reading import Listing
 from wsss.errors import unknown
 from wsss.tables import compare
 from wsss.tables.compare import Row
@@ -61,12 +62,13 @@ BLOCK = 100
 
 def layout(context: Context, state: State) -> Component:
     """The table of methods, as an address says."""
-    table = _table(context)
-    view = View.of({"dataset": _newest_dataset(context), **state})
-    offered = choices(table)
+    listing = context.reading.listing()
+    table = listing.table
+    view = View.of({"dataset": _newest_dataset(listing), **state})
+    offered = choices(table, view)
     held = {name: state.get(name) for name in _HELD} | {"runs": _picked(table, listed(state, "runs"))}
     controls: dict[str, dict[str, Any]] = {
-        "dataset": {"options": [*offered["dataset"], EVERY], "value": view.dataset or EVERY, "clearable": False},
+        "dataset": {"options": offered["dataset"], "value": view.dataset, "clearable": False},
         "split": {"options": list(SPLITS), "value": view.split or None, "placeholder": "train and val"},
         "method": {"options": offered["method"], "value": list(view.methods), "multi": True, "placeholder": "all"},
         "supervision": {
@@ -188,9 +190,9 @@ def _table(context: Context) -> list[Row]:
     return context.reading.table()
 
 
-def _newest_dataset(context: Context) -> str:
-    runs = context.reading.runs()
-    return runs[0].dataset if runs else ""
+def _newest_dataset(listing: Listing) -> str:
+    """The dataset of the newest run; all of them while none is read."""
+    return listing.runs[0].dataset if listing.runs else EVERY
 
 
 def _picked(table: Sequence[Row], runs: Sequence[str]) -> list[str]:
@@ -217,11 +219,10 @@ def _callbacks(app: Dash, context: Context) -> None:
         *(Held(id, "value") for id in controls.values()),
     )(threaded(rows))
 
-    def news(version: int) -> tuple[Any, ...]:
+    def news(version: int, *chosen: Any) -> tuple[Any, ...]:
         table = _table(context)
-        offered = choices(table)
-        datasets = [*offered["dataset"], EVERY]
-        return datasets, offered["method"], offered["supervision"], _sources(table), bool(table), not table
+        offered = choices(table, View.of(_state({}, *chosen)))
+        return *offered.values(), _sources(table), bool(table), not table
 
     app.callback(
         *(Output(_id(name), "options") for name in ("dataset", "method", "supervision")),
@@ -229,6 +230,7 @@ def _callbacks(app: Dash, context: Context) -> None:
         Output(_id("none"), "hidden"),
         Output(_id("some"), "hidden"),
         Input(VERSION, "data"),
+        *(Held(id, "value") for id in controls.values()),
     )(threaded(news))
 
     def definitions(split: str | None, dataset: str | None, sort: str | None) -> list[dict[str, Any]]:
@@ -269,7 +271,7 @@ def _callbacks(app: Dash, context: Context) -> None:
 def _state(asked: dict[str, Any], dataset: str, split: str, methods: Sequence[str], supervision: str) -> State:
     """What the grid asks for and what was chosen above it, as an address says it."""
     return {
-        "dataset": dataset or "",
+        "dataset": dataset or EVERY,
         "split": split or "",
         "method": ",".join(methods or ()),
         "supervision": supervision or "",
@@ -282,7 +284,7 @@ def _routes(server: FastAPI, context: Context) -> None:
     def export(request: Request, kind: str) -> Response:
         if kind not in _EXPORTS:
             raise unknown("export", kind, _EXPORTS)
-        state = {"dataset": _newest_dataset(context), **request.query_params}
+        state = {"dataset": _newest_dataset(context.reading.listing()), **request.query_params}
         render, media_type = _EXPORTS[kind]
         return Response(render(View.of(state).rows(_table(context))) + "\n", media_type=f"{media_type}; charset=utf-8")
 

@@ -247,11 +247,11 @@ def _condition(column: Column, said: Mapping[str, Any]) -> Callable[[Row], bool]
     return lambda row: (value := column.value(row)) is not None and compares(float(value), low)
 
 
-def choices(table: Iterable[Row]) -> dict[str, list[str]]:
-    """What there is to choose from: datasets, methods, supervision, each sorted."""
+def choices(table: Iterable[Row], view: View) -> dict[str, list[str]]:
+    """What there is to choose from, each sorted: datasets, methods, supervision; what a view names is among them."""
     rows = list(table)
     return {
-        "dataset": sorted({row.dataset for row in rows}),
-        "method": sorted({row.method for row in rows}),
-        "supervision": sorted({row.supervision or TAGS for row in rows}),
+        "dataset": [*sorted({row.dataset for row in rows} | {view.dataset} - {"", EVERY}), EVERY],
+        "method": sorted({row.method for row in rows} | set(view.methods)),
+        "supervision": sorted({row.supervision or TAGS for row in rows} | {view.supervision} - {""}),
     }
