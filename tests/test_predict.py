@@ -37,7 +37,7 @@ def package(tmp_path_factory):
     save_model(folder, net, architecture)
     network = Network.model_validate_json((folder / DESCRIPTION).read_text())
     described = describe(network, Classes(("disc", "bar", "ring")), Inference((40, 90)))
-    (folder / DESCRIPTION).write_text(described.model_dump_json())
+    (folder / DESCRIPTION).write_text(described.as_json())
     return folder
 
 

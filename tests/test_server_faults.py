@@ -66,7 +66,7 @@ def served(tmp_path_factory):
     description = describe(
         describe_step(package / "model.json"), Classes(("disc", "bar", "ring")), Inference((1, 2**15))
     )
-    (package / "model.json").write_text(description.model_dump_json())
+    (package / "model.json").write_text(description.as_json())
     log = (package / "log").open("wb+")
     command = [sys.executable, "-m", "wsss.cli", "serve", NAME, "--port", "0"]
     process = subprocess.Popen(command, cwd=package.parent, stdout=subprocess.PIPE, stderr=log)

@@ -37,7 +37,7 @@ def logged(folder, answer):
     """The address of a model that answers one class everywhere; what only other people's tools need is left out."""
     save_one_answer(folder, answer)
     description = describe(describe_step(folder / "model.json"), CLASSES)
-    (folder / "model.json").write_text(description.model_dump_json())
+    (folder / "model.json").write_text(description.as_json())
     client = MlflowClient()
     model = client.create_logged_model("0", "segmenter", source_run_id=client.create_run("0").info.run_id)
     client.log_model_artifacts(model.model_id, str(folder))
