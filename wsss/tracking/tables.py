@@ -89,7 +89,7 @@ def _runs() -> Select[Any]:
         .where(SqlRun.lifecycle_stage == "active", SqlExperiment.lifecycle_stage == "active")
         .order_by(SqlRun.start_time.desc(), SqlRun.run_uuid)
     )
-    return runs  # type: ignore[no-any-return]
+    return runs
 
 
 def _records(connection: Connection, runs: Select[Any]) -> Iterator[dict[str, RunRecord | None]]:
