@@ -120,7 +120,7 @@ class _Theirs:
 
     @staticmethod
     def _named(number: int) -> str:
-        return f"document.body.innerText.includes('run-{number}')"
+        return f"document.body?.innerText.includes('run-{number}')"
 
     def _shown(self, address: str, ready: str) -> Seconds:
         def once() -> float:

@@ -42,9 +42,9 @@ def test_a_hostile_store_is_text(template, tmp_path, page):
         assert page.title() == "Leaderboard · wsss"
         for kind in ("csv", "md", "tex"):
             answer = httpx.get(f"{dashboard.url}/files/leaderboard.{kind}")
-            assert (
-                answer.headers["x-content-type-options"] == "nosniff" and "html" not in answer.headers["content-type"]
-            )
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert "html" not in answer.headers["content-type"]
+        page.close()
 
 
 def test_a_store_that_goes_away_while_a_page_is_open_is_a_sentence_and_comes_back(template, tmp_path, page):
