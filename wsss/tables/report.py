@@ -48,6 +48,7 @@ def print_outcome(
         _suggest("where MLflow is: bring the record in", "import", str(offline))
         return
     _suggest("the table of all runs", "compare")
+    _suggest("pages that show where it fails and why, on http://127.0.0.1:8050", "dashboard")
     if outcome.model:
         _suggest("make it the champion, if the gate finds it better on val", "promote", outcome.run_id)
         _suggest("answer images with masks, on http://127.0.0.1:8000", "serve", outcome.model)
