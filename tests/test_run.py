@@ -57,7 +57,7 @@ def test_a_run_ends_with_its_table_and_what_to_try_next(workspace: Workspace) ->
     for row in ("cam", "labels", "labels_crf", "pred", "pred_crf"):
         assert f"│ {row}" in workspace.log
     assert workspace.log.index("Next:") > workspace.log.index(f"run {workspace.run_id}")
-    assert workspace.log.count("\n  wsss ") == 3
+    assert workspace.log.count("\n  wsss ") == 4
 
 
 def test_a_run_says_what_it_was(inside: Workspace) -> None:
