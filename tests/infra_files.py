@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 PROJECT = Path(__file__).parents[1]
@@ -19,6 +22,9 @@ STACK, PROXY = INFRA / "compose.yaml", INFRA / "reverse-proxy" / "compose.tls.ya
 COMPOSE = [STACK, INFRA / "compose.gpu.yaml", INFRA / "compose.versitygw.yaml", PROXY]
 MANIFESTS = sorted(path for path in (INFRA / "k8s").rglob("*.yaml") if path.name != "kustomization.yaml")
 CUSTOM = "ray.io/v1"
+LOCK = dict(re.findall(r"^([\w.-]+)==([\w.+-]+)", (PROJECT / "requirements.lock").read_text(), re.M))
+PAGE = (PROJECT / "docs" / "operations.md").read_text()
+TEXTS = {path: path.read_text() for path in INFRA.rglob("*") if path.is_file() and "secrets" not in path.parts[-2:-1]}
 UNITS = {"": 1, "m": 1e-3, "k": 1e3, "g": 2**30, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
@@ -198,3 +204,16 @@ def problems_of_a_container(container: Container) -> list[str]:
         if re.search(r"PASSWORD|SECRET|TOKEN|_KEY", name) and not re.fullmatch(r"(/run/secrets/\w+)?", file):
             found.append(f"has {name} in the open")
     return found
+
+
+def secrets_in(folder: Path) -> dict[str, str]:
+    environment = {"PATH": os.environ["PATH"]}
+    command = ["sh", str(INFRA / "secrets.sh"), str(folder)]
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="session")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The secrets that the script makes, by name."""
+    return secrets_in(tmp_path_factory.mktemp("secrets"))
