@@ -318,7 +318,7 @@ def test_figure_5_is_one_click_and_scores_are_read_to_the_cell(page, dashboard, 
         "cam",
         "labels_crf",
     ]
-    page.wait_for_function("document.querySelector('#masks-view').dataset.image.startsWith('t')")
+    page.wait_for_function("() => document.querySelector('#masks-view').dataset.image.startsWith('t')")
     scores = scores_of(page.locator("#masks-view").get_attribute("data-image")).astype(float)
     canvas = tile(page, "cam").locator("canvas")
     box = canvas.bounding_box()
