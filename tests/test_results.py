@@ -23,7 +23,8 @@ from wsss.errors import UserError
 from wsss.labels.exchange import pull_labels
 from wsss.run.method import group_of
 from wsss.run.plan import make_plan
-from wsss.tables.results import _percent, measure, results_of
+from wsss.tables.percent import percent
+from wsss.tables.results import measure, results_of
 from wsss.tables.rows import entries
 from wsss.tracking.query import find_run
 
@@ -55,9 +56,9 @@ def test_over_several_rngs_the_mean_its_deviation_and_the_interval_of_the_summed
     right, wrong = np.array([[3, 0], [0, 1]]), np.array([[3, 0], [1, 0]])
     rngs = [np.array([right, right]), np.array([right, wrong])]
     # IoU of the second: background 6 / 7, the class 1 / 2; mean 67.9 %. The first is all right.
-    assert str(_percent(rngs, None)).startswith("83.9 ± 22.7 [")
-    assert str(_percent(rngs, [1])).startswith("75.0 ± 35.4 [")
-    assert str(_percent(rngs[:1], None)) == "100.0 [100.0, 100.0]"
+    assert str(percent(rngs, None)).startswith("83.9 ± 22.7 [")
+    assert str(percent(rngs, [1])).startswith("75.0 ± 35.4 [")
+    assert str(percent(rngs[:1], None)) == "100.0 [100.0, 100.0]"
 
 
 def test_cam_comes_first_and_bound_last_and_a_row_may_have_its_own_settings() -> None:

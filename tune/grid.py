@@ -122,7 +122,7 @@ def plan_grid(
     plans, left_out = combinations(chosen, preset, settings, fixed)
     whole = not settings or (objective is None and any(key.startswith("segment.") for key in settings))
     wanted = objective or (metric_names.metric(SPLIT, "pred_crf", metric_names.MIOU) if whole else None)
-    goals = [_objective(plan, dataset, wanted, asked=objective is not None) for _, plan in plans]
+    goals = [goal_of(plan, dataset, wanted, asked=objective is not None) for _, plan in plans]
     if len({goal.metric for goal in goals}) > 1:
         raise UserError(
             f"the methods are known by different metrics, {', '.join(sorted({goal.metric for goal in goals}))}; name "
@@ -138,8 +138,7 @@ def plan_grid(
     for (values, plan), goal in zip(plans, goals, strict=True):
         own = {key: plan.settings.get(key, text) for key, text in values.items() if key != METHOD and text is not None}
         candidate = Candidate(plan.method.name, own)
-        known = {metric for metric, known in objectives(plan, dataset).items() if _within(known.until, until)}
-        expected = frozenset(metric for metric in known if metric.endswith(f"/{metric_names.MIOU}")) | {goal.metric}
+        expected = metrics_until(plan, dataset, until) | {goal.metric}
         shown = {key: "none" if key in own and own[key] is None else own.get(key) for key in axes if key != RNG}
         shown |= {METHOD: plan.method.name} if METHOD in axes else {}
         cells.setdefault((candidate.method, digest(own)), Cell(candidate, shown, expected))
@@ -157,12 +156,17 @@ def plan_grid(
         rngs=rngs,
         cells=tuple(cells.values()),
         until=until,
-        metrics=_compared(goals[0].metric, dataset, beside=whole and objective is None),
+        metrics=compared(goals[0].metric, dataset, beside=whole and objective is None),
         left_out=tuple(left_out),
     )
 
 
-def _objective(plan: Plan, dataset: Dataset, metric: str | None, *, asked: bool) -> Objective:
+def goal_of(plan: Plan, dataset: Dataset, metric: str | None = None, *, asked: bool = False) -> Objective:
+    """What runs of a plan are compared by: `metric` where they give it, else the objective by default.
+
+    Raises:
+        UserError: the metric was asked for and they don't give it, or there are no masks on dev.
+    """
     known = objectives(plan, dataset)
     if metric in known:
         return known[metric]
@@ -193,7 +197,15 @@ def _check_moves(settings: Mapping[str, Sequence[str]], plans: Sequence[Plan], g
         )
 
 
-def _compared(metric: str, dataset: Dataset, *, beside: bool) -> tuple[str, ...]:
+def metrics_until(plan: Plan, dataset: Dataset, until: str | None) -> frozenset[str]:
+    """The mean IoUs on dev that a run up to a stage has."""
+    known = objectives(plan, dataset).items()
+    return frozenset(
+        name for name, goal in known if _within(goal.until, until) and name.endswith(f"/{metric_names.MIOU}")
+    )
+
+
+def compared(metric: str, dataset: Dataset, *, beside: bool = False) -> tuple[str, ...]:
     """The metrics that are shown: the objective, beside it those of the label maps, and what of them is of train."""
     shown = [metric]
     if beside:

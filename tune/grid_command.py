@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping, Sequence
 
 from tune.budget import Budget
-from tune.grid import plan_grid
+from tune.grid import Grid, plan_grid
 from tune.grid_axes import parse_axes
 from tune.grid_page import check_name, results_command, text_of, write_pages
-from tune.grid_rows import rows_of
+from tune.grid_rows import rows_of, with_intervals
 from tune.grid_run import run_grid
 from wsss.errors import UserError
 from wsss.run.method import WORK
+from wsss.tables.ablation import Row
 
 
 def grid_command(
@@ -56,6 +57,26 @@ def grid_command(
         device=device,
         name=name,
     )
+    carry_out(grid, budget, ray_address=ray_address, quiet=quiet)
+    if grid.until is None:
+        print(f"Whole runs with their figures on val:\n  {results_command(grid)}")
+
+
+def carry_out(
+    grid: Grid, budget: Budget, *, ray_address: str | None = None, quiet: bool = False, intervals: bool = False
+) -> list[Row]:
+    """Run what is missing of a grid, write its pages below work/search, and show its table.
+
+    Args:
+        grid, budget, ray_address, quiet: see `run_grid`.
+        intervals: with bootstrap intervals over images.
+
+    Returns:
+        The rows.
+
+    Raises:
+        UserError: see `run_grid`; or runs failed, after the others and the pages were written.
+    """
     folder = WORK / "search"
     check_name(grid, folder)
     if not quiet:
@@ -67,12 +88,14 @@ def grid_command(
     failed = [each for each in all_runs if each.error]
     if len(failed) == len(all_runs):
         raise UserError(f"none of the {len(failed)} runs of the grid ended well: {failed[0].error}")
-    paths = write_pages(grid, all_runs, folder)
-    print(f"\n{text_of(grid, rows_of(grid, all_runs))}\n\n{', '.join(os.fspath(path) for path in paths)}")
-    if grid.until is None:
-        print(f"Whole runs with their figures on val:\n  {results_command(grid)}")
+    rows = rows_of(grid, all_runs)
+    if intervals:
+        rows = with_intervals(grid, rows)
+    paths = write_pages(grid, rows, all_runs, folder)
+    print(f"\n{text_of(grid, rows)}\n\n{', '.join(os.fspath(path) for path in paths)}")
     if failed:
         raise UserError(
             f"{len(failed)} of {len(all_runs)} runs of the grid failed, the first with: {failed[0].error}; "
             "the same command tries them again"
         )
+    return rows

@@ -1,4 +1,4 @@
-"""The figure of a grid: curves of one or two keys, and a heat map of two."""
+"""The figure of a grid: curves of one or two keys, and a heat map of two; of names the heat map alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _SPREAD = 8
 
 
 def as_figure(grid: Grid, rows: Sequence[Row]) -> str:
-    """Curves of one or two keys, and a heat map of two, for each metric; SVG, or "" where there is nothing to draw."""
+    """Curves of one or two keys, and a heat map of two, for each metric; SVG, or "" where there is nothing to draw.
+
+    Two keys whose values are names give the heat map alone.
+    """
     varied = grid.varied
     metrics = [metric for metric in grid.metrics if any(row.values[metric] for row in rows)]
     if not metrics or not 1 <= len(varied) <= 2:
@@ -27,13 +30,17 @@ def as_figure(grid: Grid, rows: Sequence[Row]) -> str:
     with drawing():
         from matplotlib.figure import Figure
 
-        lines = len(varied)
-        figure = Figure(figsize=(4.6 * len(metrics), 3.3 * lines), layout="constrained")
+        named = len(varied) == 2 and all(isinstance(value, str) for values in varied.values() for value in values)
+        lines = 1 if named else len(varied)
+        figure = Figure(figsize=((5.6 if named else 4.6) * len(metrics), 3.3 * lines), layout="constrained")
         axes = figure.subplots(lines, len(metrics), squeeze=False)
         for column, metric in enumerate(metrics):
-            _curves(axes[0][column], varied, rows, metric)
-            if lines == 2:
-                _heat_map(figure, axes[1][column], varied, rows, metric)
+            if not named:
+                _curves(axes[0][column], varied, rows, metric)
+            if len(varied) == 2:
+                _heat_map(figure, axes[-1][column], varied, rows, metric)
+                if named:
+                    axes[-1][column].set_title(label(metric))
         return as_svg(figure)
 
 
@@ -79,7 +86,13 @@ def _heat_map(figure: Figure, axes: Axes, varied: Mapping[str, list[Any]], rows:
             if cell and cell.values[metric]:
                 colour = "black" if means[i][j] > middle else "white"
                 axes.text(
-                    j + 0.5, i + 0.5, cell.text(metric).replace(" ± ", "\n± "), ha="center", va="center", color=colour
+                    j + 0.5,
+                    i + 0.5,
+                    cell.text(metric).replace(" ± ", "\n± ").replace(" [", "\n["),
+                    ha="center",
+                    va="center",
+                    color=colour,
+                    fontsize=8 if cell.intervals else None,
                 )
     axes.set_xticks([j + 0.5 for j in range(len(xs))], [shown(x) for x in xs])
     axes.set_yticks([i + 0.5 for i in range(len(ys))], [shown(y) for y in ys])

@@ -10,7 +10,6 @@ from pathlib import Path
 from tune.grid import Grid
 from tune.grid_axes import METHOD
 from tune.grid_figure import as_figure
-from tune.grid_rows import rows_of
 from tune.grid_run import GridRun
 from tune.page import page, paragraph, picture, table
 from wsss.commands import command
@@ -20,13 +19,12 @@ from wsss.tables.ablation import Row, is_miou, label, shown
 from wsss.tables.render import Column, Table, as_csv, as_text
 
 
-def write_pages(grid: Grid, all_runs: Sequence[GridRun], folder: Path) -> list[Path]:
+def write_pages(grid: Grid, rows: Sequence[Row], all_runs: Sequence[GridRun], folder: Path) -> list[Path]:
     """Write NAME.csv, NAME.json, NAME.html and, where a figure can be drawn, NAME.svg.
 
     Raises:
         UserError: the folder has a grid of that name that is another.
     """
-    rows = rows_of(grid, all_runs)
     svg = as_figure(grid, rows)
     contents = {"csv": csv_of(grid, rows), "json": json_of(grid, rows, all_runs), "html": html_of(grid, rows, svg)}
     if svg:
@@ -56,14 +54,25 @@ def check_name(grid: Grid, folder: Path) -> None:
 
 
 def csv_of(grid: Grid, rows: Sequence[Row]) -> str:
-    """A line for each combination: its values, then mean and deviation of each metric in [0, 1], rngs and run ids."""
+    """A line for each combination: its values, then mean, deviation and, where they are known, the ends of the interval
+    of each metric in [0, 1], rngs and run ids.
+    """
     keys = [key for key in grid.axes if key != METHOD]
-    figures = [f"{metric}{ending}" for metric in grid.metrics for ending in ("", "/deviation")]
+    ends = ("/low", "/high") if any(row.intervals for row in rows) else ()
+    figures = [f"{metric}{ending}" for metric in grid.metrics for ending in ("", "/deviation", *ends)]
     lines = [
         [
             cell.candidate.method,
             *(shown(row.settings[key]) for key in keys),
-            *(_rounded(value) for metric in grid.metrics for value in (row.mean(metric), row.deviation(metric))),
+            *(
+                _rounded(value)
+                for metric in grid.metrics
+                for value in (
+                    row.mean(metric),
+                    row.deviation(metric),
+                    *(row.intervals.get(metric, (math.nan, math.nan)) if ends else ()),
+                )
+            ),
             " ".join(map(str, row.rngs)),
             " ".join(row.runs),
         ]
@@ -88,6 +97,7 @@ def json_of(grid: Grid, rows: Sequence[Row], all_runs: Sequence[GridRun]) -> str
                         "mean": _rounded(row.mean(metric)),
                         "deviation": _rounded(row.deviation(metric)),
                         "values": row.values[metric],
+                        "interval": row.intervals.get(metric),
                     }
                     for metric in grid.metrics
                 },
@@ -117,7 +127,7 @@ def html_of(grid: Grid, rows: Sequence[Row], svg: str) -> str:
     fixed = f", {', '.join(f'{key}={value}' for key, value in search.fixed.items())}" if search.fixed else ""
     parts = [
         paragraph(f"Dataset {search.data}, preset {search.preset}{fixed}, rngs {', '.join(map(str, grid.rngs))}."),
-        paragraph(_note(grid), note=True),
+        paragraph(_note(grid, any(row.intervals for row in rows)), note=True),
         picture(svg) if svg else "",
         paragraph("More than two keys vary: the table has it all.", note=True) if len(grid.varied) > 2 else "",
         table([*heads, "runs"], [[*line, " ".join(row.runs)] for line, row in zip(cells, rows, strict=True)]),
@@ -133,7 +143,7 @@ def text_of(grid: Grid, rows: Sequence[Row]) -> str:
     if len(set(short.values())) == len(short):
         heads = [short.get(head, head) for head in heads]
     columns = tuple(Column(head, right=head in map(label, grid.metrics)) for head in heads)
-    return as_text([Table("", columns, cells)], _note(grid))
+    return as_text([Table("", columns, cells)], _note(grid, any(row.intervals for row in rows)))
 
 
 def results_command(grid: Grid) -> str:
@@ -154,9 +164,10 @@ def _table(grid: Grid, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]
     return heads, cells
 
 
-def _note(grid: Grid) -> str:
+def _note(grid: Grid, intervals: bool) -> str:
     parts = ["In percent." if any(map(is_miou, grid.metrics)) else ""]
     parts.append("± is the deviation over rngs." if len(grid.rngs) > 1 else "")
+    parts.append("In brackets 95 % bootstrap intervals over images." if intervals else "")
     if any(metric.startswith("train/") for metric in grid.metrics):
         parts.append("Choose by dev; train is analysis: networks learned from its images.")
     return " ".join(filter(None, parts))

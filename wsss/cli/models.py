@@ -117,6 +117,12 @@ def results(
     also: Annotated[
         list[str] | None, typer.Option(help="One more row: a method and its settings, 'METHOD KEY=VALUE'; repeatable.")
     ] = None,
+    combine: Annotated[
+        bool,
+        typer.Option(
+            "--combine", help="Every localizer with every refiner of the methods of --run; a heat map of their labels."
+        ),
+    ] = False,
     rngs: Annotated[
         str | None, typer.Option(help="The seeds, separated by commas; by default 0, with --offline 0,1,2.")
     ] = None,
@@ -139,6 +145,8 @@ def results(
 
     dataset = open_dataset(data)
     own = parse_settings(settings or [])
+    if combine:
+        _combine(_split(run or "all"), preset, data, _seeds(rngs or "0"), own, {"--also": also, "--offline": offline})
     if offline is not None:
         rows = entries(_split(run or ("" if also else "all")), also or [])
         _run_offline(dataset, preset, _seeds(rngs or "0,1,2"), rows, own, offline, hours)
@@ -147,13 +155,23 @@ def results(
         raise UserError("--hours belongs to --offline OUT, the folder of the records")
     from wsss.tables.results import measure, results_of
 
-    if run or also:
+    if (run or also) and not combine:
         measure(dataset, preset, _seeds(rngs or "0"), entries(_split(run), also or []), own)
     page = results_of(dataset, preset, _split(classes))
     if to is not None:
         write_bytes(to, ((page.csv() if as_csv else page.markdown()) + "\n").encode())
     else:
         typer.echo(page.csv() if as_csv else page.text(wide=wide))
+
+
+def _combine(
+    methods: list[str], preset: str, data: str, rngs: list[int], settings: dict[str, str], idle: dict[str, object]
+) -> None:
+    from tune.combine_command import combine
+
+    if given := [option for option, value in idle.items() if value]:
+        raise UserError(f"--combine makes its own rows in MLflow, so {', '.join(given)} can't stand beside it")
+    combine(methods, preset, data, rngs=rngs, fixed=settings)
 
 
 def _run_offline(

@@ -6,7 +6,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from statistics import mean, stdev
 from typing import Any
@@ -32,12 +32,14 @@ class Row:
         rngs: of the runs that ended well.
         runs: their ids.
         values: those of each metric, in the order of `rngs`.
+        intervals: of some metrics the two ends of a bootstrap interval over images, in [0, 1].
     """
 
     settings: Mapping[str, Any]
     rngs: tuple[int, ...]
     runs: tuple[str, ...]
     values: Mapping[str, tuple[float, ...]]
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def setting(self, key: str) -> Any:
         """The value of a key, as one that can be a key itself."""
@@ -52,12 +54,13 @@ class Row:
         return stdev(self.values[metric]) if len(self.values[metric]) > 1 else math.nan
 
     def text(self, metric: str) -> str:
-        """Such as "61.3 ± 0.4", in percent where it is a mean IoU."""
+        """Such as "61.3 ± 0.4 [60.1, 62.5]", in percent where it is a mean IoU; the interval where there is one."""
         if math.isnan(self.mean(metric)):
             return "-"
         scale, digits = (100, 1) if is_miou(metric) else (1, 4)
         deviation = "" if math.isnan(self.deviation(metric)) else f" ± {scale * self.deviation(metric):.{digits}f}"
-        return f"{scale * self.mean(metric):.{digits}f}{deviation}"
+        ends = [f"{scale * end:.{digits}f}" for end in self.intervals.get(metric, ())]
+        return f"{scale * self.mean(metric):.{digits}f}{deviation}" + (f" [{', '.join(ends)}]" if ends else "")
 
 
 def label(metric: str) -> str:

@@ -13,12 +13,14 @@ import numpy as np
 from wsss.commands import command
 from wsss.data import Dataset
 from wsss.errors import UserError
+from wsss.interface import STAGES
 from wsss.registry.models import publish
 from wsss.run.method import group_of, run_method
-from wsss.run.plan import make_plan, read_preset
-from wsss.scores import Scores, bootstrap, metric_names
+from wsss.run.plan import Plan, make_plan, read_preset
+from wsss.scores import Scores, metric_names
 from wsss.scores.scored import reported
 from wsss.tables.groups import same_but_for_rng
+from wsss.tables.percent import percent
 from wsss.tables.render import Column, Table, as_csv, as_markdown, as_text
 from wsss.tables.rows import Entry, shown_order
 from wsss.tracking import names
@@ -26,21 +28,35 @@ from wsss.tracking.query import RunRecord, evaluation, runs
 
 
 def measure(
-    dataset: Dataset, preset: str, rngs: Sequence[int], rows: Sequence[Entry], overrides: Mapping[str, str]
+    dataset: Dataset,
+    preset: str,
+    rngs: Sequence[int],
+    rows: Sequence[Entry],
+    overrides: Mapping[str, str],
+    *,
+    tags: Mapping[str, str] | None = None,
 ) -> None:
     """Run each row once for each rng, what is finished left out; stopped and started again, it goes on.
+
+    `tags` are given to the runs; one of the same settings that lacks them counts as finished too.
 
     Raises:
         UserError: see `run_method`.
     """
     settings = [dict(overrides) | dict(entry.overrides) for entry in rows]
-    groups = [group_of(make_plan(e.method, preset, own), dataset) for e, own in zip(rows, settings, strict=True)]
-    todo = [(*row, rng) for rng in rngs for row in zip(rows, settings, groups, strict=True)]
-    done = {(run.group, run.rng) for run in runs(dataset.name)}
-    for number, (entry, own, group, rng) in enumerate(todo, 1):
-        if (group, rng) not in done:
+    plans = [make_plan(e.method, preset, own) for e, own in zip(rows, settings, strict=True)]
+    todo = [(*row, rng) for rng in rngs for row in zip(rows, settings, plans, strict=True)]
+    there = runs(dataset.name)
+    for number, (entry, own, plan, rng) in enumerate(todo, 1):
+        group, last = group_of(plan, dataset), metric_names.step_time(_last_step(plan))
+        if not any(run.group == group and run.rng == rng and last in run.metrics for run in there):
             print(f"\n{number} of {len(todo)}: {entry.name}, rng {rng}")
-            run_method(entry.method, preset, str(dataset.root), rng=rng, overrides=own, publish=publish)
+            run_method(entry.method, preset, str(dataset.root), rng=rng, overrides=own, tags=tags, publish=publish)
+
+
+def _last_step(plan: Plan) -> str:
+    """The key of the step that a whole run ends with."""
+    return [planned.key for planned in plan.steps if planned.stage != "evaluate"][-1]
 
 
 @dataclass(frozen=True)
@@ -85,7 +101,7 @@ class Results:
             runs = [" ".join(run.id for run in row.runs), " ".join(row.commits)]
             for names_of, indices in self.chosen:
                 for (split, what), matrices in row.matrices.items():
-                    miou = _percent(matrices, indices, row.groups[split, what])
+                    miou = percent(matrices, indices, row.groups[split, what])
                     values = [miou.mean, miou.deviation, miou.low, miou.high]
                     shares = [None if value is None else round(value / 100, 6) for value in values]
                     lines.append([row.name, row.supervision, rngs, names_of, split, what, *shares, *runs])
@@ -113,7 +129,7 @@ def results_of(dataset: Dataset, preset: str, chosen: Sequence[str]) -> Results:
     classes = dataset.classes
     indices = [classes.with_background.index(n) if n in classes.occurring else classes.index(n) for n in chosen]
     preset = read_preset(preset).name
-    groups = same_but_for_rng(run for run in runs(dataset.name) if run.preset == preset)
+    groups = same_but_for_rng(run for run in runs(dataset.name) if run.preset == preset and not _part_of_a_grid(run))
     if not groups:
         raise UserError(
             f"there is no finished run with preset {preset} on {dataset.name}; start one with "
@@ -125,6 +141,12 @@ def results_of(dataset: Dataset, preset: str, chosen: Sequence[str]) -> Results:
         means.append((", ".join(chosen), indices))
     rows = [_Row.of(group, preset) for group in sorted(groups, key=lambda group: shown_order(group[0].method))]
     return Results(_identity(dataset), rows, means)
+
+
+def _part_of_a_grid(run: RunRecord) -> bool:
+    """Whether a run belongs to a grid whose runs end with the labels: the grid's own pages show it."""
+    segment = metric_names.step_time("segment.").removesuffix("_s")
+    return names.GRID in run.tags and not any(key.startswith(segment) for key in run.metrics)
 
 
 @dataclass(frozen=True)
@@ -140,18 +162,24 @@ class _Row:
 
     @classmethod
     def of(cls, group: Sequence[RunRecord], preset: str) -> _Row:
-        preset_settings = make_plan(group[0].method, preset).settings
-        settings = {key: json.dumps(value).strip('"') for key, value in preset_settings.items()}
+        method, params = group[0].method, group[0].params
+        stages = {key: params[key] for key in (f"{stage}.name" for stage in STAGES) if key in params}
+        settings = make_plan(method, preset, stages).settings | {
+            key: value for key, value in make_plan(method, preset).settings.items() if key in stages
+        }
+        texts = {key: json.dumps(value).strip('"') for key, value in settings.items()}
         changed = {
             key: value
-            for key, value in group[0].params.items()
-            if not key.endswith(".weights") and value.strip('"') != settings.get(key)
+            for key, value in params.items()
+            if not key.endswith(".weights") and value.strip('"') != texts.get(key)
         }
+        chosen_from = group[0].tags.get(names.CHOSEN_FROM)
+        best = [f"(best of {chosen_from} combinations on dev)"] if chosen_from else []
         found = {where: [e for run in group if (e := evaluation(run, *where))] for where in reported()}
         found = {where: evaluations for where, evaluations in found.items() if evaluations}
         matrices = {where: [e.matrices for e in evaluations] for where, evaluations in found.items()}
         groups = {where: evaluations[0].groups for where, evaluations in found.items()}
-        return cls(" ".join([group[0].method, *_changes(changed)]), group, matrices, groups)
+        return cls(" ".join([method, *_changes(changed), *best]), group, matrices, groups)
 
     @property
     def supervision(self) -> str:
@@ -160,20 +188,6 @@ class _Row:
     @property
     def commits(self) -> list[str]:
         return sorted({run.tags.get(names.GIT_COMMIT, "")[:8] for run in self.runs})
-
-
-@dataclass(frozen=True)
-class _Percent:
-    """A mIoU in percent: the mean over rngs, its deviation (of several), and the interval over images."""
-
-    mean: float
-    deviation: float | None
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        deviation = "" if self.deviation is None else f" ± {self.deviation:.1f}"
-        return f"{self.mean:.1f}{deviation} [{self.low:.1f}, {self.high:.1f}]"
 
 
 def _changes(settings: Mapping[str, str]) -> list[str]:
@@ -205,7 +219,7 @@ def _figures(rows: Sequence[_Row], classes: Sequence[int] | None, title: str) ->
     )
     lines = []
     for row in rows:
-        cells = [str(_percent(row.matrices[f], classes, row.groups[f])) if f in row.matrices else "-" for f in shown]
+        cells = [str(percent(row.matrices[f], classes, row.groups[f])) if f in row.matrices else "-" for f in shown]
         errors = ["-", "-"]
         if last := [figure for figure in shown if figure in row.matrices]:
             total = Scores.of(np.sum([m.sum(0, dtype=np.int64) for m in row.matrices[last[-1]]], 0))
@@ -218,22 +232,6 @@ def _rank(shown: Sequence[tuple[str, str]], split: str, what: str) -> int:
     """The most telling figure of train and of val stays longest."""
     of_split = [figure for figure in shown if figure[0] == split]
     return 1 if (split, what) == of_split[-1] and split != "dev" else 5 + (split == "dev")
-
-
-def _percent(matrices: Sequence[np.ndarray], classes: Sequence[int] | None, groups: Sequence[str] = ()) -> _Percent:
-    """The mean over rngs, its deviation, and the bootstrap interval over images of the rngs' summed matrices.
-
-    Where images have groups, the interval is over these.
-    """
-
-    def mean(matrix: np.ndarray) -> float:
-        iou = Scores.of(matrix.sum(0, dtype=np.int64)).iou
-        return 100 * float(np.nanmean(iou if classes is None else iou[list(classes)]))
-
-    values = [mean(matrix) for matrix in matrices]
-    low, high = bootstrap(np.stack(matrices).sum(0, dtype=np.int64), classes=classes, groups=groups)
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return _Percent(statistics.fmean(values), deviation, 100 * low, 100 * high)
 
 
 def _costs(rows: Sequence[_Row]) -> Table:

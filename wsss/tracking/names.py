@@ -48,6 +48,8 @@ TRIAL_HOW = "tune.steps"
 """Its steps as JSON: key to how, and to the runs that computed it."""
 COMPLETE, PRUNED, FAILED, RUNNING = "complete", "pruned", "failed", "running"
 GRID = "tune.grid"
+CHOSEN_FROM = "tune.chosen_from"
+"""Of a whole run: among so many combinations of a grid its own was the best on dev."""
 
 # Tags of a dataset input.
 DVC_MD5 = "dvc.md5"
