@@ -43,6 +43,10 @@ demo: $(READY) ## from image-level tags to a tracked, versioned segmentation mod
 dashboard: $(READY) ## pages to compare runs: which method wins, where, and why; on http://127.0.0.1:8050
 	wsss dashboard
 
+.PHONY: stack
+stack: $(READY) ## a team's stack on this machine without containers, in work/stack; see docs/operations.md
+	python -m infra.stack start
+
 .PHONY: test
 test: lint ## all checks and all tests (REQUIRE_ALL=1 makes a skipped test a failure)
 	pytest -q

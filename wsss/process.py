@@ -19,7 +19,12 @@ _START_TICKS = 19
 
 def this_process() -> str:
     """A mark of this process, "<machine>-<pid>-<start>", that no other process ever has."""
-    return f"{machine()}-{os.getpid()}-{_started(os.getpid())}"
+    return mark_of(os.getpid())
+
+
+def mark_of(pid: int) -> str:
+    """The mark of a process of this machine (`this_process`)."""
+    return f"{machine()}-{pid}-{_started(pid)}"
 
 
 def is_here(mark: str) -> bool:

@@ -92,7 +92,18 @@ def _store() -> tuple[str, str]:
     storage.read_bytes(storage.join(store, _PROBE))
     storage.remove(storage.join(store, _PROBE))
     storage.check_exclusive_writes(store)
-    return f"{store} can be written", ""
+    if not storage.is_remote(store):
+        return f"{store} can be written", ""
+    state = f"{store} can be written, and keeps conditions (proven by writing twice)"
+    if storage.keeps_versions(store):
+        return f"{state} and versions", ""
+    if storage.keeps_versions(store) is None:
+        return state, ""
+    bucket = store.removeprefix("s3://").partition("/")[0]
+    return f"{state}, but no versions", (
+        "what is deleted there can't be brought back; whoever administers it turns versions on: "
+        f"aws s3api put-bucket-versioning --bucket {bucket} --versioning-configuration Status=Enabled"
+    )
 
 
 def _versions() -> tuple[str, str]:

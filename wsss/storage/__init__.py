@@ -39,6 +39,7 @@ __all__ = [
     "inside_name",
     "is_remote",
     "join",
+    "keeps_versions",
     "list_dirs",
     "list_files",
     "list_tree",
@@ -132,6 +133,11 @@ def check_exclusive_writes(url: str | Path) -> None:
     """
     if is_remote(url):
         bucket.check_exclusive_writes(str(url), os.getpid())
+
+
+def keeps_versions(url: str | Path) -> bool | None:
+    """Whether the bucket of an address keeps what is overwritten or deleted; None for a folder, or unknown."""
+    return bucket.keeps_versions(str(url)) if is_remote(url) else None
 
 
 def remove(url: str | Path) -> None:

@@ -17,6 +17,17 @@ from wsss.storage.disk import StoredFile, inside
 
 SCHEME = "s3://"
 _THREADS = 8
+_REFUSED = {
+    "InvalidAccessKeyId": "it knows no such access key; correct AWS_SHARED_CREDENTIALS_FILE or ~/.aws/credentials",
+    "SignatureDoesNotMatch": "the secret key is wrong; correct AWS_SHARED_CREDENTIALS_FILE or ~/.aws/credentials",
+    "InvalidToken": "the credentials are not valid; log in anew, or make new keys",
+    "ExpiredToken": "the credentials have expired; log in anew, or make new keys",
+    "RequestTimeTooSkewed": "this machine's clock is off; set it",
+    "AccessDenied": "these keys may not do this here; ask whoever gave them to you, or use others",
+    "403": "these keys may not do this here; ask whoever gave them to you, or use others",
+    "InsufficientStorage": "its disk is full; make room, then run the same command again: finished steps are kept",
+}
+"""What a store's refusal means and how to mend it, by S3's code."""
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "MLFLOW_S3_ENDPOINT_URL")
 
 
@@ -69,6 +80,20 @@ def check_exclusive_writes(url: str, process: int) -> None:
             )
     finally:
         remove(probe)
+
+
+def keeps_versions(url: str) -> bool | None:
+    """Whether the bucket of an address keeps what is overwritten or deleted; None where it does not say."""
+    from botocore.exceptions import ClientError
+
+    bucket, _ = _split(url)
+    with _errors(url) as s3:
+        try:
+            return s3.get_bucket_versioning(Bucket=bucket).get("Status") == "Enabled"
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("AccessDenied", "403", "NotImplemented", "MethodNotAllowed", "501"):
+                return None
+            raise
 
 
 def remove(url: str) -> None:
@@ -158,6 +183,8 @@ def _errors(url: str) -> Iterator[Any]:
             raise FileNotFoundError(errno.ENOENT, "nothing is stored there", url) from error
         if code == "NoSuchBucket":
             raise UserError(f"{url}: there is no such bucket; create it or name another") from error
+        if code in _REFUSED:
+            raise UserError(f"{url}: the store refuses ({code}): {_REFUSED[code]}") from error
         raise UserError(f"{url}: the store refused: {error}; check the credentials and the bucket's rules") from error
     except (BotoCoreError, Boto3Error) as error:
         raise UserError(

@@ -1,0 +1,1 @@
+"""The stack for a team: as configuration, and without containers (`infra.stack`)."""

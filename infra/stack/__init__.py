@@ -1,0 +1,1 @@
+"""The stack without containers: plain processes of this machine, on the loopback address (docs/operations.md)."""
