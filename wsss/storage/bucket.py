@@ -19,6 +19,17 @@ SCHEME = "s3://"
 _THREADS = 8
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "MLFLOW_S3_ENDPOINT_URL")
 
+_OF_KEYS = {
+    "ExpiredToken": "the credentials have expired; get new ones",
+    "ExpiredTokenException": "the credentials have expired; get new ones",
+    "InvalidAccessKeyId": "it knows no key of this id; correct it where AWS_SHARED_CREDENTIALS_FILE or "
+    "~/.aws/credentials has it",
+    "SignatureDoesNotMatch": "the secret key is wrong; correct it where AWS_SHARED_CREDENTIALS_FILE or "
+    "~/.aws/credentials has it",
+    "AccessDenied": "these keys may not do that here; take those of a role that may, or ask who administers the bucket",
+}
+"""By S3's code, what is wrong with the credentials and how to mend it."""
+
 
 def exists(url: str) -> bool:
     """Whether an object, or something below it, is there."""
@@ -158,7 +169,8 @@ def _errors(url: str) -> Iterator[Any]:
             raise FileNotFoundError(errno.ENOENT, "nothing is stored there", url) from error
         if code == "NoSuchBucket":
             raise UserError(f"{url}: there is no such bucket; create it or name another") from error
-        raise UserError(f"{url}: the store refused: {error}; check the credentials and the bucket's rules") from error
+        reason = _OF_KEYS.get(code, f"{error}; check the credentials and the bucket's rules")
+        raise UserError(f"{url}: the store refused: {reason}") from error
     except (BotoCoreError, Boto3Error) as error:
         raise UserError(
             f"{url}: the store can't be used: {error}; check AWS_ENDPOINT_URL, the credentials and the network"
