@@ -17,9 +17,15 @@ from typing import Any
 
 import httpx
 import pytest
-from infra_files import INFRA
+from infra_files import INFRA, STACK, documents
 
 ROLES = ("anonymous", "reader", "researcher", "promoter", "admin")
+DOMAIN = "example.org"
+MARKED = {
+    name: f"marked-{name.lower()}-{secrets.token_hex(8)}"
+    for name in ("PGPASSWORD", "AWS_SECRET_ACCESS_KEY", "MLFLOW_FLASK_SERVER_SECRET_KEY")
+}
+"""Secrets that a server is told, each of which is found where it shows."""
 API, AJAX = "/api/2.0/mlflow", "/ajax-api/2.0/mlflow"
 
 
@@ -71,7 +77,14 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def start_mlflow(folder: Path, admin_password: str, **variables: str) -> tuple[str, subprocess.Popen[bytes]]:
+def hosts() -> dict[str, str]:
+    """The names that compose.yaml has MLflow answer for, and the pages that may write."""
+    environment = documents(STACK)[0]["services"]["mlflow"]["environment"]
+    names = ("MLFLOW_SERVER_ALLOWED_HOSTS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS")
+    return {name: environment[name].replace("${WSSS_DOMAIN:-localhost}", DOMAIN) for name in names}
+
+
+def start_mlflow(folder: Path, admin_password: str) -> tuple[str, subprocess.Popen[bytes]]:
     """Start a server with the file of infra/mlflow, whose database alone is another; its address and its process."""
     config = (INFRA / "mlflow" / "basic_auth.ini").read_text(encoding="utf-8")
     shipped = "database_uri = postgresql:///mlflow_auth"
@@ -82,10 +95,10 @@ def start_mlflow(folder: Path, admin_password: str, **variables: str) -> tuple[s
     environment = os.environ | {
         "MLFLOW_AUTH_CONFIG_PATH": str(folder / "basic_auth.ini"),
         "MLFLOW_AUTH_ADMIN_PASSWORD": admin_password,
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        **variables,
+        **MARKED,
+        **hosts(),
     }
     for name in [n for n in environment if n.startswith("MLFLOW_TRACKING")]:
         del environment[name]
