@@ -27,6 +27,7 @@ for name in postgres_password mlflow_db_password studies_db_password mlflow_secr
     random | once "$name"
 done
 random | once serve_keys
+random | once dashboard_keys
 for name in admin mlflow reader researcher promoter; do s3_key "$name"; done
 for name in serving researcher promoter; do account "$name"; done
 

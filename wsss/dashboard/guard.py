@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wsss.dashboard.sessions import ENTER, Sessions
@@ -14,6 +14,8 @@ from wsss.dashboard.sessions import ENTER, Sessions
 _OURS = ("/_dash-", "/assets/", "/files/", "/_favicon.ico", "/_reload-hash")
 _OPEN = ("/assets/", "/_favicon.ico")
 """What the page that asks for a key looks like."""
+HEALTH = "/health"
+"""Answered whoever asks, under whatever name: what watches a container has no key and knows its address alone."""
 
 
 class Guard:
@@ -57,6 +59,9 @@ class Guard:
                 headers["Cross-Origin-Resource-Policy"] = "same-origin"
             await send(message)
 
+        if scope["path"] == HEALTH and scope["method"] in ("GET", "HEAD"):
+            await PlainTextResponse("ok")(scope, receive, send_guarded)
+            return
         if refusal := self._refusal(scope):
             status, sentence = refusal
             await JSONResponse({"detail": sentence}, status)(scope, receive, send_guarded)

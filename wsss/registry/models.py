@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run, model_registry
 
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
-CANDIDATES = "-candidates"
+CANDIDATES = names.CANDIDATES
 DIRECT_NAMES = "-direct"
 
 

@@ -22,6 +22,7 @@ _REFUSED = {
     "SignatureDoesNotMatch": "the secret key is wrong; correct AWS_SHARED_CREDENTIALS_FILE or ~/.aws/credentials",
     "InvalidToken": "the credentials are not valid; log in anew, or make new keys",
     "ExpiredToken": "the credentials have expired; log in anew, or make new keys",
+    "ExpiredTokenException": "the credentials have expired; log in anew, or make new keys",
     "RequestTimeTooSkewed": "this machine's clock is off; set it",
     "AccessDenied": "these keys may not do this here; ask whoever gave them to you, or use others",
     "403": "these keys may not do this here; ask whoever gave them to you, or use others",

@@ -80,7 +80,7 @@ def mlflow_client() -> MlflowClient:
 
     Raises:
         UserError: the store can't be used: a folder of files, a server that doesn't answer within seconds, a database
-            of another version, a refused password.
+            of another version, an account that the server does not know.
     """
     uri = tracking_uri()
     is_server = urlsplit(uri).scheme in ("http", "https")
@@ -101,6 +101,11 @@ def mlflow_client() -> MlflowClient:
     except MlflowException as error:
         if is_server and error.get_http_status_code() >= 500:
             raise _no_answer(uri, error) from error
+        if is_server and error.get_http_status_code() == 401:
+            raise UserError(
+                f"the tracking server {_shown(uri)} does not know you: correct MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, or the file ~/.mlflow/credentials; an administrator makes accounts"
+            ) from error
         raise UserError(f"the tracking store {_shown(uri)} refuses: {one_line(error)}") from error
 
 

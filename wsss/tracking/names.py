@@ -85,6 +85,9 @@ LABELS = "labels"
 SECONDS, SECONDS_SAVED = "seconds", "seconds_saved"
 """What its steps took when they were computed, and what of this was not computed anew."""
 
+CANDIDATES = "-candidates"
+"""What the name of a registered model ends in whose versions are candidates of the model without it."""
+
 
 def so_far(objective: str) -> str:
     """The metric of the objective on as many images of dev as have been looked at, which is the metric's step."""
