@@ -17,6 +17,7 @@ from wsss.classes import Classes
 from wsss.cli import main
 from wsss.data import open_dataset
 from wsss.data.folder import add_folder
+from wsss.data.palette_png import read_palette_png
 from wsss.scores.metric_names import class_of_key
 from wsss.serving.server import make_app
 from wsss.tracking import names
@@ -101,10 +102,56 @@ def test_mvtec_from_class_folders_to_a_served_mask(store, tmp_path):
     assert "test/broken_large/000" in labels.ids or "test/broken_large/000" in dataset.splits["val"]
 
 
+def test_mvtecs_kinds_of_defects_as_classes_to_a_served_mask(store, tmp_path, monkeypatch, capsys):
+    layouts.mvtec(tmp_path / "bottle", good=8, defect=8)
+    words = [
+        "data",
+        "add",
+        "folder",
+        "bottle",
+        "--negative",
+        "good",
+        "--splits",
+        "none",
+        "--no-dvc",
+        "--tags",
+        "folders",
+    ]
+    code, told = command(monkeypatch, capsys, *words, "--value-255", "object")
+    assert code == 0, told
+    dataset = open_dataset("bottle")
+    assert dataset.classes.names == ("broken_large", "contamination")
+    masks = {
+        path.parent.name: read_palette_png(path) for path in sorted(dataset.root.rglob("000.png")) if is_mask(path)
+    }
+    assert {kind: set(np.unique(mask)) for kind, mask in masks.items()} == {
+        "broken_large": {0, 1},
+        "contamination": {0, 2},
+    }
+    served(dataset)
+    (tmp_path / "bottle" / "ground_truth" / "good").mkdir()
+    Image.fromarray(np.full((64, 64), 255, np.uint8)).save(tmp_path / "bottle/ground_truth/good/005_mask.png")
+    code, told = command(monkeypatch, capsys, *words, "--value-255", "object", "--name", "other")
+    assert code != 0 and "shows an object (255), but its image has no class" in told
+    assert not (tmp_path / "data" / "other").exists()
+
+
+def is_mask(path):
+    return "SegmentationClass" in path.parts
+
+
 def test_coco_from_its_json_to_a_served_mask(store, tmp_path):
     layouts.coco(tmp_path / "coco", train=12, val=3)
-    dataset = add_folder(tmp_path / "coco", "coco", tags="coco", groups=r"name:0+(?P<group>\d+?)\d\.jpg")
-    served(dataset)
+    dataset = add_folder(
+        tmp_path / "coco",
+        "coco",
+        tags="coco",
+        masks="coco",
+        groups=r"name:0+(?P<group>\d+?)\d\.jpg",
+        max_disagreement=1,
+    )
+    run = served(dataset)
+    assert run.evaluations["val/pred"].ids == dataset.splits["val"]
 
 
 NAMES = (

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -97,6 +97,16 @@ class ValueNames:
             known = {index: index for index in range(0 if self.background else 1, len(classes) + 1)}
         void = {} if self.colours or IGNORE in self.names else {IGNORE: IGNORE}
         return {**void, **known, **dict.fromkeys(self.ignored, IGNORE)}
+
+
+class MaskReader(Protocol):
+    """What makes label maps of somebody's masks."""
+
+    def read(self, path: Path) -> np.ndarray:
+        """A label map, uint8 H x W."""
+
+    def record(self) -> dict[str, Any]:
+        """What the manifest says of it, JSON-ready: what was found, its index, name and pixels."""
 
 
 @dataclass(frozen=True)
