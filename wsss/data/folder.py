@@ -17,7 +17,7 @@ from wsss.data.examined import examine
 from wsss.data.given_splits import read_splits, refuse_shared
 from wsss.data.groups import read_groups, sentence
 from wsss.data.layout import TEST, Description, home, refuse_taken
-from wsss.data.mask_values import MaskReader, MaskValues, ValueNames
+from wsss.data.mask_values import MaskReader, MaskValues, ValueNames, refuse_values_without_meaning
 from wsss.data.mask_values import mask_values as mask_values_of
 from wsss.data.parallel import some
 from wsss.data.pixels import Pixels, declared, kinds_of
@@ -156,40 +156,45 @@ def add_folder(
     def unchanged() -> None:
         pictures.refuse_changes(before, find_pictures(path, masks, follow_links=follow_links))
 
-    return assemble(
-        Description(
-            name=name,
-            kind="folder",
-            classes=found.classes,
-            tags_source=source,
-            settings={
-                "tags": Path(choice).name if source != "name" else choice,
-                "masks": bool(pictures.masks),
-                "val": splits_source if "val" in given or lists else f"{val_share:g} by hash",
-                "dev": dev_list.name if dev_list else splits_source if "dev" in given else f"{DEV_SHARE:g} by hash",
-                **({"groups": groups} if groups else {}),
-                **({"negative": sorted(negative)} if negative else {}),
-                **said,
-            },
-        ),
-        Parts(
-            train=train,
-            val=val,
-            dev=given.get("dev"),
-            test=given.get(TEST),
-            images=pictures.files,
-            tags=found.tags,
-            groups=found_groups,
-            official=pictures.masks,
-            notes=(*found.notes, *pictures.notes),
-            objects=_objects(found, ids) if object_255 else None,
-            unchanged=unchanged,
-            values=values,
-            pixels=pixels,
-            examined=examined,
-        ),
-        dev_list,
-    )
+    try:
+        return assemble(
+            Description(
+                name=name,
+                kind="folder",
+                classes=found.classes,
+                tags_source=source,
+                settings={
+                    "tags": Path(choice).name if source != "name" else choice,
+                    "masks": bool(pictures.masks),
+                    "val": splits_source if "val" in given or lists else f"{val_share:g} by hash",
+                    "dev": dev_list.name if dev_list else splits_source if "dev" in given else f"{DEV_SHARE:g} by hash",
+                    **({"groups": groups} if groups else {}),
+                    **({"negative": sorted(negative)} if negative else {}),
+                    **said,
+                },
+            ),
+            Parts(
+                train=train,
+                val=val,
+                dev=given.get("dev"),
+                test=given.get(TEST),
+                images=pictures.files,
+                tags=found.tags,
+                groups=found_groups,
+                official=pictures.masks,
+                notes=(*found.notes, *pictures.notes),
+                objects=_objects(found, ids) if object_255 else None,
+                unchanged=unchanged,
+                values=values,
+                pixels=pixels,
+                examined=examined,
+            ),
+            dev_list,
+        )
+    except UserError:
+        if pictures.masks and values is None and not object_255:
+            refuse_values_without_meaning(pictures.masks, found.classes, path if masks is None else Path(masks))
+        raise
 
 
 def _objects(found: TagFile, ids: Sequence[str]) -> dict[str, int]:
