@@ -4,6 +4,7 @@ import asyncio
 import csv
 import io
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import layouts
@@ -15,6 +16,9 @@ from PIL import Image
 import wsss
 from wsss.classes import Classes
 from wsss.cli import main
+from wsss.dashboard.app import make_app as make_dashboard
+from wsss.dashboard.page import Context
+from wsss.dashboard.reading import Reading
 from wsss.data import open_dataset
 from wsss.data.folder import add_folder
 from wsss.data.palette_png import read_palette_png
@@ -154,6 +158,23 @@ def test_coco_from_its_json_to_a_served_mask(store, tmp_path):
     assert run.evaluations["val/pred"].ids == dataset.splits["val"]
 
 
+async def shown_by_the_dashboard(dataset, run):
+    """Every image, its mask and its prediction come from the dashboard under its id."""
+    reading = Reading()
+    transport = httpx.ASGITransport(make_dashboard(Context(reading)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://dashboard") as client:
+        for id in (*dataset.splits["train"], *dataset.splits["val"]):
+            name = quote(id, safe="")
+            picture = await client.get(f"/files/data/{dataset.name}/image/{name}")
+            mask = await client.get(f"/files/data/{dataset.name}/mask/{name}")
+            assert picture.status_code == mask.status_code == 200, id
+            assert Image.open(io.BytesIO(mask.content)).size == dataset.image(id).shape[1::-1]
+        for id in dataset.splits["val"]:
+            answer = await client.get(f"/files/runs/{run.run_id}/maps/pred/{quote(id, safe='')}")
+            assert answer.status_code == 200, id
+    reading.close()
+
+
 NAMES = (
     "Ångström 50%/a b#1.JPG",
     "con.png",
@@ -192,6 +213,11 @@ def test_any_name_goes_from_csv_to_png_to_metric_to_page_and_back(store, tmp_pat
     assert len(ids & set(shown_ids)) >= 5
     for id in shown_ids:
         assert Image.open(io.BytesIO(read_artifact(run.run_id, names.panel_file(id)))).size[1] > 0
+    asyncio.run(shown_by_the_dashboard(dataset, run))
+    code, told = command(monkeypatch, capsys, "data", "show", "odd", "--html", "odd.html")
+    assert code == 0, told
+    page = (tmp_path / "odd.html").read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in page and "&lt;script&gt;alert(1)" in page and "Ångström 50%/a b#1" in page
     evaluation = run.evaluations["val/pred"]
     keys = [key for key in store.get_run(run.run_id).data.metrics if key.startswith("val/pred/iou/")]
     assert {class_of_key(key.rpartition("/")[2]) for key in keys} <= set(Classes(CLASSES).with_background)
