@@ -182,6 +182,8 @@ EXAMPLES = {
     "bottle": lambda root: mvtec(root, good=6, defect=4),
     "pets": imagefolder,
     "kolektor": _kolektor,
+    "kinds": lambda root: mvtec(root, good=6, defect=4),
+    "outlined": lambda root: coco(root, train=12, val=3),
     "coco": lambda root: coco(root, train=12, val=3),
     "cvat": cvat,
     "studio": label_studio,

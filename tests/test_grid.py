@@ -54,6 +54,17 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
+def test_what_needs_a_background_is_found_before_anything_runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bare") / "tissue"
+    folder.mkdir()
+    make_shapes(folder, images=12, val_images=2, size=40, classes=2, rng=0, background=False)
+    axes = {"localize.infer.references": ["1", "3"]}
+    with pytest.raises(UserError, match="no combination .* has no background: .*saliency says where the background is"):
+        plan_grid(axes, method="mcis", data=str(folder), fixed={"refine.background.saliency": str(folder)})
+    both = plan_grid({"refine.background.saliency": ["none", str(folder)]}, method="mcis", data=str(folder))
+    assert len(both.cells) == 1 and "which has no background" in both.left_out[0]
+
+
 def planned(data: Path, axes: dict[str, list[str]], **options) -> Grid:
     return plan_grid(axes, **{"data": str(data)} | options)
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import struct
+import zlib
 
 import layouts
 import numpy as np
@@ -292,3 +294,25 @@ def test_splits_that_share_images_are_refused(data):
     (data.parent / "test.txt").write_text("val/cat/1\nval/cat/2\n")
     with pytest.raises(UserError, match=r"val/cat/1 are in train.txt and in test.txt; splits must be disjoint"):
         add_folder(data, "pets", tags="folders", lists=data.parent)
+
+
+def test_pictures_and_masks_that_cannot_be_taken_are_told_in_a_sentence_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in range(8):
+        layouts.save(tmp_path / "few" / f"{number}.png", layouts.scene(number))
+        layouts.save_mask(tmp_path / "masks" / f"{number}.png", np.where(np.eye(64), 4 + number % 2, 1))
+    (tmp_path / "tags.csv").write_text("image,labels\n" + "".join(f"{n}.png,cat\n" for n in range(8)))
+    how = {"tags": str(tmp_path / "tags.csv")}
+    told = r"masks hold values that are no class: they hold 4 \(256 px in 4 masks\), 5 \(256 px .*, 1 \(.*-values 4="
+    with pytest.raises(UserError, match=told):
+        add_folder(tmp_path / "few", "few", masks=tmp_path / "masks", **how)
+    (tmp_path / "few" / "3.png").write_bytes(b"")
+    header = struct.pack(">IIBBBBB", 65_500, 65_500, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"0")), (b"IEND", b"")]
+    png = b"".join(struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in chunks)
+    (tmp_path / "few" / "4.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
+    with pytest.raises(UserError) as refused:
+        add_folder(tmp_path / "few", "few", **how)
+    assert "3.png can't be read (it is empty, 0 bytes" in str(refused.value)
+    assert "4.png can't be read (it has more than 178,956,970 pixels" in str(refused.value)
+    assert not [*(tmp_path / "data").glob("few*")]

@@ -4,6 +4,7 @@ import asyncio
 import csv
 import io
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import layouts
@@ -15,8 +16,12 @@ from PIL import Image
 import wsss
 from wsss.classes import Classes
 from wsss.cli import main
+from wsss.dashboard.app import make_app as make_dashboard
+from wsss.dashboard.page import Context
+from wsss.dashboard.reading import Reading
 from wsss.data import open_dataset
 from wsss.data.folder import add_folder
+from wsss.data.palette_png import read_palette_png
 from wsss.scores.metric_names import class_of_key
 from wsss.serving.server import make_app
 from wsss.tracking import names
@@ -101,10 +106,73 @@ def test_mvtec_from_class_folders_to_a_served_mask(store, tmp_path):
     assert "test/broken_large/000" in labels.ids or "test/broken_large/000" in dataset.splits["val"]
 
 
+def test_mvtecs_kinds_of_defects_as_classes_to_a_served_mask(store, tmp_path, monkeypatch, capsys):
+    layouts.mvtec(tmp_path / "bottle", good=8, defect=8)
+    words = [
+        "data",
+        "add",
+        "folder",
+        "bottle",
+        "--negative",
+        "good",
+        "--splits",
+        "none",
+        "--no-dvc",
+        "--tags",
+        "folders",
+    ]
+    code, told = command(monkeypatch, capsys, *words, "--value-255", "object")
+    assert code == 0, told
+    dataset = open_dataset("bottle")
+    assert dataset.classes.names == ("broken_large", "contamination")
+    masks = {
+        path.parent.name: read_palette_png(path) for path in sorted(dataset.root.rglob("000.png")) if is_mask(path)
+    }
+    assert {kind: set(np.unique(mask)) for kind, mask in masks.items()} == {
+        "broken_large": {0, 1},
+        "contamination": {0, 2},
+    }
+    served(dataset)
+    (tmp_path / "bottle" / "ground_truth" / "good").mkdir()
+    Image.fromarray(np.full((64, 64), 255, np.uint8)).save(tmp_path / "bottle/ground_truth/good/005_mask.png")
+    code, told = command(monkeypatch, capsys, *words, "--value-255", "object", "--name", "other")
+    assert code != 0 and "shows an object (255), but its image has no class" in told
+    assert not (tmp_path / "data" / "other").exists()
+
+
+def is_mask(path):
+    return "SegmentationClass" in path.parts
+
+
 def test_coco_from_its_json_to_a_served_mask(store, tmp_path):
     layouts.coco(tmp_path / "coco", train=12, val=3)
-    dataset = add_folder(tmp_path / "coco", "coco", tags="coco", groups=r"name:0+(?P<group>\d+?)\d\.jpg")
-    served(dataset)
+    dataset = add_folder(
+        tmp_path / "coco",
+        "coco",
+        tags="coco",
+        masks="coco",
+        groups=r"name:0+(?P<group>\d+?)\d\.jpg",
+        max_disagreement=1,
+    )
+    run = served(dataset)
+    assert run.evaluations["val/pred"].ids == dataset.splits["val"]
+
+
+async def shown_by_the_dashboard(dataset, run):
+    """Every image, its mask and its prediction come from the dashboard under its id."""
+    reading = Reading()
+    transport = httpx.ASGITransport(make_dashboard(Context(reading)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://dashboard") as client:
+        for id in (*dataset.splits["train"], *dataset.splits["val"]):
+            name = quote(id, safe="")
+            picture = await client.get(f"/files/data/{dataset.name}/image/{name}")
+            mask = await client.get(f"/files/data/{dataset.name}/mask/{name}")
+            assert picture.status_code == mask.status_code == 200, id
+            assert Image.open(io.BytesIO(mask.content)).size == dataset.image(id).shape[1::-1]
+        for id in dataset.splits["val"]:
+            answer = await client.get(f"/files/runs/{run.run_id}/maps/pred/{quote(id, safe='')}")
+            assert answer.status_code == 200, id
+    reading.close()
 
 
 NAMES = (
@@ -145,6 +213,11 @@ def test_any_name_goes_from_csv_to_png_to_metric_to_page_and_back(store, tmp_pat
     assert len(ids & set(shown_ids)) >= 5
     for id in shown_ids:
         assert Image.open(io.BytesIO(read_artifact(run.run_id, names.panel_file(id)))).size[1] > 0
+    asyncio.run(shown_by_the_dashboard(dataset, run))
+    code, told = command(monkeypatch, capsys, "data", "show", "odd", "--html", "odd.html")
+    assert code == 0, told
+    page = (tmp_path / "odd.html").read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in page and "&lt;script&gt;alert(1)" in page and "Ångström 50%/a b#1" in page
     evaluation = run.evaluations["val/pred"]
     keys = [key for key in store.get_run(run.run_id).data.metrics if key.startswith("val/pred/iou/")]
     assert {class_of_key(key.rpartition("/")[2]) for key in keys} <= set(Classes(CLASSES).with_background)

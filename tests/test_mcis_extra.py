@@ -13,6 +13,7 @@ from mcis_examples import PETS, TINY, context, make_dataset
 from PIL import Image
 
 from wsss.data import Dataset
+from wsss.data.score_maps import ScoreMap
 from wsss.errors import UserError
 from wsss.methods.mcis import extra, refine, train
 from wsss.methods.mcis.pairs import Pool
@@ -138,9 +139,8 @@ class TestSaliency:
         assert labels[0, :3].tolist() == [1, 1, 0], "two of 200 pixels are 1 %"
 
     def test_an_image_without_tags_is_background(self) -> None:
-        assert not refine.saliency_labels(
-            np.zeros((0, 2, 2)), np.zeros(0, np.uint8), np.full((2, 2), 255, np.uint8), 0.3
-        ).any()
+        untagged = ScoreMap(np.zeros((0, 2, 2), np.float16), np.zeros(0, np.uint8), (4, 4))
+        assert not refine.salient_labels(untagged, np.full((4, 4), 255, np.uint8), 0.3).any()
 
     def test_maps_are_checked_when_they_are_read(self, tmp_path: Path) -> None:
         Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "a.png")

@@ -119,7 +119,7 @@ def plan_grid(
         raise UserError(f"{', '.join(both)} can't be in --grid and fixed at once; take one of both away")
     chosen = methods_of(axes.get(METHOD, [method]))
     rngs = rngs_of(axes.get(RNG, [str(rng)]))
-    plans, left_out = combinations(chosen, preset, settings, fixed)
+    plans, left_out = combinations(chosen, preset, settings, fixed, dataset)
     whole = not settings or (objective is None and any(key.startswith("segment.") for key in settings))
     wanted = objective or (metric_names.metric(SPLIT, "pred_crf", metric_names.MIOU) if whole else None)
     goals = [goal_of(plan, dataset, wanted, asked=objective is not None) for _, plan in plans]

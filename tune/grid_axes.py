@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import wsss.methods as methods
 from tune.search import ALL
+from wsss.data import Dataset
 from wsss.errors import UserError
 from wsss.interface import STAGES
-from wsss.run.plan import Plan, make_plan, stands_alone
+from wsss.run.plan import Plan, check_background, make_plan, stands_alone
 
 METHOD, RNG, WEIGHTS = "method", "rng", "weights"
 _NAMED = 3
@@ -61,12 +62,17 @@ def rngs_of(texts: Sequence[str]) -> tuple[int, ...]:
 
 
 def combinations(
-    chosen: Sequence[str], preset: str, settings: Mapping[str, Sequence[str]], fixed: Mapping[str, str]
+    chosen: Sequence[str],
+    preset: str,
+    settings: Mapping[str, Sequence[str]],
+    fixed: Mapping[str, str],
+    dataset: Dataset,
 ) -> tuple[list[tuple[dict[str, str | None], Plan]], list[str]]:
     """The plan of every combination with its values as text, and why others were left out.
 
     Raises:
-        UserError: a setting that no method has, values that are not allowed, or nothing that the steps take.
+        UserError: a setting that no method has, values that are not allowed, or nothing that the steps take
+            on the dataset.
     """
     plans: list[tuple[dict[str, str | None], Plan]] = []
     faults: list[str] = []
@@ -89,6 +95,7 @@ def combinations(
         try:
             for planned in plan.steps:
                 planned.check()
+            check_background(plan, dataset)
         except UserError as error:
             left_out.append(str(error))
             continue

@@ -96,7 +96,9 @@ def folder(
     ] = "",
     masks: Annotated[
         str | None,
-        typer.Option(help="A folder of masks ID.png, or suffix:_GT where they lie beside the images, so called."),
+        typer.Option(
+            help="A folder of masks ID.png, suffix:_GT where they lie beside the images, or coco, drawn of its JSON."
+        ),
     ] = None,
     groups: Groups = None,
     splits: Annotated[

@@ -25,7 +25,10 @@ VALUE_255 = ("void", "object")
 """What 255 may stand for where it is all that there is beside 0."""
 
 
-OBJECT_OF_MANY = "--value-255 object needs a dataset of one class; write objects as their class index"
+OBJECT_OF_MANY = (
+    "--value-255 object needs a dataset of one class, or --tags folders, where an object is of its folder's class; "
+    "write objects as their class index"
+)
 
 
 def answers(max_disagreement: float | None = None, value_255: str | None = None) -> dict[str, Any]:

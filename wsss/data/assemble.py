@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from wsss.classes import IGNORE
 from wsss.data import layout
 from wsss.data.checking import check_added
 from wsss.data.class_hints import class_hints
@@ -16,7 +17,7 @@ from wsss.data.groups import refuse_divided
 from wsss.data.ids import refuse_alike, shown
 from wsss.data.lists import read_ids
 from wsss.data.manifest import BACKGROUND_FACT, MASKS_FACT, PIXELS_FACT, refresh_manifest
-from wsss.data.mask_values import MaskValues
+from wsss.data.mask_values import MaskReader
 from wsss.data.masks import read_mask
 from wsss.data.palette_png import write_palette_png
 from wsss.data.parallel import each, some
@@ -43,7 +44,7 @@ class Parts:
         extra: id to mask file, used only where there is no official one.
         lists: list name to ids as the source has them, kept for the record.
         notes: sentences on what of the source was left out, kept in the settings.
-        object_255: 255 stands for the object in the masks, and becomes index 1.
+        objects: id to the index of what 255 in its mask stands for; None where 255 is void.
         unchanged: refuses files that changed since they were found; called when all were read.
         values: what the values of the masks stand for, where they are no indices.
         pixels: how the images become RGB, without the limits of a stretch.
@@ -58,12 +59,12 @@ class Parts:
     extra: Mapping[str, Path] = field(default_factory=dict)
     lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    object_255: bool = False
+    objects: Mapping[str, int] | None = None
     dev: Sequence[str] | None = None
     test: Sequence[str] | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
     unchanged: Callable[[], None] = lambda: None
-    values: MaskValues | None = None
+    values: MaskReader | None = None
     pixels: Pixels | None = None
     examined: Mapping[str, Examined] | None = None
 
@@ -126,9 +127,9 @@ def assemble(description: layout.Description, parts: Parts, dev_list: Path | Non
         layout.link_all(images, root / layout.IMAGES)
         examined = examine(images) if parts.examined is None else parts.examined
         official = {id: parts.official[id] for id in ids if id in parts.official}
-        _put_masks(official, root / layout.MASKS, parts.object_255, parts.values)
+        _put_masks(official, root / layout.MASKS, parts.objects, parts.values)
         extra = {id: parts.extra[id] for id in ids if id in parts.extra and id not in parts.official}
-        _put_masks(extra, root / layout.MASKS_AUG, parts.object_255, parts.values)
+        _put_masks(extra, root / layout.MASKS_AUG, parts.objects, parts.values)
         groups = {id: parts.groups[id] for id in ids} if parts.groups else None
         entries = {layout.image_name(id, path): examined[id].entry for id, path in images.items()}
         known = {name: entry for name, entry in entries.items() if entry is not None}
@@ -181,8 +182,10 @@ def _is_sound(image: Examined, dataset: Dataset) -> bool:
     return image.sound and not turned and dataset.pixels is None
 
 
-def _put_masks(masks: Mapping[str, Path], folder: Path, object_255: bool, values: MaskValues | None) -> None:
-    changed = object_255 or values is not None
+def _put_masks(
+    masks: Mapping[str, Path], folder: Path, objects: Mapping[str, int] | None, values: MaskReader | None
+) -> None:
+    changed = objects is not None or values is not None
     others = [(id, path) for id, path in masks.items() if path.suffix.lower() == ".mat" or changed]
     apart = {id for id, _ in others}
     layout.link_all({id: path for id, path in masks.items() if id not in apart}, folder)
@@ -190,7 +193,10 @@ def _put_masks(masks: Mapping[str, Path], folder: Path, object_255: bool, values
         folder.mkdir(exist_ok=True)
 
     def convert(item: tuple[str, Path]) -> None:
-        write_palette_png(folder / f"{item[0]}.png", read_mask(item[1], object_255=object_255, values=values))
+        write_palette_png(
+            folder / f"{item[0]}.png",
+            read_mask(item[1], object_255=None if objects is None else objects.get(item[0], IGNORE), values=values),
+        )
 
     each(convert, others, "converting masks")
 

@@ -102,7 +102,7 @@ def accept(dataset: Dataset, max_disagreement: float | None = None, value_255: s
         values = {path: frozenset({1 if v == IGNORE else v for v in found}) for path, found in values.items()}
     note = _agree(answered, values, False)
     for path in rewritten:
-        write_palette_png(dataset.root / path, read_mask(dataset.root / path, object_255=True))
+        write_palette_png(dataset.root / path, read_mask(dataset.root / path, object_255=1))
     changed = {*changes.changed, *changes.new, *rewritten}
     if said:
         layout.write_description(

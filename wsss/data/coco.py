@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,30 +43,17 @@ def read_coco(paths: Sequence[Path], classes: Classes | None, images: Mapping[st
     categories: dict[int, str] = {}
     notes: list[str] = []
     for path in paths:
-        content = _parts(path)
-        if content is None:
-            raise UserError(f"{path} is no JSON of COCO's form: it needs the lists {', '.join(_PARTS)}")
-        try:
-            own = {int(each["id"]): class_name(str(each["name"])) for each in content["categories"]}
-            listed = {each["id"]: str(each["file_name"]) for each in content["images"]}
-            pairs = [(each["image_id"], int(each["category_id"])) for each in content["annotations"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is no JSON of COCO's form ({error!r} is missing or wrong)") from None
-        lost = [str(at) for at, (image, category) in enumerate(pairs) if image not in listed or category not in own]
-        if lost:
-            raise UserError(f"{path}: {len(lost):,} annotations are of an image or category that it does not list: "
-                f"entries {some(lost)} of annotations")  # fmt: skip
-        shown: dict[Any, set[str]] = defaultdict(set)
-        for image, category in pairs:
-            shown[image].add(own[category])
-            categories[category] = own[category]
-        found = fit([*listed.values()], near(images, path.parent), str(path), [f"image {id}" for id in listed])
-        keys = [*listed]
-        if double := [id for id in found.positions if id in tags]:
+        listed = listing(path, images)
+        if double := [id for id in listed.entries if id in tags]:
             raise UserError(f"{path} and a file before it both list {some(double)}; every image once")
-        tags |= {id: tuple(sorted(shown[keys[at]])) for id, at in found.positions.items()}
-        notes += left_out(path, [listed[keys[at]] for at in found.strangers], "image")
-        if empty := sorted(set(own.values()) - set(categories.values())):
+        used = {int(each["category_id"]) for entry in listed.of_image.values() for each in entry}
+        categories |= {number: listed.names[number] for number in used}
+        tags |= {
+            id: tuple(sorted({listed.names[int(each["category_id"])] for each in listed.annotations(entry)}))
+            for id, entry in listed.entries.items()
+        }
+        notes += listed.notes
+        if empty := sorted(set(listed.names.values()) - set(categories.values())):
             notes.append(f"categories of {path.name} without an annotation: {some(empty, 5)}")
     where = paths[0]
     if classes is None:
@@ -73,6 +61,62 @@ def read_coco(paths: Sequence[Path], classes: Classes | None, images: Mapping[st
     else:
         refuse_strangers(where, tags, classes)
     return TagFile(tags, classes, tuple(notes))
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a file lists.
+
+    Attributes:
+        names: number to name of the categories.
+        entries: id to the entry of the image.
+        of_image: the number of an image to its annotations.
+        notes: sentences on what was left out.
+    """
+
+    names: Mapping[int, str]
+    entries: Mapping[str, Mapping[str, Any]]
+    of_image: Mapping[Any, Sequence[Mapping[str, Any]]]
+    notes: tuple[str, ...]
+
+    def annotations(self, entry: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        """Those of an image."""
+        return self.of_image.get(entry["id"], ())
+
+
+def listing(path: Path, images: Mapping[str, Path]) -> Listing:
+    """Read a file.
+
+    Args:
+        path: the file; where images lie beside it or below, it is of these alone.
+        images: id to file of all images.
+
+    Raises:
+        UserError: it is no such JSON, or has annotations of no image or category.
+    """
+    content = _parts(path)
+    if content is None:
+        raise UserError(f"{path} is no JSON of COCO's form: it needs the lists {', '.join(_PARTS)}")
+    try:
+        own = {int(each["id"]): class_name(str(each["name"])) for each in content["categories"]}
+        listed = {each["id"]: each for each in content["images"]}
+        names = [str(each["file_name"]) for each in listed.values()]
+        pairs = [(each["image_id"], int(each["category_id"])) for each in content["annotations"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no JSON of COCO's form ({error!r} is missing or wrong)") from None
+    lost = [str(at) for at, (image, category) in enumerate(pairs) if image not in listed or category not in own]
+    if lost:
+        raise UserError(
+            f"{path}: {len(lost):,} annotations are of an image or category that it does not list: "
+            f"entries {some(lost)} of annotations"
+        )
+    of_image: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    for each in content["annotations"]:
+        of_image[each["image_id"]].append(each)
+    found = fit(names, near(images, path.parent), str(path), [f"image {id}" for id in listed])
+    entries = [*listed.values()]
+    notes = left_out(path, [names[at] for at in found.strangers], "image")
+    return Listing(own, {id: entries[at] for id, at in found.positions.items()}, of_image, tuple(notes))
 
 
 def _parts(path: Path) -> dict[str, Any] | None:

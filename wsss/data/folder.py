@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from wsss.classes import Classes
 from wsss.data.agreement import OBJECT_OF_MANY, answers
 from wsss.data.assemble import Parts, assemble
+from wsss.data.coco import find_coco
+from wsss.data.coco_masks import COCO, coco_masks
 from wsss.data.dataset import Dataset
 from wsss.data.examined import examine
 from wsss.data.given_splits import read_splits, refuse_shared
 from wsss.data.groups import read_groups, sentence
 from wsss.data.layout import TEST, Description, home, refuse_taken
-from wsss.data.mask_values import MaskValues, ValueNames
+from wsss.data.mask_values import MaskReader, MaskValues, ValueNames, refuse_values_without_meaning
 from wsss.data.mask_values import mask_values as mask_values_of
 from wsss.data.parallel import some
 from wsss.data.pixels import Pixels, declared, kinds_of
@@ -64,7 +67,8 @@ def add_folder(
         tags: see `wsss.data.sources.read_source`, or "masks"; None to take what the folder shows.
         class_list: class names, one a line; without it they are those of the tags. Needed with tags "masks".
         negative: names of classes, as of folders, that stand for no class.
-        masks: see `wsss.data.places.find_pictures`; for all or some of the images.
+        masks: see `wsss.data.places.find_pictures`; for all or some of the images. "coco" draws them, see
+            `wsss.data.coco_masks`.
         groups: see `wsss.data.groups.read_groups`; None where each image is its own.
         splits: see `wsss.data.given_splits.read_splits`.
         lists: a folder with train.txt and, if wanted, val.txt, test.txt and dev.txt.
@@ -85,9 +89,15 @@ def add_folder(
         raise UserError("--value-255 is for masks of 0 and 255 alone; with --mask-values say what 255 is there")
     said = answers(max_disagreement, value_255)
     refuse_taken(home(name))
+    drawn_by_coco = masks is not None and str(masks) == COCO
+    masks = None if drawn_by_coco else masks
     pictures = find_pictures(path, masks, follow_links=follow_links)
     before = states(pictures.files)
     object_255 = value_255 == "object"
+    if drawn_by_coco and (mask_values or ignore_values or value_255):
+        raise UserError(
+            f"--masks {COCO} draws the masks of the classes; leave --mask-values, --ignore-values and --value-255 out"
+        )
     if named and not pictures.masks and (mask_values or ignore_values):
         raise UserError(
             f"--mask-values and --ignore-values say what masks hold, and {path} shows none; give their folder with "
@@ -98,6 +108,9 @@ def add_folder(
     if pixels is not None:
         say(f"{name}: the images are {kinds_of(kinds)}; they are read so: {pixels}")
     choice = str(tags) if tags is not None else recognise(pictures)
+    annotations = _annotated(choice, path) if drawn_by_coco else []
+    if drawn_by_coco:
+        pictures = replace(pictures, masks={}, found=())
     table = Path(choice) if Path(choice).suffix.lower() in TABLES and Path(choice).is_file() else None
     given, splits_source = read_splits(splits, lists, pictures, table)
     classes = read_class_list(class_list) if class_list else named.classes if named else None
@@ -113,8 +126,13 @@ def add_folder(
         values_of(classes)  # values without a name are refused before the tags are read
     found, source = _tags(choice, pictures, classes, given, negative, apart, object_255, values_of)
     found = found._replace(classes=Classes(found.classes.names, background))
-    if object_255 and len(found.classes) > 1:
+    if object_255 and len(found.classes) > 1 and source != "folders":
         raise UserError(OBJECT_OF_MANY)
+    values: MaskReader | None = values_of(found.classes) if pictures.masks else None
+    if drawn_by_coco:
+        masks_of, values, notes = coco_masks(annotations, found.classes, pictures.files, negative)
+        drawn = f"{len(masks_of):,} masks drawn of annotations"
+        pictures = replace(pictures, masks=masks_of, notes=(*pictures.notes, *notes), found=(drawn,))
     ids = sorted({id for its in given.values() for id in its} if given else pictures.files)
     found_groups = read_groups(groups, ids, pictures.files, pictures.names, table) if groups else {}
     if val_share is None:
@@ -138,40 +156,65 @@ def add_folder(
     def unchanged() -> None:
         pictures.refuse_changes(before, find_pictures(path, masks, follow_links=follow_links))
 
-    return assemble(
-        Description(
-            name=name,
-            kind="folder",
-            classes=found.classes,
-            tags_source=source,
-            settings={
-                "tags": Path(choice).name if source != "name" else choice,
-                "masks": bool(pictures.masks),
-                "val": splits_source if "val" in given or lists else f"{val_share:g} by hash",
-                "dev": dev_list.name if dev_list else splits_source if "dev" in given else f"{DEV_SHARE:g} by hash",
-                **({"groups": groups} if groups else {}),
-                **({"negative": sorted(negative)} if negative else {}),
-                **said,
-            },
-        ),
-        Parts(
-            train=train,
-            val=val,
-            dev=given.get("dev"),
-            test=given.get(TEST),
-            images=pictures.files,
-            tags=found.tags,
-            groups=found_groups,
-            official=pictures.masks,
-            notes=(*found.notes, *pictures.notes),
-            object_255=object_255,
-            unchanged=unchanged,
-            values=values_of(found.classes) if pictures.masks else None,
-            pixels=pixels,
-            examined=examined,
-        ),
-        dev_list,
-    )
+    try:
+        return assemble(
+            Description(
+                name=name,
+                kind="folder",
+                classes=found.classes,
+                tags_source=source,
+                settings={
+                    "tags": Path(choice).name if source != "name" else choice,
+                    "masks": bool(pictures.masks),
+                    "val": splits_source if "val" in given or lists else f"{val_share:g} by hash",
+                    "dev": dev_list.name if dev_list else splits_source if "dev" in given else f"{DEV_SHARE:g} by hash",
+                    **({"groups": groups} if groups else {}),
+                    **({"negative": sorted(negative)} if negative else {}),
+                    **said,
+                },
+            ),
+            Parts(
+                train=train,
+                val=val,
+                dev=given.get("dev"),
+                test=given.get(TEST),
+                images=pictures.files,
+                tags=found.tags,
+                groups=found_groups,
+                official=pictures.masks,
+                notes=(*found.notes, *pictures.notes),
+                objects=_objects(found, ids) if object_255 else None,
+                unchanged=unchanged,
+                values=values,
+                pixels=pixels,
+                examined=examined,
+            ),
+            dev_list,
+        )
+    except UserError:
+        if pictures.masks and values is None and not object_255:
+            refuse_values_without_meaning(pictures.masks, found.classes, path if masks is None else Path(masks))
+        raise
+
+
+def _objects(found: TagFile, ids: Sequence[str]) -> dict[str, int]:
+    """Id to the index of what 255 stands for in its mask: the only class, or that of its folder, if that is one."""
+    if len(found.classes) == 1:
+        return dict.fromkeys(ids, 1)
+    return {id: found.classes.index(names[0]) for id, names in found.tags.items() if names}
+
+
+def _annotated(choice: str, path: Path) -> list[Path]:
+    """COCO's files that masks are drawn of: the one that the tags come from, else all in the folder."""
+    if Path(choice).suffix.lower() == ".json" and Path(choice).is_file():
+        return [Path(choice)]
+    kind, _, rest = choice.partition(":")
+    paths = [Path(rest)] if kind == COCO and rest else find_coco(path)
+    if not paths:
+        raise UserError(
+            f"--masks {COCO} needs COCO's JSON of annotations, and {path} holds none; give it with --tags FILE.json"
+        )
+    return paths
 
 
 def _tags(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from wsss.data.pixels import Pixels, convert
 from wsss.data.stored_images import ORIENTATION, UNREADABLE, stored
@@ -40,7 +40,7 @@ def read_image(path: str | Path, pixels: Pixels | None = None) -> np.ndarray:
         except UserError as error:
             problem = str(error)
         except UNREADABLE as error:
-            problem = f"can't be read ({error})"
+            problem = _why(Path(path), error)
     raise UserError(f"image {path} {problem}")
 
 
@@ -58,7 +58,7 @@ def image_size(path: Path, pixels: Pixels | None = None) -> tuple[int, int]:
     except UserError as error:
         raise UserError(f"image {path} {error}") from None
     except UNREADABLE as error:
-        raise UserError(f"image {path} can't be read ({error})") from None
+        raise UserError(f"image {path} {_why(Path(path), error)}") from None
 
 
 def image_problem(path: Path, *, decode: bool, upright: bool, pixels: Pixels | None = None) -> str | None:
@@ -86,8 +86,20 @@ def image_problem(path: Path, *, decode: bool, upright: bool, pixels: Pixels | N
     except UserError as error:
         return str(error)
     except UNREADABLE as error:
-        return f"can't be read ({error})"
+        return _why(path, error)
     return None
+
+
+def _why(path: Path, error: Exception) -> str:
+    """Why an image file can't be read."""
+    why: object = error
+    if path.is_file() and not path.stat().st_size:
+        why = "it is empty, 0 bytes; copy it again, or take it out"
+    elif isinstance(error, Image.DecompressionBombError):
+        why = f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, as no image may; cut it into several"
+    elif isinstance(error, UnidentifiedImageError):
+        why = "it holds no image of a known kind"
+    return f"can't be read ({why})"
 
 
 def _not_rgb(image: Image.Image) -> str:

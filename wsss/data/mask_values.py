@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -99,6 +99,16 @@ class ValueNames:
         return {**void, **known, **dict.fromkeys(self.ignored, IGNORE)}
 
 
+class MaskReader(Protocol):
+    """What makes label maps of somebody's masks."""
+
+    def read(self, path: Path) -> np.ndarray:
+        """A label map, uint8 H x W."""
+
+    def record(self) -> dict[str, Any]:
+        """What the manifest says of it, JSON-ready: what was found, its index, name and pixels."""
+
+
 @dataclass(frozen=True)
 class MaskValues:
     """How masks become label maps.
@@ -172,6 +182,33 @@ def mask_values(
         what = f"hold {'colours' if colours else 'values'} that are not named"
     else:
         what, strange = "are in colours", [value for value, _ in pixels.most_common()]
+    raise _unnamed(folder, what, strange, pixels, holders, colours, said, classes)
+
+
+def refuse_values_without_meaning(masks: Mapping[str, Path], classes: Classes, folder: Path) -> None:
+    """Refuse masks that are no label maps: all their values are listed. Arguments as for `mask_values`.
+
+    Raises:
+        UserError: they hold other values than indices and 255.
+    """
+    pixels, holders = Counter[int](), Counter[int]()
+    for count in each(lambda path: _count(path, False), [*masks.values()], "counting values"):
+        pixels.update(count)
+        holders.update(count.keys())
+    if strange := sorted(pixels.keys() - {*classes.indices, IGNORE}):
+        raise _unnamed(folder, "hold values that are no class", strange, pixels, holders, False, None, classes)
+
+
+def _unnamed(
+    folder: Path,
+    what: str,
+    strange: Sequence[int],
+    pixels: Mapping[int, int],
+    holders: Mapping[int, int],
+    colours: bool,
+    said: ValueNames | None,
+    classes: Classes,
+) -> UserError:
     listed = [
         f"{_shown(value, colours)} ({pixels[value]:,} px in {holders[value]:,} masks"
         + (f", {said.names[value]})" if said and value in said.names else ")")
@@ -181,7 +218,7 @@ def mask_values(
     example = ",".join(
         f"{_shown(value, colours)}={name}" for value, name in zip(strange, [*classes.names, "NAME"], strict=False)
     )
-    raise UserError(
+    return UserError(
         f"the masks in {folder} {what}: they hold {', '.join(listed[:_SHOWN])}{more}; "
         + _WAY.format(f'"{example}"' if colours else example)
     )

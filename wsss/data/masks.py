@@ -8,17 +8,18 @@ import numpy as np
 import scipy.io
 
 from wsss.classes import IGNORE, Classes
-from wsss.data.mask_values import MaskValues
+from wsss.data.mask_values import MaskReader
 from wsss.data.palette_png import png_size, read_palette_png, voc_indices
 from wsss.errors import UserError
 
 
-def read_mask(path: Path, *, object_255: bool = False, values: MaskValues | None = None) -> np.ndarray:
+def read_mask(path: Path, *, object_255: int | None = None, values: MaskReader | None = None) -> np.ndarray:
     """The class indices of a mask, uint8 H x W, from a palette or grey PNG or from an SBD .mat file.
 
     Args:
         path: the file.
-        object_255: 255 stands for the object, and becomes index 1.
+        object_255: the index of the object that 255 stands for; 255 of an image without an object. None where it is
+            void.
         values: what its values stand for, where they are no indices.
 
     Raises:
@@ -27,7 +28,11 @@ def read_mask(path: Path, *, object_255: bool = False, values: MaskValues | None
     if values is not None:
         return values.read(path)
     mask = read_sbd_mask(path) if path.suffix.lower() == ".mat" else read_palette_png(path)
-    return np.where(mask == IGNORE, np.uint8(1), mask) if object_255 else mask
+    if object_255 is None:
+        return mask
+    if object_255 == IGNORE and (mask == IGNORE).any():
+        raise UserError(f"mask {path} shows an object (255), but its image has no class; correct the one or the other")
+    return np.where(mask == IGNORE, np.uint8(object_255), mask)
 
 
 def read_sbd_mask(path: Path) -> np.ndarray:

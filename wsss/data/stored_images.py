@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ import numpy as np
 from PIL import Image
 
 from wsss.errors import UserError
+
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of half of what is refused: large pictures are meant
 
 if TYPE_CHECKING:
     import tifffile

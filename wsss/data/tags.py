@@ -80,7 +80,7 @@ def tags_from_masks(
         raise UserError(f"tags can't be taken from masks: there is none for {some(missing)}; choose --tags FILE")
 
     def indices(id: str) -> list[int]:
-        present = values_in(read_mask(masks[id], object_255=object_255, values=values))
+        present = values_in(read_mask(masks[id], object_255=1 if object_255 else None, values=values))
         return sorted(present - {0, IGNORE})
 
     found = dict(zip(ids, each(indices, ids, "reading masks"), strict=True))

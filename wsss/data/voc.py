@@ -145,7 +145,7 @@ def add_voc(
             extra=extra,
             lists={list: ids for list, ids in lists.items() if list == "train_aug"},
             notes=found.notes,
-            object_255=object_255,
+            objects=dict.fromkeys(ids, 1) if object_255 else None,
             values=values,
         ),
         dev_list,

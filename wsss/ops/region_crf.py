@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wsss.ops.tiles import windows
+
 
 @dataclass(frozen=True)
 class RegionStatistics:
@@ -24,14 +26,16 @@ class RegionStatistics:
 
 def region_statistics(image: np.ndarray, regions: np.ndarray, count: int) -> RegionStatistics:
     """The statistics of the regions (int H x W in 0..count - 1, each with a pixel) of an image uint8 H x W x 3."""
-    numbers = regions.ravel()
-    area = np.bincount(numbers, minlength=count).astype(np.float64)
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        return np.bincount(numbers, values.ravel(), count) / area
-
-    position = np.stack([mean(line) for line in np.array(np.indices(regions.shape))], 1)
-    colour = np.stack([mean(image[..., channel]) for channel in range(3)], 1)
+    # Sums of whole numbers are exact, whatever the parts that they are summed in.
+    sums, area = np.zeros((5, count)), np.zeros(count)
+    for window in windows(regions.shape[0], regions.shape[1], overlap=0):
+        rows, columns = window.kept
+        numbers = regions[window.kept].ravel()
+        area += np.bincount(numbers, minlength=count)
+        lines = np.mgrid[rows, columns]
+        for total, values in zip(sums, (*lines, *np.moveaxis(image[window.kept], 2, 0)), strict=True):
+            total += np.bincount(numbers, values.ravel(), count)
+    position, colour = (sums[:2] / area).T, (sums[2:] / area).T
     return RegionStatistics(position, colour, area)
 
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from PIL import Image
 from skimage.segmentation import slic
 from torch import Tensor
+
+from wsss.ops import tiles
 
 
 def superpixels(image: np.ndarray, count: int, compactness: float) -> np.ndarray:
     """SLIC superpixels (Achanta et al., TPAMI 2012), each connected.
+
+    A large picture is shrunk by a whole factor until it is none: its superpixels are found in that, and their borders
+    are as exact as the factor.
 
     Args:
         image: uint8 H x W x 3.
@@ -22,6 +28,13 @@ def superpixels(image: np.ndarray, count: int, compactness: float) -> np.ndarray
     Raises:
         ValueError: more superpixels than 16 bits can number.
     """
+    height, width = image.shape[:2]
+    if tiles.is_large(height, width):
+        factor = 2
+        while tiles.is_large(-(-height // factor), -(-width // factor)):
+            factor += 1
+        coarse = superpixels(np.array(Image.fromarray(image).reduce(factor)), count, compactness)
+        return coarse.repeat(factor, 0)[:height].repeat(factor, 1)[:, :width]
     found = slic(image.astype(np.float32) / 255, count, compactness, start_label=0)
     used = np.bincount(found.ravel()) > 0
     if used.sum() > np.iinfo(np.uint16).max:
@@ -61,6 +74,27 @@ def _neighbours(pixels: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
     position = np.arange(pixels) * ((cells - 1) / max(pixels - 1, 1))
     before = np.floor(position).astype(np.int64)
     return before, position - before
+
+
+def region_means(maps: np.ndarray, regions: np.ndarray, count: int) -> np.ndarray:
+    """The mean over each region of maps resized to the image, tile by tile: what `region_weights` give, without them.
+
+    Args:
+        maps: float K x h x w.
+        regions: int H x W in 0..R - 1.
+        count: R.
+
+    Returns:
+        float32 R x K; 0 for a region without a pixel.
+    """
+    sums, areas = np.zeros((len(maps), count)), np.bincount(regions.ravel(), minlength=count)
+    size = (regions.shape[0], regions.shape[1])
+    for window in tiles.windows(*size, overlap=0):
+        numbers = regions[window.kept].ravel()
+        part = tiles.part_at_size(maps, size, *window.kept)
+        for total, values in zip(sums, part, strict=True):
+            total += np.bincount(numbers, values.ravel(), count)
+    return (sums / np.maximum(areas, 1)).T.astype(np.float32)
 
 
 def masked_average(features: Tensor, weights: Tensor) -> Tensor:

@@ -44,15 +44,18 @@ def is_large(height: int, width: int) -> bool:
     return height * width > LARGE
 
 
-def windows(height: int, width: int, tile: int, overlap: int, step: int = 1) -> Iterator[Window]:
+def windows(
+    height: int, width: int, tile: int | None = None, overlap: int | None = None, step: int = 1
+) -> Iterator[Window]:
     """Tiles of equal sizes whose kept parts cover height x width once; lengths in px, or in cells.
 
     Args:
         height, width: of the whole.
-        tile: side of a tile; more than twice the overlap.
-        overlap: what is not kept at each inner side, at least.
+        tile: side of a tile, `TILE` by default; more than twice the overlap.
+        overlap: what is not kept at each inner side, at least; `OVERLAP` by default.
         step: tiles begin at its multiples, but for the last, which ends where the whole does.
     """
+    tile, overlap = TILE if tile is None else tile, OVERLAP if overlap is None else overlap
     if tile < 2 * overlap + step:
         raise ValueError(f"a tile of {tile} has no middle with an overlap of {overlap}")
     for rows in _spans(height, tile, overlap, step):
@@ -79,7 +82,7 @@ def labels_in_tiles(height: int, width: int, label: Callable[[slice, slice], np.
         label: from the rows and columns of a tile to its labels, uint8.
     """
     labels = np.empty((height, width), np.uint8)
-    for window in windows(height, width, TILE, OVERLAP):
+    for window in windows(height, width):
         labels[window.kept] = label(*window.seen)[window.middle]
     return labels
 

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from wsss.errors import UserError
 from wsss.methods.dcsm import score_map
 from wsss.methods.dcsm.network import DcsmNet
-from wsss.methods.dcsm.saliency import SaliencySettings, class_difference, cropped, padded, saliency_maps
+from wsss.methods.dcsm.saliency import SaliencySettings, class_difference, cropped, padded
+from wsss.methods.dcsm.tiled import saliency_of
 from wsss.methods.fcn_mil.network import FcnMil
 from wsss.methods.wildcat import Wildcat
 from wsss.nets.deeplab import DeepLab
 from wsss.nets.folding import folded
 from wsss.ops.guided import Guided
+from wsss.ops.tiles import TILE, is_large
 from wsss.serving.deployed import Deployed, Size, resize
 from wsss.stages.inference import node_grid, node_size
 from wsss.stages.refine import BackgroundSettings, with_background
@@ -63,7 +65,7 @@ class Probabilities(nn.Module):
 
 
 class Saliency(Deployed):
-    """DCSM's network with what makes maps of its gradients; an image goes through whole, not in tiles."""
+    """DCSM's network with what makes maps of its gradients; a large image goes through in tiles, others whole."""
 
     def network_sizes(self, learned: Size) -> list[Size]:
         """Images of one size alone go together."""
@@ -83,7 +85,7 @@ class Saliency(Deployed):
         exists = direct.background[0] != "none"
         pixels = [(image[0].permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy() for image in images]
         with torch.enable_grad():
-            found = saliency_maps(self.net, pixels, None, settings, self.mean.device, at_least_one=not exists)
+            found = saliency_of(self.net, pixels, None, settings, self.mean.device, at_least_one=not exists)
         size, background = (images[0].shape[2], images[0].shape[3]), BackgroundSettings(*direct.background)
         scores = []
         for maps, classes in found:
@@ -95,6 +97,9 @@ class Saliency(Deployed):
 
     def _rehearsed(self, size: Size) -> Tensor:
         assert self.direct is not None and isinstance(self.net, DcsmNet)
+        whole = node_grid(*size, self.direct.cell)
+        if is_large(*size):
+            size = (TILE, TILE)
         image, corner = padded(self.mean.new_empty(1, 3, *size), self.direct.side)
         canvas, grid = (image.shape[2], image.shape[3]), node_grid(*size, self.direct.cell)
         passes = []
@@ -106,7 +111,7 @@ class Saliency(Deployed):
             seeds = scores.new_empty(classes, *scores.shape)
             for gradient in torch.autograd.grad(scores, inputs, seeds, is_grads_batched=True):
                 class_difference(cropped(gradient.abs().amax(2), canvas, corner, size, grid)[:, 0])
-        return self.mean.new_empty(1, classes + 1, *grid)
+        return self.mean.new_empty(1, classes + 1, *whole)
 
 
 def build(kind: str, architecture: Mapping[str, Any], weights: Path) -> nn.Module:

@@ -13,7 +13,7 @@ import numpy as np
 from wsss.data.label_maps import LabelMaps, label_digest
 from wsss.data.score_maps import ScoreMap, ScoreMaps
 from wsss.interface import Step, StepContext
-from wsss.ops.tiles import TILE, is_large, part_at_size, windows
+from wsss.ops.tiles import is_large, part_at_size, windows
 from wsss.scores import Evaluation, Masks, Scores, ThresholdSweep, confusion, metric_names
 from wsss.scores.evaluation import encode, load
 from wsss.scores.scored import SCORED
@@ -126,7 +126,7 @@ def _foreground(score_map: ScoreMap) -> tuple[np.ndarray, np.ndarray]:
 
 def _foreground_in_tiles(score_map: ScoreMap) -> tuple[np.ndarray, np.ndarray]:
     classes, scores = np.empty(score_map.size, np.uint8), np.empty(score_map.size, np.float32)
-    for window in windows(*score_map.size, TILE, 0):
+    for window in windows(*score_map.size, overlap=0):
         maps = part_at_size(score_map.scores, score_map.size, *window.seen)
         best = maps.argmax(0)
         classes[window.kept] = score_map.classes[best][window.middle]

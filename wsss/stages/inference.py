@@ -166,12 +166,36 @@ def multi_scale(
     return total / len(scales)
 
 
+def grid_windows(
+    size: tuple[int, int], grid: tuple[int, int], period: int = 4
+) -> Iterator[tuple[tiles.Window, tuple[slice, slice]]]:
+    """The tiles of a large image, which begin and end on a grid's cells, to half a pixel.
+
+    Args:
+        size: H, W of the image.
+        grid: h x w.
+        period: tiles begin at its multiples, in cells. By 4, the cells of a network at one of the usual scales lie in a
+            tile where the whole image's do.
+
+    Returns:
+        Windows of cells, and the rows and columns of the image that each sees.
+    """
+    steps = [(length - 1) / (cells - 1) for length, cells in zip(size, grid, strict=True)]
+    side, overlap = period * max(1, round(tiles.TILE / max(steps) / period)) + 1, round(tiles.OVERLAP / max(steps))
+    for window in tiles.windows(*grid, side, overlap, period):
+        rows, columns = (
+            slice(round(span.start * step), round((span.stop - 1) * step) + 1)
+            for span, step in zip(window.seen, steps, strict=True)
+        )
+        yield window, (rows, columns)
+
+
 def maps_in_tiles(
     infer: Callable[[Sequence[np.ndarray], tiles.Window], Tensor],
     images: Sequence[np.ndarray],
     grid: tuple[int, int],
 ) -> Tensor:
-    """Maps of large images on a grid, from tiles that begin and end on its cells, to half a pixel.
+    """Maps of large images on a grid, tile by tile; see `grid_windows`.
 
     Args:
         infer: from parts of the images, all of one size, and the window of cells that they are to their maps
@@ -179,16 +203,9 @@ def maps_in_tiles(
         images: uint8 H x W x 3, all of one size.
         grid: h x w of the result.
     """
-    steps = [(length - 1) / (cells - 1) for length, cells in zip(images[0].shape, grid, strict=False)]
-    # By 4 cells: of a tile at one of the usual scales, the network's cells then lie where the whole image's do.
-    side, overlap = 4 * max(1, round(tiles.TILE / max(steps) / 4)) + 1, round(tiles.OVERLAP / max(steps))
     whole: Tensor | None = None
-    for window in tiles.windows(*grid, side, overlap, 4):
-        rows, columns = (
-            slice(round(span.start * step), round((span.stop - 1) * step) + 1)
-            for span, step in zip(window.seen, steps, strict=True)
-        )
-        part = infer([image[rows, columns] for image in images], window)
+    for window, seen in grid_windows((images[0].shape[0], images[0].shape[1]), grid):
+        part = infer([image[seen] for image in images], window)
         if whole is None:
             whole = part.new_empty(*part.shape[:2], *grid)
         whole[:, :, *window.kept] = part[:, :, *window.middle]

@@ -21,7 +21,7 @@ from wsss.interface import CRF, NETWORK, Stage, Step, StepContext
 from wsss.nets.backbones import BACKBONES
 from wsss.nets.deeplab import DeepLab
 from wsss.nets.folding import folded
-from wsss.ops.tiles import OVERLAP, TILE, is_large, part_at_size, windows
+from wsss.ops.tiles import is_large, part_at_size, windows
 from wsss.scores.metric_names import TRAIN_LOSS
 from wsss.settings import factor, setting
 from wsss.stages.inference import multi_scale, node_grid, resize, stream_images
@@ -181,7 +181,7 @@ def predict(context: StepContext) -> None:
             own, after = decide(image, resize(scores.cpu()[None, first:], size)[0].numpy())
         else:
             coarse, own, after = scores[first:].cpu().numpy(), np.empty(size, np.uint8), np.empty(size, np.uint8)
-            for window in windows(*size, TILE, OVERLAP):
+            for window in windows(*size):
                 both = decide(image[window.seen], part_at_size(coarse, size, *window.seen))
                 own[window.kept], after[window.kept] = (labels[window.middle] for labels in both)
         return encode_label_map(own), encode_label_map(after)

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsss.classes import IGNORE
-from wsss.data.augmentation import Augmentation
+from wsss.data.augmentation import Augmentation, normalise
 from wsss.data.label_maps import LabelMaps
 from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.nets.backbones import BACKBONES, build_backbone
 from wsss.ops.pairs import affinity_loss, pair_affinity, pair_labels
 from wsss.settings import factor, setting
-from wsss.stages.inference import check_nodes, resize
+from wsss.stages.inference import check_nodes, node_size, resize
 from wsss.stages.localize import begin_localized, check_training
 from wsss.stages.outputs import load_model, save_model, write_metrics
 from wsss.training import TrainingSettings, fit, parameter_groups, weights_setting
@@ -87,6 +87,27 @@ class AffinityNet(nn.Module):
         levels = zip(self.reduce, self.backbone(images), strict=True)
         reduced = [F.elu(resize(layer(features), grid)) for layer, features in levels]
         return F.elu(self.join(torch.cat(reduced, 1)))
+
+
+def feature_grid(model: AffinityNet, height: int, width: int) -> tuple[int, int]:
+    """The cells h x w of the features of an image that is brought to the nearest size with its borders on nodes."""
+    size = node_size(height, width, max(model.stride, model.backbone.output_stride))
+    return (size[0] - 1) // model.stride + 1, (size[1] - 1) // model.stride + 1
+
+
+def grid_features(
+    model: AffinityNet, images: Sequence[np.ndarray], grid: tuple[int, int], device: torch.device
+) -> Tensor:
+    """Features of images or of tiles of them, float32 B x 448 x h x w, brought to the size whose cells a grid has.
+
+    Args:
+        model: in eval mode, on the device.
+        images: uint8 H x W x 3, all of one size.
+        grid: h x w, as `feature_grid` gives it, or a window of such a grid.
+        device: where the network is.
+    """
+    size = ((grid[0] - 1) * model.stride + 1, (grid[1] - 1) * model.stride + 1)
+    return model(resize(normalise(torch.from_numpy(np.stack(images)).to(device)), size)).float()
 
 
 def cell_labels(labels: Tensor, classes: int, stride: int) -> Tensor:

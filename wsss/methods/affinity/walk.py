@@ -12,18 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss.data.augmentation import normalise
 from wsss.data.label_maps import EncodedLabelMap, LabelMapWriter, encode_label_map
 from wsss.data.score_maps import ScoreMap, ScoreMaps, ScoreMapWriter
 from wsss.errors import UserError
 from wsss.interface import StepContext
-from wsss.methods.affinity.network import load_affinity_net
+from wsss.methods.affinity.network import feature_grid, grid_features, load_affinity_net
 from wsss.nets.folding import folded
 from wsss.ops.pairs import pair_affinity
 from wsss.ops.tiles import Window, is_large, part_at_size
 from wsss.ops.walk import mean_affinity, random_walk
 from wsss.settings import choice, setting
-from wsss.stages.inference import maps_in_tiles, node_size, resize, stream_images
+from wsss.stages.inference import maps_in_tiles, resize, stream_images
 from wsss.stages.refine import BackgroundSettings, argmax_labels, foreground_maps, with_background
 from wsss.training import to_device
 
@@ -58,7 +57,6 @@ def walk(context: StepContext) -> None:
     settings: WalkSettings = context.settings
     dataset, device = context.dataset, context.device
     model = folded(to_device(load_affinity_net(context.inputs["train"]), device))
-    coarsest = max(model.stride, model.backbone.output_stride)
     maps = ScoreMaps(context.inputs["localize"] / "cam")
     ids = context.of_dataset(maps.ids)
     # Threads that give a GPU work in turns are faster than threads that do so together.
@@ -66,10 +64,10 @@ def walk(context: StepContext) -> None:
 
     @torch.inference_mode()
     def infer(images: Sequence[np.ndarray]) -> Sequence[Tensor | None]:
-        size = node_size(images[0].shape[0], images[0].shape[1], coarsest)
-        if is_large(*images[0].shape[:2]):
+        height, width = images[0].shape[:2]
+        if is_large(height, width):
             return [None] * len(images)  # one after the other, in `finish`
-        return model(resize(normalise(torch.from_numpy(np.stack(images)).to(device)), size)).float().unbind()
+        return grid_features(model, images, feature_grid(model, height, width), device).unbind()
 
     @torch.inference_mode()
     def finish(
@@ -92,13 +90,10 @@ def walk(context: StepContext) -> None:
 
     def walk_in_tiles(image: np.ndarray, start: ScoreMap) -> ScoreMap:
         full = with_background(foreground_maps(start), settings, dataset.has_background)
-        height, width = node_size(image.shape[0], image.shape[1], coarsest)
-        grid = ((height - 1) // model.stride + 1, (width - 1) // model.stride + 1)
+        grid = feature_grid(model, image.shape[0], image.shape[1])
 
         def walked(parts: Sequence[np.ndarray], window: Window) -> Tensor:
-            rows, columns = window.size
-            size = ((rows - 1) * model.stride + 1, (columns - 1) * model.stride + 1)
-            features = model(resize(normalise(torch.from_numpy(np.stack(parts)).to(device)), size)).float()
+            features = grid_features(model, parts, window.size, device)
             affinity = pair_affinity(features, settings.radius, settings.reduction, settings.every_source)[0]
             begin = torch.from_numpy(part_at_size(full.scores, grid, *window.seen)).to(device)
             return random_walk(affinity, window.size, settings.radius, begin, beta=settings.beta, steps=settings.steps)[

@@ -16,7 +16,8 @@ from wsss.data.score_maps import ScoreMap, ScoreMaps, ScoreMapWriter
 from wsss.interface import NETWORK, Method, Stage, Step, StepContext
 from wsss.methods.cam import LOCALIZE
 from wsss.methods.dcsm.network import DcsmNet, DcsmSettings, check_dcsm, train_dcsm
-from wsss.methods.dcsm.saliency import SaliencySettings, saliency_maps
+from wsss.methods.dcsm.saliency import SaliencySettings
+from wsss.methods.dcsm.tiled import saliency_of
 from wsss.nets.kernels import own_depthwise
 from wsss.scores import metric_names
 from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
@@ -76,7 +77,7 @@ def predict_dcsm(context: StepContext) -> None:
 
     def score_maps(images: Sequence[np.ndarray]) -> list[ScoreMap]:
         nonlocal unseen
-        found = saliency_maps(model, images, None, settings, context.device, at_least_one=not has_background)
+        found = saliency_of(model, images, None, settings, context.device, at_least_one=not has_background)
         unseen += sum(not classes for _, classes in found)
         size = (images[0].shape[0], images[0].shape[1])
         return [with_background(score_map(maps, classes, size), settings, has_background) for maps, classes in found]
@@ -94,7 +95,7 @@ def infer_dcsm(context: StepContext) -> None:
     def make(batch: list[str]) -> list[tuple[str, ScoreMap]]:
         images, tags = [dataset.image(i) for i in batch], [dataset.tags(i) for i in batch]
         size = (images[0].shape[0], images[0].shape[1])
-        found = saliency_maps(model, images, tags, context.settings, device)
+        found = saliency_of(model, images, tags, context.settings, device)
         return [(i, score_map(maps, classes, size)) for i, (maps, classes) in zip(batch, found, strict=True)]
 
     with ScoreMapWriter(context.out / "cam", resume=True) as writer:

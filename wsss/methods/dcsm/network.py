@@ -84,6 +84,11 @@ class DcsmNet(nn.Module):
         self.head = nn.Conv2d(FullyConnected.channels if vgg else self.backbone.channels[-1], classes, 1)
         nn.init.normal_(self.head.weight, std=0.01)
 
+    @property
+    def spacing(self) -> int:
+        """Pixels of the image from one cell of the scores to the next."""
+        return self.backbone.output_stride * (2 if isinstance(self.top, FullyConnected) else 1)
+
     def scores(self, images: Tensor) -> Tensor:
         """Class scores of each cell before the sigmoid, B x C x h x w, of float B x 3 x H x W normalised images."""
         return self.head(self.top(self.backbone(images)[-1]))

@@ -82,19 +82,25 @@ def compared_classes(scores: Tensor, tags: np.ndarray | None, at_least_one: bool
     return Compared(candidates + others if candidates else [], seen[:, candidates].float())
 
 
-def class_difference(saliency: Tensor) -> Tensor:
+def pair_differences(saliency: Tensor) -> Tensor:
+    """max(0, S^c - S^c'), float K x K x h x w of S, float K x h x w; of a single class S itself, 1 x 1 x h x w."""
+    others = saliency if len(saliency) > 1 else torch.zeros_like(saliency)
+    return (saliency[:, None] - others).clamp(min=0)
+
+
+def class_difference(saliency: Tensor, peaks: Tensor | None = None) -> Tensor:
     """sum_c' max(0, tanh(3 (S^c - S^c') / max(S^c - S^c'))) over the other classes c'; S^c itself where there is none.
 
     Args:
         saliency: S, float K x h x w, at least 0.
+        peaks: the maxima, float K x K (1 x 1 of a single class), where `saliency` is a part of an image's.
 
     Returns:
         float K x h x w, at least 0; what is nowhere above another class gets nothing from that pair.
     """
-    others = saliency if len(saliency) > 1 else torch.zeros_like(saliency)
-    difference = (saliency[:, None] - others).clamp(min=0)
-    peak = difference.amax((2, 3), keepdim=True).clamp(min=torch.finfo(saliency.dtype).tiny)
-    return torch.tanh(GAIN * difference / peak).sum(1)
+    difference = pair_differences(saliency)
+    highest = difference.amax((2, 3), keepdim=True) if peaks is None else peaks[:, :, None, None]
+    return torch.tanh(GAIN * difference / highest.clamp(min=torch.finfo(saliency.dtype).tiny)).sum(1)
 
 
 def normalised(total: Tensor) -> Tensor:
@@ -142,7 +148,7 @@ def saliency_maps(
 
     Args:
         model: in eval mode, its parameters without gradients, on the device.
-        images: uint8 H x W x 3.
+        images: uint8 H x W x 3; they go through whole, see `wsss.methods.dcsm.tiled` for large ones.
         tags: bool C of each image, the candidates; None takes those that the model sees.
         settings: scales, padding, stride.
         device: where the model is.

@@ -26,7 +26,8 @@ from wsss.methods.deep_clustering.regions import Regions
 from wsss.nets.backbones import BACKBONES
 from wsss.nets.folding import folded
 from wsss.ops.region_crf import region_kernel, region_mean_field, region_statistics
-from wsss.ops.superpixels import masked_average, region_weights
+from wsss.ops.superpixels import masked_average, region_means, region_weights
+from wsss.ops.tiles import is_large
 from wsss.scores import metric_names
 from wsss.settings import choice, factor, setting, uniform
 from wsss.stages.inference import check_nodes, multi_scale, node_grid, stream_images
@@ -171,8 +172,12 @@ def predict_regions(context: StepContext, model: RegionClassifier, regions: Regi
 
     def finish(image_id: str, image: np.ndarray, maps: Tensor) -> np.ndarray:
         own = regions.read(image_id)
-        weights = region_weights(own, int(own.max()) + 1, (maps.shape[1], maps.shape[2]))
-        scores = masked_average(maps.cpu(), torch.from_numpy(weights))
+        count = int(own.max()) + 1
+        if is_large(*own.shape):
+            scores = torch.from_numpy(region_means(maps.cpu().numpy(), own, count))
+        else:
+            weights = region_weights(own, count, (maps.shape[1], maps.shape[2]))
+            scores = masked_average(maps.cpu(), torch.from_numpy(weights))
         before = candidate_probabilities(scores.T, dataset.candidates(image_id)).numpy()
         kernel = region_kernel(region_statistics(image, own, len(scores)), settings.region_sxy, settings.region_srgb)
         return np.stack([before, region_mean_field(before, kernel, settings.region_weight)]).astype(np.float16)

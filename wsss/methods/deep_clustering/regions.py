@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from wsss.interface import StepContext
 from wsss.ops.superpixels import superpixels
+from wsss.ops.tiles import is_large, labels_in_tiles
 from wsss.settings import choice, setting
 from wsss.stages.outputs import write_metrics
 from wsss.stages.refine import CrfSettings, crf_labels, write_labels
@@ -105,7 +106,15 @@ def crf_on_regions(context: StepContext) -> None:
     scores: Any = safe_open(context.inputs["rounds"] / PROBABILITIES, framework="numpy")
 
     def label(image_id: str) -> np.ndarray:
-        painted = scores.get_tensor(image_id)[1].astype(np.float32)[:, regions.read(image_id)]
-        return crf_labels(dataset.image(image_id), painted, dataset.candidates(image_id), settings)
+        image, own, classes = dataset.image(image_id), regions.read(image_id), dataset.candidates(image_id)
+        of_regions = scores.get_tensor(image_id)[1].astype(np.float32)
+
+        def part(rows: slice, columns: slice) -> np.ndarray:
+            return crf_labels(image[rows, columns], of_regions[:, own[rows, columns]], classes, settings)
+
+        height, width = own.shape
+        if is_large(height, width):
+            return labels_in_tiles(height, width, part)
+        return crf_labels(image, of_regions[:, own], classes, settings)
 
     write_labels(context, "labels_crf", context.of_dataset(regions.ids), label)

@@ -67,12 +67,26 @@ def energy(
         labelling: Y, float K x h x w.
         probabilities, affinity, radius, beta, steps: as in `refine`.
     """
+    unary, pairwise, degrees = energy_terms(labelling, probabilities, affinity, radius, beta)
+    total = degrees.sum()
+    return float(unary.sum() / steps / total), float(pairwise.sum() / total)
+
+
+def energy_terms(
+    labelling: Tensor, probabilities: Tensor, affinity: Tensor, radius: int, beta: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What each cell adds to t times the unary term of E(Y) and to the pairwise one, and its degree.
+
+    Args:
+        labelling: Y, float K x h x w.
+        probabilities, affinity, radius, beta: as in `refine`.
+
+    Returns:
+        float64 (h w) x K, (h w) x K and (h w) x 1.
+    """
     twice, root = doubled_walk(affinity.double() ** beta, radius)
     y, p = (maps.double().flatten(1).t() * root for maps in (labelling, probabilities))
-    unary = ((y - p) ** 2).sum() / steps
-    pairwise = (y * (y - twice @ y / 2)).sum()
-    total = (root**2).sum()
-    return float(unary / total), float(pairwise / total)
+    return (y - p) ** 2, y * (y - twice @ y / 2), root**2
 
 
 def agreed_labels(

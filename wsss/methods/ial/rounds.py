@@ -21,21 +21,22 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wsss.classes import IGNORE
-from wsss.data.augmentation import normalise
 from wsss.data.label_maps import EncodedLabelMap, LabelMaps, LabelMapWriter, encode_label_map
 from wsss.data.score_maps import ScoreMap, ScoreMapWriter
 from wsss.interface import StepContext
-from wsss.methods.affinity.network import load_affinity_net, train_affinity_net
-from wsss.methods.ial.refinement import agreed_labels, energy, keep_lost_classes, masked_probabilities, refine
+from wsss.methods.affinity.network import feature_grid, grid_features, load_affinity_net, train_affinity_net
+from wsss.methods.ial.refinement import energy, keep_lost_classes, masked_probabilities, refine
 from wsss.methods.ial.settings import RoundsSettings, pairwise_settings, some_ids, thresholds, unary_settings
+from wsss.methods.ial.tiled import mined_labels, refined_in_tiles
 from wsss.nets.folding import folded
 from wsss.ops.pairs import pair_affinity
+from wsss.ops.tiles import is_large
 from wsss.scores import metric_names
-from wsss.stages.inference import multi_scale, node_size, resize, stream_images
+from wsss.stages.inference import multi_scale, stream_images
 from wsss.stages.localize import begin_localized
 from wsss.stages.outputs import read_metrics, write_metrics
 from wsss.stages.parts import in_parts, once, part_of
-from wsss.stages.refine import argmax_labels, upsampled
+from wsss.stages.refine import argmax_labels
 from wsss.stages.segment import load_segmenter, train_segmenter
 from wsss.training import to_device
 
@@ -112,40 +113,48 @@ def refine_and_mine(context: StepContext, number: int, part: StepContext) -> dic
     limits = thresholds(settings, number)
 
     @torch.inference_mode()
-    def infer(images: Sequence[np.ndarray]) -> Sequence[tuple[Tensor, Tensor]]:
+    def infer(images: Sequence[np.ndarray]) -> Sequence[tuple[Tensor, Tensor] | None]:
         height, width = images[0].shape[:2]
-        size = node_size(height, width, max(pairwise.stride, pairwise.backbone.output_stride))
-        features = pairwise(resize(normalise(torch.from_numpy(np.stack(images)).to(device)), size)).float()
-        probabilities = multi_scale(
+        if is_large(height, width):
+            return [None] * len(images)  # one after the other, in `finish`
+        grid = feature_grid(pairwise, height, width)
+        features = grid_features(pairwise, images, grid, device)
+        return list(zip(probabilities(images, grid), features, strict=True))
+
+    def probabilities(images: Sequence[np.ndarray], grid: tuple[int, int]) -> Tensor:
+        return multi_scale(
             lambda x: unary(x).float().softmax(1),
             images,
             scales=settings.scales,
             flip=settings.flip,
             stride=unary.backbone.output_stride,
-            grid=(features.shape[2], features.shape[3]),
+            grid=grid,
             device=device,
         )
-        return list(zip(probabilities, features, strict=True))
 
     @torch.inference_mode()
-    def finish(image_id: str, image: np.ndarray, maps: tuple[Tensor, Tensor]) -> _Mined:
+    def finish(image_id: str, image: np.ndarray, maps: tuple[Tensor, Tensor] | None) -> _Mined:
         classes = dataset.candidates(image_id)
-        p = masked_probabilities(maps[0], torch.from_numpy(classes).long().to(device))
-        affinity = pair_affinity(maps[1][None], settings.radius, "mean", every_source=True)[0]
-        walk = (affinity, settings.radius, settings.beta, settings.steps)
-        y = refine(p, *walk)
+        if maps is None:
+            p, y, energies = refined_in_tiles(probabilities, pairwise, image, classes, settings, device)
+        else:
+            p = masked_probabilities(maps[0], torch.from_numpy(classes).long().to(device))
+            affinity = pair_affinity(maps[1][None], settings.radius, "mean", every_source=True)[0]
+            walk = (affinity, settings.radius, settings.beta, settings.steps)
+            y = refine(p, *walk)
         size = (image.shape[0], image.shape[1])
         own, refined = (ScoreMap(m.clamp(0, 1).cpu().numpy().astype(np.float16), classes, size) for m in (p, y))
         labels = encode_label_map(argmax_labels(refined))
         if image_id not in before:
             return _Mined(refined, labels)
         old = before.read(image_id)
-        mined = agreed_labels(upsampled(own), upsampled(refined), classes, *limits)
+        if maps is not None:
+            energies = {"energy_before": sum(energy(p, p, *walk)), "energy": sum(energy(y, p, *walk))}
+        mined = mined_labels(own, refined, *limits)
         kept, lost = keep_lost_classes(mined, old, classes)
         pairs = np.where(kept == IGNORE, pairs_before.read(image_id), kept)
         metrics = {
-            "energy_before": sum(energy(p, p, *walk)),
-            "energy": sum(energy(y, p, *walk)),
+            **energies,
             "confident": float((old != IGNORE).mean()),
             "unlabelled_images": float((old == IGNORE).all()),
             "unsure_images": float((mined == IGNORE).all()),

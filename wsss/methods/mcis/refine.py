@@ -15,6 +15,7 @@ from wsss.data.score_maps import ScoreMap, ScoreMaps
 from wsss.data.stored_images import UNREADABLE
 from wsss.errors import UserError
 from wsss.interface import StepContext
+from wsss.ops.tiles import is_large, labels_in_tiles, part_at_size, windows
 from wsss.settings import setting
 from wsss.stages.refine import BackgroundSettings, add_background, crf_step, foreground_maps, upsampled
 from wsss.stream import ordered_map
@@ -75,7 +76,7 @@ def saliency_labels(attention: np.ndarray, classes: np.ndarray, saliency: np.nda
     """The published labels from attention and saliency.
 
     Args:
-        attention: float K x H x W; each map is min-max normalised here.
+        attention: float K x H x W, K at least 1; each map is min-max normalised here.
         classes: uint8 K, the label of each map.
         saliency: uint8 H x W.
         foreground: a channel below this is 0.
@@ -85,9 +86,19 @@ def saliency_labels(attention: np.ndarray, classes: np.ndarray, saliency: np.nda
         above 0.99, where the background has a saliency of 32 or attention above 0.95, and everywhere in an image with
         less than 1 % foreground.
     """
-    if not len(classes):
-        return np.zeros(saliency.shape, np.uint8)
     low, high = attention.min((1, 2), keepdims=True), attention.max((1, 2), keepdims=True)
+    return opened_if_small(certain_labels(attention, classes, saliency, foreground, low, high))
+
+
+def certain_labels(
+    attention: np.ndarray,
+    classes: np.ndarray,
+    saliency: np.ndarray,
+    foreground: float,
+    low: np.ndarray,
+    high: np.ndarray,
+) -> np.ndarray:
+    """`saliency_labels` of a part of an image, with the least and the highest attention (K x 1 x 1) of the whole."""
     normalised = (attention - low) / np.maximum(high - low, 1e-12)
     channels = np.concatenate([1 - saliency[None] / 255, normalised])
     channels[channels < foreground] = 0
@@ -95,9 +106,34 @@ def saliency_labels(attention: np.ndarray, classes: np.ndarray, saliency: np.nda
     background = labels == 0
     labels[(channels > CERTAIN).sum(0) > 1] = IGNORE
     labels[background & ((saliency >= SALIENT) | (normalised > ATTENDED).any(0))] = IGNORE
+    return labels
+
+
+def opened_if_small(labels: np.ndarray) -> np.ndarray:
+    """The labels of an image, uint8 H x W, or 255 everywhere where less than 1 % is foreground."""
     if ((labels > 0) & (labels != IGNORE)).mean() < SMALLEST:
         labels[:] = IGNORE
     return labels
+
+
+def salient_labels(score_map: ScoreMap, saliency: np.ndarray, foreground: float) -> np.ndarray:
+    """`saliency_labels` of an image from its score map, uint8 H x W: background without a map, in tiles if large."""
+    maps, classes, size = score_map.scores, score_map.classes, score_map.size
+    if not len(classes):
+        return np.zeros(size, np.uint8)
+    if not is_large(*size):
+        return saliency_labels(upsampled(score_map), classes, saliency, foreground)
+    ends = []
+    for window in windows(*size, overlap=0):
+        part = part_at_size(maps, size, *window.kept)
+        ends.append((part.min((1, 2), keepdims=True), part.max((1, 2), keepdims=True)))
+    low, high = np.min([each[0] for each in ends], 0), np.max([each[1] for each in ends], 0)
+
+    def label(rows: slice, columns: slice) -> np.ndarray:
+        part = part_at_size(maps, size, rows, columns)
+        return certain_labels(part, classes, saliency[rows, columns], foreground, low, high)
+
+    return opened_if_small(labels_in_tiles(*size, label))
 
 
 def read_saliency(folder: Path, image_id: str, size: tuple[int, int]) -> np.ndarray:
@@ -133,8 +169,7 @@ def add_labels(context: StepContext) -> None:
     def label(image_id: str) -> np.ndarray:
         score_map: ScoreMap = foreground_maps(maps.read(image_id))
         saliency = read_saliency(folder, image_id, score_map.size)
-        attention = upsampled(score_map) if len(score_map.classes) else np.zeros((0, *score_map.size), np.float32)
-        return saliency_labels(attention, score_map.classes, saliency, settings.foreground)
+        return salient_labels(score_map, saliency, settings.foreground)
 
     with LabelMapWriter(context.out / "labels") as writer:
         for done, (image_id, labels) in enumerate(zip(maps.ids, ordered_map(label, maps.ids), strict=True), 1):
