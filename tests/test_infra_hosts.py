@@ -122,7 +122,8 @@ def test_a_session_that_began_by_tls_stays_there(dashboard: str) -> None:
 
 
 def test_no_secret_shows_in_a_process_list_a_log_or_an_artifact(server: Server, tmp_path: Path) -> None:
-    secrets = [*server.passwords.values(), *MARKED.values()]
+    secrets = [s for s in (*server.passwords.values(), *MARKED.values()) if len(s) > 16]
+    assert len(secrets) > 7
     server.ask("researcher", "GET", "experiments/search?max_results=1")
     server.ask("anonymous", "GET", "experiments/search?max_results=1")
     (tmp_path / "secret").write_text(MARKED["PGPASSWORD"] + "\n")
