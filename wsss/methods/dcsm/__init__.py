@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -15,8 +16,8 @@ from torch import Tensor
 from wsss.data.score_maps import ScoreMap, ScoreMaps, ScoreMapWriter
 from wsss.interface import NETWORK, Method, Stage, Step, StepContext
 from wsss.methods.cam import LOCALIZE
-from wsss.methods.dcsm.network import DcsmNet, DcsmSettings, check_dcsm, train_dcsm
-from wsss.methods.dcsm.saliency import SaliencySettings, saliency_maps
+from wsss.methods.dcsm.network import DcsmNet, DcsmSettings, cam_training, check_dcsm, pooling_of, train_dcsm
+from wsss.methods.dcsm.saliency import LabellingSettings, SaliencySettings, saliency_maps
 from wsss.nets.kernels import own_depthwise
 from wsss.scores import metric_names
 from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
@@ -53,7 +54,9 @@ class DirectSettings(SaliencySettings, DcsmBackgroundSettings, CrfSettings):
 
 def load_dcsm(context: StepContext) -> DcsmNet:
     """The trained network, in eval mode, on the step's device, its parameters without gradients."""
-    model = to_device(load_model(context.inputs["train"], DcsmNet), context.device).requires_grad_(False)
+    folder = context.inputs["train"]
+    network = partial(DcsmNet, pooling=pooling_of(folder))
+    model = to_device(load_model(folder, network), context.device).requires_grad_(False)
     if context.device.type == "cuda":
         own_depthwise(model)
     return model
@@ -87,6 +90,7 @@ def predict_dcsm(context: StepContext) -> None:
 
 def infer_dcsm(context: StepContext) -> None:
     """Saliency maps of the tagged classes for train and dev (`cam`); the ranking quality on dev and val."""
+    settings: LabellingSettings = context.settings
     dataset, device = context.dataset, context.device
     model = load_dcsm(context)
     ids = [*dataset.splits["train"], *dataset.splits["dev"]]
@@ -94,7 +98,7 @@ def infer_dcsm(context: StepContext) -> None:
     def make(batch: list[str]) -> list[tuple[str, ScoreMap]]:
         images, tags = [dataset.image(i) for i in batch], [dataset.tags(i) for i in batch]
         size = (images[0].shape[0], images[0].shape[1])
-        found = saliency_maps(model, images, tags, context.settings, device)
+        found = saliency_maps(model, images, tags, settings, device, subtract=settings.subtract)
         return [(i, score_map(maps, classes, size)) for i, (maps, classes) in zip(batch, found, strict=True)]
 
     with ScoreMapWriter(context.out / "cam", resume=True) as writer:
@@ -113,12 +117,21 @@ DCSM = Stage(
     "localize",
     "dcsm",
     (
-        Step("train", 1, DcsmSettings, train_dcsm, metrics=(TRAIN_LOSS,), check=check_dcsm, uses=NETWORK),
+        Step(
+            "train",
+            1,
+            DcsmSettings,
+            train_dcsm,
+            metrics=(TRAIN_LOSS,),
+            check=check_dcsm,
+            uses=NETWORK,
+            twin=cam_training,
+        ),
         direct(DirectSettings, predict_dcsm),
         Step(
             "infer",
             1,
-            SaliencySettings,
+            LabellingSettings,
             infer_dcsm,
             inputs=("train",),
             outputs=("cam",),
