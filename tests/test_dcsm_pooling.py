@@ -33,11 +33,12 @@ CPU = torch.device("cpu")
 REPORT = ConsoleReporter("test")
 SHORT = {"localize.train.epochs": 1, "localize.train.crop": 49}
 
+FREE = {"localize.train.freeze_bn": False}
+
 
 def on_cams(pooling: str = "average", more: dict[str, object] | None = None) -> Plan:
     """DCSM's plan with CAM's settings of training."""
-    cam = {k: v for k, v in make_plan("cam", "demo", SHORT).settings.items() if k.startswith("localize.train.")}
-    return make_plan("dcsm", "demo", {**cam, "localize.train.pooling": pooling, **(more or {})})
+    return make_plan("dcsm", "demo", {**SHORT, "localize.train.pooling": pooling, **(more or {})})
 
 
 class TestSharing:
@@ -52,6 +53,12 @@ class TestSharing:
         vgg = {"localize.train.backbone": "vgg16", "localize.train.output_stride": 16}
         same = {"localize.train.backbone": "vgg16", "localize.train.output_stride": 16, **SHORT}
         assert training(on_cams(more=vgg)) != training(make_plan("cam", "demo", same)), "fc6 and fc7 are DCSM's alone"
+
+    @pytest.mark.parametrize("preset", ["demo", "small"])
+    def test_in_demo_and_small_cams_classifier_serves_both(self, tiny_shapes: Dataset, preset: str) -> None:
+        of = {m: make_plan(m, preset, {"localize.train.weights": "none"} | FREE) for m in ("cam", "dcsm")}
+        found = {m: fingerprints(plan, tiny_shapes, 0, CPU)["localize.train"] for m, plan in of.items()}
+        assert found["cam"] == found["dcsm"]
 
     def test_settings_and_params_stay_dcsms(self) -> None:
         settings = on_cams().settings

@@ -17,7 +17,7 @@ from wsss.data.augmentation import Augmentation
 from wsss.errors import UserError
 from wsss.methods import load
 from wsss.methods.mcis import network, train
-from wsss.methods.mcis.infer import McisInferSettings, fuse
+from wsss.methods.mcis.infer import McisInferSettings, fuse, raw_maps
 from wsss.methods.mcis.network import CoAttentionNet, co_attention, square
 from wsss.methods.mcis.pairs import Pool
 from wsss.methods.mcis.settings import McisTrainSettings
@@ -138,6 +138,20 @@ class TestStretch:
                 assert both.read(image_id).scores.min() == 0 and both.read(image_id).scores.max() > 0.99
 
 
+def test_the_basic_heads_map_alone_or_among_the_others(pets: Dataset, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = CoAttentionNet(3, "tiny", "none", 8, 8).eval()
+    own, flip = torch.rand(1, 8, 5, 5), torch.rand(1, 8, 5, 5)
+    with torch.inference_mode():
+        alone = raw_maps(net, own, [], {}, [0, 2], basic=True)
+        among = raw_maps(net, own, [], {"flip": flip}, [0, 2], basic=True)
+        assert alone.shape[0] == 1 and alone[0].equal(net.basic(own)[0, [0, 2]]) and among[2].equal(alone[0])
+        assert among[:2].equal(raw_maps(net, own, [], {"flip": flip}, [0, 2]))
+    settings = McisInferSettings(side=33, views=("basic",), stride=4)
+    maps, metrics = inferred(pets, tmp_path, settings)
+    assert metrics["infer/own_references"] == 0 and len(maps.ids) == 6
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -149,6 +163,8 @@ class TestStretch:
         ({"localize.train.temperature": 0}, "0.01 to 1000"),
         ({"localize.train.added": -1}, "0 to 8"),
         ({"localize.train.scale_low": 3}, "scale_low = 3.0 is above scale_high"),
+        ({"localize.infer.views": "pair,basic,basic"}, "names a view twice"),
+        ({"localize.infer.views": "left"}, "one of pair, flip, 0.75, 2, basic"),
         ({"localize.infer.stretch": "wide"}, "one of zero, minimum"),
     ],
 )

@@ -21,10 +21,10 @@ from wsss.methods.dcsm.saliency import LabellingSettings, SaliencySettings, sali
 from wsss.nets.kernels import own_depthwise
 from wsss.scores import metric_names
 from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
-from wsss.settings import loguniform, setting
+from wsss.settings import flatten, loguniform, setting
 from wsss.stages.direct import direct, predict_directly
 from wsss.stages.inference import id_batches
-from wsss.stages.localize import tag_metrics
+from wsss.stages.localize import ClassifierSettings, tag_metrics
 from wsss.stages.outputs import load_model, write_metrics
 from wsss.stages.presets import CRFS, from_step, of_step
 from wsss.stages.refine import BackgroundSettings, CrfSettings, background, crf, with_background
@@ -113,6 +113,12 @@ def infer_dcsm(context: StepContext) -> None:
     write_metrics(context.out, {metric_names.EMPTY_CAMS: empty, **tag_metrics(context, model)})
 
 
+def as_cam_trains(preset: str) -> dict[str, object]:
+    """CAM's settings of training in a preset, for DCSM on average pooling: one classifier serves both."""
+    chosen = {**flatten(ClassifierSettings()), **from_step(LOCALIZE.presets[preset], "train"), "pooling": "average"}
+    return of_step("train", chosen)
+
+
 DCSM = Stage(
     "localize",
     "dcsm",
@@ -142,17 +148,14 @@ DCSM = Stage(
     ),
     {
         "demo": {
-            **of_step("train", from_step(LOCALIZE.presets["demo"], "train")),
-            "train.output_stride": 8,
+            **as_cam_trains("demo"),
             "predict.side": None,
-            "predict.alpha": 0.3,
+            "predict.alpha": 0.16,
             **of_step("predict", CRFS["demo"]),
             "infer.side": None,
         },
         "small": {
-            **of_step("train", from_step(LOCALIZE.presets["small"], "train")),
-            "train.head_lr": 3.0,
-            "train.epochs": 3,
+            **as_cam_trains("small"),
             "predict.scales": (0.8, 1.2),
             "predict.side": None,
             "predict.alpha": 0.05,
@@ -172,7 +175,7 @@ DCSM_REFINE = Stage(
         crf("background"),
     ),
     {
-        "demo": {"background.alpha": 0.3, **of_step("crf", CRFS["demo"])},
+        "demo": {"background.alpha": 0.16, **of_step("crf", CRFS["demo"])},
         "small": {"background.alpha": 0.05, **of_step("crf", CRFS["small"])},
         "paper": {},
     },

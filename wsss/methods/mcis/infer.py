@@ -27,6 +27,8 @@ from wsss.training import to_device
 
 STRETCHES = ("zero", "minimum")
 """From where a map is stretched to its maximum before maps are fused."""
+MAPS = (*VIEWS, "basic")
+"""Whose maps can be fused."""
 SKIP = 0.1
 """A map whose sigmoid(mean) is not above this is not added, where maps are stretched from 0."""
 BATCH = {"cpu": 4, "cuda": 16}
@@ -51,7 +53,11 @@ class McisInferSettings:
         3, "related images for each class that is there", source="MCIS code", low=1, high=64, search=choice(1, 3, 5)
     )
     views: tuple[str, ...] = setting(
-        VIEWS, "whose maps are fused: with the references (pair), and of the views", source="MCIS code", choices=VIEWS
+        VIEWS,
+        "whose maps are fused: with the references (pair), of the views, and of the basic head, which sees the image "
+        "alone (basic; not published)",
+        source="MCIS code",
+        choices=MAPS,
     )
     stretch: str = setting(
         "zero",
@@ -103,6 +109,7 @@ def raw_maps(
     references: Sequence[Tensor],
     views: Mapping[str, Tensor],
     present: Sequence[int],
+    basic: bool = False,
 ) -> Tensor:
     """The co-attention maps of one image: its own, of each view brought back to its grid, and with its references.
 
@@ -112,10 +119,11 @@ def raw_maps(
         references: for each present class the features of its references, R x d x h x w; none leaves that map out.
         views: view to features, 1 x d x h' x w'.
         present: the classes that are there, 0..C-1.
+        basic: the basic head's map too.
 
     Returns:
         V x K x h x w: the image's own (in its pair with the first view) and one for each view, then the mean over the
-        references.
+        references, then the basic head's.
     """
     grid, found = (own.shape[2], own.shape[3]), list[Tensor]()
     for view, features in views.items():
@@ -130,6 +138,8 @@ def raw_maps(
             for number, others in zip(present, references, strict=True)
         ]
         found.append(torch.stack(with_references))
+    if basic:
+        found.append(network.basic(own)[0, list(present)])
     return torch.stack(found).float()
 
 
@@ -207,7 +217,8 @@ def _fused_maps(
             continue
         own = owns[number : number + 1]
         of_views = {view: found[number : number + 1] for view, found in views.items()}
-        raw = raw_maps(features.network, own, [features(others) for others in shown], of_views, classes)
+        others = [features(ids) for ids in shown]
+        raw = raw_maps(features.network, own, others, of_views, classes, "basic" in settings.views)
         fused.append(resize(fuse(raw, settings.stretch)[None].cpu(), grid)[0])
     return fused
 
