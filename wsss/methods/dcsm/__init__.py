@@ -158,7 +158,7 @@ DCSM = Stage(
             **as_cam_trains("small"),
             "predict.scales": (0.8, 1.2),
             "predict.side": None,
-            "predict.alpha": 0.05,
+            "predict.alpha": 0.1,
             **of_step("predict", CRFS["small"]),
             "infer.scales": (0.8, 1.2),
             "infer.side": None,
@@ -176,7 +176,7 @@ DCSM_REFINE = Stage(
     ),
     {
         "demo": {"background.alpha": 0.16, **of_step("crf", CRFS["demo"])},
-        "small": {"background.alpha": 0.05, **of_step("crf", CRFS["small"])},
+        "small": {"background.alpha": 0.1, **of_step("crf", CRFS["small"])},
         "paper": {},
     },
 )

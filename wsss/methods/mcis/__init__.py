@@ -62,7 +62,7 @@ LOCALIZE = Stage(
             "train.filter_epochs": 10,
             "infer.side": 97,
             "infer.scales": (1.0, 1.5),
-            "infer.views": ("pair", "flip"),
+            "infer.views": ("pair",),
             "infer.stretch": "minimum",
             "infer.stride": 4,
         },
@@ -109,8 +109,8 @@ REFINE = Stage(
         Step("crf", 1, CrfSettings, refine.refine_labels, inputs=("background",), outputs=("labels_crf",), uses=CRF),
     ),
     {
-        "demo": {"background.alpha": 0.2, **of_step("crf", CRFS["demo"])},
-        "small": {"background.alpha": 1.0, **of_step("crf", CRFS["small"])},
+        "demo": {"background.alpha": 0.25, **of_step("crf", CRFS["demo"])},
+        "small": {"background.alpha": 0.3, **of_step("crf", CRFS["small"])},
         "paper": {},
     },
 )
