@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,9 +12,13 @@ from PIL import Image
 
 from wsss.classes import Classes
 from wsss.data import Dataset, layout
+from wsss.data.score_maps import ScoreMaps
 from wsss.interface import StepContext
+from wsss.methods.mcis.infer import McisInferSettings, infer_maps
+from wsss.methods.mcis.network import CoAttentionNet
 from wsss.methods.mcis.settings import McisTrainSettings
 from wsss.progress import ConsoleReporter
+from wsss.stages.outputs import save_model
 
 CPU = torch.device("cpu")
 REPORT = ConsoleReporter("test")
@@ -51,3 +56,19 @@ PETS = {"a": ["cat"], "b": ["cat", "dog"], "c": ["dog"], "d": ["cow"], "e": [], 
 def context(settings: object, dataset: Dataset, out: Path, inputs: Mapping[str, Path] | None = None) -> StepContext:
     out.mkdir(exist_ok=True, parents=True)
     return StepContext(settings, dataset, 5, CPU, out, inputs or {}, REPORT)
+
+
+def inferred(
+    dataset: Dataset, folder: Path, settings: McisInferSettings, silent: bool = False
+) -> tuple[ScoreMaps, dict[str, float]]:
+    """Infer with a random network whose maps are above 0 and whose co-attention compares; or one that says nothing."""
+    torch.manual_seed(3)
+    architecture = {"classes": len(dataset.classes), "backbone": "tiny", "output_stride": 8, "width": 8}
+    net = CoAttentionNet(weights="none", **architecture)  # type: ignore[arg-type]
+    net.shared.weight.data = net.shared.weight.data.abs() * (not silent)
+    net.affinity.weight.data = torch.eye(8)
+    net.extra[6].weight.data *= 1e4  # a network that has seen nothing hardly answers
+    (folder / "train").mkdir(parents=True)
+    save_model(folder / "train", net, architecture)  # type: ignore[arg-type]
+    infer_maps(context(settings, dataset, folder / "infer", {"train": folder / "train"}))
+    return ScoreMaps(folder / "infer" / "cam"), json.loads((folder / "infer" / "metrics.json").read_text())

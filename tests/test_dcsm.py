@@ -44,6 +44,12 @@ def test_any_refiner_can_follow() -> None:
     assert walk.inputs["localize"] == "localize.infer" and METHOD.stages["localize"].steps[-1].name == "infer"
 
 
+def test_the_paper_preset_is_max_pooling_on_vgg16() -> None:
+    settings = make_plan("dcsm", "paper").settings
+    assert settings["localize.train.pooling"] == "max" and settings["localize.train.backbone"] == "vgg16"
+    assert settings["localize.infer.subtract"] and settings["refine.background.alpha"] == 1
+
+
 def test_its_own_steps_from_images_to_labels(tiny_shapes: Dataset, tmp_path: Path) -> None:
     values = {
         "localize.train.epochs": 1,

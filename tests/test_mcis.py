@@ -12,7 +12,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from mcis_examples import CPU, PETS, REPORT, TINY, context, make_dataset
+from mcis_examples import CPU, PETS, REPORT, TINY, context, inferred, make_dataset
 from PIL import Image
 from torch import Tensor
 from torch.nn import BatchNorm2d
@@ -29,7 +29,7 @@ from wsss.methods.mcis.settings import check_train
 from wsss.methods.mcis.train import mcis_losses
 from wsss.run.plan import make_plan
 from wsss.run.steps import StepRunner
-from wsss.stages.outputs import load_model, save_model
+from wsss.stages.outputs import load_model
 
 
 @pytest.fixture
@@ -141,20 +141,6 @@ def test_a_frozen_batch_norm_is_the_backbones(pets: Dataset, tmp_path: Path) -> 
     }
     assert all((norm.running_mean == 0).all() for norm in norms["backbone"])
     assert len(norms["extra"]) == 3 and not any((norm.running_mean == 0).all() for norm in norms["extra"])
-
-
-def inferred(dataset: Dataset, folder: Path, settings: McisInferSettings) -> tuple[ScoreMaps, dict[str, float]]:
-    """Infer with a random network whose maps are above 0 and whose co-attention compares."""
-    torch.manual_seed(3)
-    architecture = {"classes": len(dataset.classes), "backbone": "tiny", "output_stride": 8, "width": 8}
-    net = CoAttentionNet(weights="none", **architecture)  # type: ignore[arg-type]
-    net.shared.weight.data.abs_()
-    net.affinity.weight.data = torch.eye(8)
-    net.extra[6].weight.data *= 1e4  # a network that has seen nothing hardly answers
-    (folder / "train").mkdir(parents=True)
-    save_model(folder / "train", net, architecture)  # type: ignore[arg-type]
-    infer_maps(context(settings, dataset, folder / "infer", {"train": folder / "train"}))
-    return ScoreMaps(folder / "infer" / "cam"), json.loads((folder / "infer" / "metrics.json").read_text())
 
 
 class TestInference:

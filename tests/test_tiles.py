@@ -150,20 +150,21 @@ def test_a_walk_in_tiles_is_the_walk_away_from_what_it_can_reach(monkeypatch, tm
     assert np.abs(found[0] - found[1]).mean() < 0.02
 
 
-def saliency_net(rng=0):
+def saliency_net(pooling: str, rng: int = 0) -> DcsmNet:
     torch.manual_seed(rng)
-    net = DcsmNet(3, "tiny", "none", 8, 0.0).eval().requires_grad_(False)
+    net = DcsmNet(3, "tiny", "none", 8, 0.0, pooling).eval().requires_grad_(False)
     net.head.weight.data.normal_(std=0.5)
     return net
 
 
-def test_saliency_in_tiles_is_that_without(monkeypatch):
+@pytest.mark.parametrize(("pooling", "subtract"), [("max", True), ("average", True), ("average", False)])
+def test_saliency_in_tiles_is_that_without(monkeypatch, pooling: str, subtract: bool):
     image = draw_scene(np.random.default_rng(0), 289, 3).image
     how = SaliencySettings(scales=(1.0,), side=None, stride=4), DEVICE
-    whole, classes = saliency_maps(saliency_net(), [image], None, *how)[0]
+    whole, classes = saliency_maps(saliency_net(pooling), [image], None, *how, True, subtract)[0]
     for name, value in {"LARGE": 80_000, "TILE": 208, "OVERLAP": 80}.items():
         monkeypatch.setattr(tiles, name, value)
-    tiled, same = saliency_of(saliency_net(), [image], None, *how)[0]
+    tiled, same = saliency_of(saliency_net(pooling), [image], None, *how, True, subtract)[0]
     assert same == classes and len(classes) >= 1 and tiled.shape == whole.shape
     assert whole.mean() > 0.01 and (tiled - whole).abs().mean() < 1e-3
 

@@ -195,9 +195,10 @@ def run_step(runner: StepRunner, planned: PlannedStep, place: Place, report: Cal
     """
     started = time.monotonic()
     if place.device.type == "cuda" and not place.gpu:
+        store = StepStore(runner.store, runner.work / "cache")
         if "network" not in planned.step.uses:
             runner = replace(runner, device=torch.device("cpu"))
-        elif StepStore(runner.store, runner.work / "cache").manifest(planned.name, runner.fingerprint(planned)) is None:
+        elif store.manifest(planned.work.name, runner.fingerprint(planned)) is None:
             raise UserError(f"step {planned.key} runs a network on a GPU, and this process was given none")
     result = runner.run(planned, report(planned.key))
     how = "computed" if not result.reused else "waited" if time.monotonic() - started > WAITED_S else "reused"

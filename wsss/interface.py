@@ -118,6 +118,21 @@ BACKGROUND_SCORES = Picture("background", "scores", 0)
 
 
 @dataclass(frozen=True)
+class Twin:
+    """Another implementation's step that does the same work.
+
+    Attributes:
+        implementation: its name, such as "cam".
+        step: of the same name as the one whose twin it is, in a stage of the same kind.
+        settings: its settings object.
+    """
+
+    implementation: str
+    step: Step
+    settings: Any
+
+
+@dataclass(frozen=True)
 class Step:
     """A piece of work that is done once for equal inputs.
 
@@ -142,6 +157,8 @@ class Step:
         supervision: what the step sees beyond tags, such as "masks".
         declares: the same, of what depends on its settings, such as an extra dataset.
         check: refuses settings that contradict each other (raises UserError); called before any step runs.
+        twin: with these settings another implementation's step does the same: that one is run, found and kept, so that
+            methods share it; None: with these settings none does.
         needs_background: why the step can't do with these settings in a dataset without a background; empty: it can.
     """
 
@@ -160,6 +177,7 @@ class Step:
     supervision: frozenset[str] = frozenset()
     declares: Callable[[Any], frozenset[str]] = lambda settings: frozenset()
     check: Callable[[Any], None] = lambda settings: None
+    twin: Callable[[Any], Twin | None] = lambda settings: None
     needs_background: Callable[[Any], str] = lambda settings: ""
 
 

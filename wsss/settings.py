@@ -133,9 +133,14 @@ class Setting:
     dataset: bool
 
     def space(self, value: Any) -> Search | None:
-        """How the setting is searched where a preset gives it a value, within what is allowed; None if it is not."""
+        """How the setting is searched where a preset gives it a value, within what is allowed; None if it is not.
+
+        Around no value there is nothing to search.
+        """
         if self.search is None or self.search.kind != "factor":
             return self.search
+        if value is None:
+            return None
         lowest, highest = self.low or 0.0, math.inf if self.high is None else self.high
         return loguniform(max(value * self.search.low, lowest), min(value * self.search.high, highest))
 

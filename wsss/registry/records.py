@@ -111,7 +111,7 @@ def _keep_labels(plan: Plan, record: Record, run: Run) -> None:
     fingerprint = record.step_fingerprints.get(key)
     if fingerprint is None or names.LABELS_MD5 in run.data.tags:
         return
-    outputs = _store().find(next(planned.name for planned in plan.steps if planned.key == key), fingerprint)
+    outputs = _store().find(next(planned.work.name for planned in plan.steps if planned.key == key), fingerprint)
     if outputs is None:
         return
     labels = outputs[0] / LABELS

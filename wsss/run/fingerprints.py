@@ -72,6 +72,7 @@ def step_fingerprint(
         device: where it runs, on this machine.
         workers: how many share the step, where it can be shared.
     """
+    planned = planned.work
     content = {
         "step": planned.name,
         "version": planned.step.version,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,12 @@ class PlannedStep:
     def key(self) -> str:
         """Such as "refine.walk"."""
         return f"{self.stage}.{self.step.name}"
+
+    @property
+    def work(self) -> PlannedStep:
+        """The step that is run and kept: itself, or another implementation's that does the same (`Step.twin`)."""
+        twin = self.step.twin(self.settings)
+        return self if twin is None else replace(self, **vars(twin))
 
     def check(self) -> None:
         """Refuse settings that can't be, before any step runs.

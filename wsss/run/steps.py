@@ -93,6 +93,7 @@ class StepRunner:
             UserError: another process is computing the same step (unless `wait`), or whatever the step itself refuses.
             OutOfTimeError: the deadline is over and the step is not done; what there is of it goes on in the next call.
         """
+        planned = planned.work
         fingerprint = self.fingerprint(planned)
         result = self._finished(planned, fingerprint)
         if result is None:

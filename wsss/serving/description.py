@@ -6,8 +6,9 @@
 
 It is read as plain data. A later format may add keys: it has another number, so that no version answers with half of
 what a package asks for. Format 5 is format 4 with the last line: what has a background and takes RGB files is still
-written as 4. Format 3 had no "direct". Format 2 had no "inference": one scale, the image's own. Format 1 had
-the network's keys alone, and the names in the metadata of `MLmodel`.
+written as 4. In both, "network" of a DCSM that pools by the mean says so ("pooling"), which earlier versions refuse as
+an unknown key. Format 3 had no "direct". Format 2 had no "inference": one scale, the image's own. Format 1 had the
+network's keys alone, and the names in the metadata of `MLmodel`.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class Dcsm(Localizer):
     """Those of `wsss.methods.dcsm.network.DcsmNet`."""
 
     kind: Literal["dcsm"] = "dcsm"
+    pooling: Literal["max", "average"] = "max"
 
 
 class Wildcat(Localizer):
@@ -181,7 +183,10 @@ class Description(_Plain):
 
     def as_json(self, indent: int | None = 1) -> str:
         """The text of `model.json`."""
-        return self.model_dump_json(indent=indent, exclude={"background", "pixels"} if self.format == 4 else None)
+        left_out: dict[str, Any] = {"background": True, "pixels": True} if self.format == 4 else {}
+        if isinstance(self.network, Dcsm) and self.network.pooling == "max":
+            left_out["network"] = {"pooling"}
+        return self.model_dump_json(indent=indent, exclude=left_out)
 
 
 def describe_step(path: Path, kind: str = SEGMENTER) -> AnyNetwork:

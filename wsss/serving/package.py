@@ -27,11 +27,13 @@ from torch import nn
 from wsss.classes import Classes
 from wsss.errors import UserError, one_line
 from wsss.failures import sentence
+from wsss.methods.dcsm.network import pooling_of
 from wsss.ops import pooling
 from wsss.serving import deployed, heatmaps
 from wsss.serving.deployed import Deployed
 from wsss.serving.description import (
     DESCRIPTION,
+    AnyNetwork,
     Description,
     describe,
     describe_step,
@@ -94,7 +96,7 @@ def save_package(
     Raises:
         UserError: no trained network is in the folder, or one of another number of classes than there are names.
     """
-    description = describe(describe_step(folder / DESCRIPTION, kind), classes, inference)
+    description = describe(_network(folder, kind), classes, inference)
     segmenter = _loaded(description, folder / WEIGHTS, run_id)
     if kind == OF_GRADIENTS:
         from mlflow.models import Model
@@ -110,6 +112,12 @@ def save_package(
     (out / DESCRIPTION).write_text(description.as_json(), encoding="utf-8")
     shutil.copyfile(folder / WEIGHTS, out / WEIGHTS)
     (out / CARD).write_text(card, encoding="utf-8")
+
+
+def _network(folder: Path, kind: str) -> AnyNetwork:
+    """The network of a training step's output; what of DCSM is CAM's classifier does not say how it pools."""
+    network = describe_step(folder / DESCRIPTION, kind)
+    return network.model_copy(update={"pooling": pooling_of(folder)}) if kind == OF_GRADIENTS else network
 
 
 def example_for(stride: int) -> torch.Tensor:
@@ -264,5 +272,5 @@ def load_step(folder: Path, classes: Classes, inference: Inference | None = None
     Raises:
         UserError: there is none, or it has another number of classes.
     """
-    description = describe(describe_step(folder / DESCRIPTION, kind), classes, inference)
+    description = describe(_network(folder, kind), classes, inference)
     return _loaded(description, folder / WEIGHTS, str(folder))

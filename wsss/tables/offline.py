@@ -232,6 +232,7 @@ class _Expectations:
 
     def seconds(self, planned: PlannedStep) -> float | None:
         """The median; None where there is no such step yet."""
+        planned = planned.work
         if planned.name not in self._known:
             self._known[planned.name] = [
                 (manifest["settings"], float(manifest["seconds"]))

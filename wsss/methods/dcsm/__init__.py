@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from torch import Tensor
@@ -15,16 +16,16 @@ from torch import Tensor
 from wsss.data.score_maps import ScoreMap, ScoreMaps, ScoreMapWriter
 from wsss.interface import NETWORK, Method, Stage, Step, StepContext
 from wsss.methods.cam import LOCALIZE
-from wsss.methods.dcsm.network import DcsmNet, DcsmSettings, check_dcsm, train_dcsm
-from wsss.methods.dcsm.saliency import SaliencySettings
+from wsss.methods.dcsm.network import DcsmNet, DcsmSettings, cam_training, check_dcsm, pooling_of, train_dcsm
+from wsss.methods.dcsm.saliency import LabellingSettings, SaliencySettings
 from wsss.methods.dcsm.tiled import saliency_of
 from wsss.nets.kernels import own_depthwise
 from wsss.scores import metric_names
 from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
-from wsss.settings import loguniform, setting
+from wsss.settings import flatten, loguniform, setting
 from wsss.stages.direct import direct, predict_directly
 from wsss.stages.inference import id_batches
-from wsss.stages.localize import tag_metrics
+from wsss.stages.localize import ClassifierSettings, tag_metrics
 from wsss.stages.outputs import load_model, write_metrics
 from wsss.stages.presets import CRFS, from_step, of_step
 from wsss.stages.refine import BackgroundSettings, CrfSettings, background, crf, with_background
@@ -54,7 +55,9 @@ class DirectSettings(SaliencySettings, DcsmBackgroundSettings, CrfSettings):
 
 def load_dcsm(context: StepContext) -> DcsmNet:
     """The trained network, in eval mode, on the step's device, its parameters without gradients."""
-    model = to_device(load_model(context.inputs["train"], DcsmNet), context.device).requires_grad_(False)
+    folder = context.inputs["train"]
+    network = partial(DcsmNet, pooling=pooling_of(folder))
+    model = to_device(load_model(folder, network), context.device).requires_grad_(False)
     if context.device.type == "cuda":
         own_depthwise(model)
     return model
@@ -88,6 +91,7 @@ def predict_dcsm(context: StepContext) -> None:
 
 def infer_dcsm(context: StepContext) -> None:
     """Saliency maps of the tagged classes for train and dev (`cam`); the ranking quality on dev and val."""
+    settings: LabellingSettings = context.settings
     dataset, device = context.dataset, context.device
     model = load_dcsm(context)
     ids = [*dataset.splits["train"], *dataset.splits["dev"]]
@@ -95,7 +99,7 @@ def infer_dcsm(context: StepContext) -> None:
     def make(batch: list[str]) -> list[tuple[str, ScoreMap]]:
         images, tags = [dataset.image(i) for i in batch], [dataset.tags(i) for i in batch]
         size = (images[0].shape[0], images[0].shape[1])
-        found = saliency_of(model, images, tags, context.settings, device)
+        found = saliency_of(model, images, tags, settings, device, subtract=settings.subtract)
         return [(i, score_map(maps, classes, size)) for i, (maps, classes) in zip(batch, found, strict=True)]
 
     with ScoreMapWriter(context.out / "cam", resume=True) as writer:
@@ -110,16 +114,31 @@ def infer_dcsm(context: StepContext) -> None:
     write_metrics(context.out, {metric_names.EMPTY_CAMS: empty, **tag_metrics(context, model)})
 
 
+def as_cam_trains(preset: str) -> dict[str, object]:
+    """CAM's settings of training in a preset, for DCSM on average pooling: one classifier serves both."""
+    chosen = {**flatten(ClassifierSettings()), **from_step(LOCALIZE.presets[preset], "train"), "pooling": "average"}
+    return of_step("train", chosen)
+
+
 DCSM = Stage(
     "localize",
     "dcsm",
     (
-        Step("train", 1, DcsmSettings, train_dcsm, metrics=(TRAIN_LOSS,), check=check_dcsm, uses=NETWORK),
+        Step(
+            "train",
+            1,
+            DcsmSettings,
+            train_dcsm,
+            metrics=(TRAIN_LOSS,),
+            check=check_dcsm,
+            uses=NETWORK,
+            twin=cam_training,
+        ),
         direct(DirectSettings, predict_dcsm),
         Step(
             "infer",
             1,
-            SaliencySettings,
+            LabellingSettings,
             infer_dcsm,
             inputs=("train",),
             outputs=("cam",),
@@ -130,20 +149,17 @@ DCSM = Stage(
     ),
     {
         "demo": {
-            **of_step("train", from_step(LOCALIZE.presets["demo"], "train")),
-            "train.output_stride": 8,
+            **as_cam_trains("demo"),
             "predict.side": None,
-            "predict.alpha": 0.3,
+            "predict.alpha": 0.16,
             **of_step("predict", CRFS["demo"]),
             "infer.side": None,
         },
         "small": {
-            **of_step("train", from_step(LOCALIZE.presets["small"], "train")),
-            "train.head_lr": 3.0,
-            "train.epochs": 3,
+            **as_cam_trains("small"),
             "predict.scales": (0.8, 1.2),
             "predict.side": None,
-            "predict.alpha": 0.05,
+            "predict.alpha": 0.1,
             **of_step("predict", CRFS["small"]),
             "infer.scales": (0.8, 1.2),
             "infer.side": None,
@@ -160,8 +176,8 @@ DCSM_REFINE = Stage(
         crf("background"),
     ),
     {
-        "demo": {"background.alpha": 0.3, **of_step("crf", CRFS["demo"])},
-        "small": {"background.alpha": 0.05, **of_step("crf", CRFS["small"])},
+        "demo": {"background.alpha": 0.16, **of_step("crf", CRFS["demo"])},
+        "small": {"background.alpha": 0.1, **of_step("crf", CRFS["small"])},
         "paper": {},
     },
 )

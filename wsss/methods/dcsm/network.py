@@ -1,23 +1,34 @@
-"""The classifier whose scores are propagated back: fully convolutional, global max pooling (DCSM, section 3.1)."""
+"""The classifier whose scores are propagated back: fully convolutional, global max pooling (DCSM, section 3.1).
+
+With average pooling, a choice of ours, it is CAM's classifier, and where both are asked for it is trained once.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from wsss.errors import UserError
-from wsss.interface import StepContext
+from wsss.interface import StepContext, Twin
+from wsss.methods.cam import LOCALIZE
 from wsss.nets.backbones import BACKBONES, build_backbone, read_weights
-from wsss.settings import factor, setting
+from wsss.settings import choice, factor, setting
 from wsss.stages.localize import ClassifierSettings, check_training, classifier_architecture, fit_to_tags
 from wsss.stages.outputs import save_model, write_metrics
 
 BLOCKS = 3
 """Blocks of each of the last three levels whose inputs are looked at: on VGG16 the paper's nine layers."""
+
+POOLINGS = ("max", "average")
+"""A class scores what its highest cell scores, or the mean of all cells."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,14 @@ class DcsmSettings(ClassifierSettings):
     backbone: str = setting("vgg16", "the network", source="paper", choices=BACKBONES)
     output_stride: int = setting(
         16, "pixels of the image for a cell of the last level", source="paper", choices=(8, 16), unit="px"
+    )
+    pooling: str = setting(
+        "max",
+        "a class's score: its highest cell's (max), or the mean of all cells as in CAM (average), whose classifier it "
+        "then is; vgg16 keeps its fully connected layers",
+        source="paper",
+        choices=POOLINGS,
+        search=choice(*POOLINGS),
     )
     dropout: float = setting(
         0.5, "share of features dropped after fc6 and fc7, or before the classifier", source="VGG16", low=0, high=0.95
@@ -74,14 +93,26 @@ class FullyConnected(nn.Sequential):
 
 
 class DcsmNet(nn.Module):
-    """Backbone (with fc6 and fc7 on VGG16), 1 x 1 convolution to the classes, global max pooling."""
+    """Backbone (with fc6 and fc7 on VGG16), 1 x 1 convolution to the classes, global pooling.
 
-    def __init__(self, classes: int, backbone: str, weights: str, output_stride: int, dropout: float) -> None:
+    Args:
+        classes: C.
+        backbone, weights, output_stride: see `build_backbone`.
+        dropout: share of features dropped.
+        pooling: one of `POOLINGS`; with "average" the 1 x 1 convolution has no bias, as CAM's.
+    """
+
+    def __init__(
+        self, classes: int, backbone: str, weights: str, output_stride: int, dropout: float, pooling: str = "max"
+    ) -> None:
         super().__init__()
+        self.pooling = pooling
         self.backbone = build_backbone(backbone, weights, output_stride)
         vgg = backbone == "vgg16"
         self.top = FullyConnected(weights, dropout) if vgg else nn.Dropout2d(dropout)
-        self.head = nn.Conv2d(FullyConnected.channels if vgg else self.backbone.channels[-1], classes, 1)
+        self.head = nn.Conv2d(
+            FullyConnected.channels if vgg else self.backbone.channels[-1], classes, 1, bias=pooling == "max"
+        )
         nn.init.normal_(self.head.weight, std=0.01)
 
     @property
@@ -109,8 +140,12 @@ class DcsmNet(nn.Module):
         return self.head(self.top(features)), inputs
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class scores B x C before the sigmoid: each class's highest cell."""
-        return self.scores(images).amax((2, 3))
+        """Class scores B x C before the sigmoid: `pooled` cells."""
+        return self.pooled(self.scores(images))
+
+    def pooled(self, cells: Tensor) -> Tensor:
+        """Each class's highest cell, or the mean of its cells: B x C of B x C x h x w scores."""
+        return cells.amax((2, 3)) if self.pooling == "max" else cells.mean((2, 3))
 
     def blocks(self) -> list[nn.Module]:
         """The last `BLOCKS` blocks of each of the last three levels; a block is a child that convolves."""
@@ -131,6 +166,24 @@ def check_dcsm(settings: DcsmSettings) -> None:
     check_training(settings)
 
 
+def cam_training(settings: DcsmSettings) -> Twin | None:
+    """CAM's training, where it makes the classifier that the settings ask for: with average pooling, not on VGG16."""
+    if settings.pooling == "max" or settings.backbone == "vgg16":
+        return None
+    values = {field.name: getattr(settings, field.name) for field in fields(ClassifierSettings)}
+    return Twin(LOCALIZE.name, LOCALIZE.steps[0], ClassifierSettings(**values))
+
+
+def pooling_of(folder: Path) -> str:
+    """How the classifier in a training step's output pools; one that doesn't say it is CAM's if it has no bias."""
+    architecture: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    if "pooling" in architecture:
+        return str(architecture["pooling"])
+    with safe_open(folder / "model.safetensors", "pt") as weights:
+        names = set(weights.keys())
+    return "max" if "head.bias" in names else "average"
+
+
 def tag_log_odds(tags: np.ndarray) -> Tensor:
     """log((n + 1/2) / (N - n + 1/2)) of the n images with each tag among N: float32 C from bool N x C.
 
@@ -142,14 +195,15 @@ def tag_log_odds(tags: np.ndarray) -> Tensor:
 
 
 def train_dcsm(context: StepContext) -> None:
-    """Train on the tags with the mean over C sigmoid cross-entropies of the highest cells."""
+    """Train on the tags with the mean over C sigmoid cross-entropies of the pooled cells."""
     settings: DcsmSettings = context.settings
     torch.manual_seed(context.rng)
-    architecture = classifier_architecture(context)
+    architecture = classifier_architecture(context) | {"pooling": settings.pooling}
     model = DcsmNet(weights=settings.weights, **architecture)
-    tags = np.array([context.dataset.tags(i) for i in context.dataset.splits["train"]])
-    with torch.no_grad():
-        model.head.bias.copy_(tag_log_odds(tags))  # type: ignore[union-attr]
+    if model.head.bias is not None:
+        tags = np.array([context.dataset.tags(i) for i in context.dataset.splits["train"]])
+        with torch.no_grad():
+            model.head.bias.copy_(tag_log_odds(tags))
     metrics = fit_to_tags(context, model, F.multilabel_soft_margin_loss, pretrained=("backbone", "top"))
     save_model(context.out, model, architecture)
     write_metrics(context.out, metrics)

@@ -13,7 +13,7 @@ from torch import Tensor
 from wsss.data.augmentation import normalise
 from wsss.methods.dcsm.network import DcsmNet
 from wsss.ops.guided import Guided, class_gradients
-from wsss.settings import setting
+from wsss.settings import choice, setting
 from wsss.stages.inference import node_grid, node_size, resize
 
 COMPARED = 4
@@ -40,6 +40,18 @@ class SaliencySettings:
         source="conv3's, the finest that is looked at",
         choices=(2, 4, 8, 16),
         unit="px",
+    )
+
+
+@dataclass(frozen=True)
+class LabellingSettings(SaliencySettings):
+    """Making those that become labels."""
+
+    subtract: bool = setting(
+        True,
+        "take the other classes' saliency away, as predictions without tags always do; false keeps a class's own",
+        source="paper",
+        search=choice(True, False),
     )
 
 
@@ -103,10 +115,13 @@ def class_difference(saliency: Tensor, peaks: Tensor | None = None) -> Tensor:
     return torch.tanh(GAIN * difference / highest.clamp(min=torch.finfo(saliency.dtype).tiny)).sum(1)
 
 
-def normalised(total: Tensor) -> Tensor:
-    """tanh(3 M / max M) of float K x h x w maps, at least 0; a map without any saliency stays 0."""
-    peak = total.amax((1, 2), keepdim=True).clamp(min=torch.finfo(total.dtype).tiny)
-    return torch.tanh(GAIN * total / peak)
+def normalised(total: Tensor, peaks: Tensor | None = None) -> Tensor:
+    """tanh(3 M / max M) of float K x h x w maps, at least 0; a map without any saliency stays 0.
+
+    `peaks` are the maxima, float K, where `total` is a part of an image's.
+    """
+    highest = total.amax((1, 2), keepdim=True) if peaks is None else peaks[:, None, None]
+    return torch.tanh(GAIN * total / highest.clamp(min=torch.finfo(total.dtype).tiny))
 
 
 def padded(images: Tensor, side: int | None) -> tuple[Tensor, tuple[int, int]]:
@@ -143,6 +158,7 @@ def saliency_maps(
     settings: SaliencySettings,
     device: torch.device,
     at_least_one: bool = False,
+    subtract: bool = True,
 ) -> list[tuple[Tensor, list[int]]]:
     """The saliency maps of several images of one size.
 
@@ -153,6 +169,7 @@ def saliency_maps(
         settings: scales, padding, stride.
         device: where the model is.
         at_least_one: see `compared_classes`.
+        subtract: take the saliency of the other classes away.
 
     Returns:
         For each image its maps, float32 n x h x w in [0, 1] on the CPU, and their classes 0..C - 1.
@@ -163,7 +180,7 @@ def saliency_maps(
     for start in range(0, len(images), step):
         part = slice(start, start + step)
         own = None if tags is None else tags[part]
-        found += _maps_together(model, images[part], own, settings, device, at_least_one)
+        found += _maps_together(model, images[part], own, settings, device, at_least_one, subtract)
     return found
 
 
@@ -174,6 +191,7 @@ def _maps_together(
     settings: SaliencySettings,
     device: torch.device,
     at_least_one: bool,
+    subtract: bool,
 ) -> list[tuple[Tensor, list[int]]]:
     size = (images[0].shape[0], images[0].shape[1])
     batch, corner = padded(torch.stack([normalise(image) for image in images]).to(device), settings.side)
@@ -185,8 +203,8 @@ def _maps_together(
         with Guided():
             passes.append(model.scores_and_inputs(scaled.contiguous(memory_format=torch.channels_last)))
 
-    highest = torch.stack([scores.detach().amax((2, 3)) for scores, _ in passes], 1)
-    compared = [compared_classes(s, None if tags is None else tags[i], at_least_one) for i, s in enumerate(highest)]
+    pooled = torch.stack([model.pooled(scores.detach()) for scores, _ in passes], 1)
+    compared = [compared_classes(s, None if tags is None else tags[i], at_least_one) for i, s in enumerate(pooled)]
     wanted = max(len(c.classes) for c in compared)
     totals = [torch.zeros(len(c.candidates), *grid, device=device) for c in compared]
     if wanted:
@@ -196,7 +214,8 @@ def _maps_together(
             for gradient in class_gradients(scores, inputs, torch.tensor(classes, device=device)):
                 saliency = cropped(gradient.abs().amax(2), canvas, corner, size, grid)
                 for i, (total, c) in enumerate(zip(totals, compared, strict=True)):
-                    difference = class_difference(saliency[: len(c.classes), i])[: len(total)]
+                    of_classes = saliency[: len(c.classes), i]
+                    difference = (class_difference if subtract else normalised)(of_classes)[: len(total)]
                     total += c.counts[number, :, None, None] * difference
     return [
         (normalised(total).cpu() if len(total) else total.cpu(), c.candidates)

@@ -1,8 +1,8 @@
 """Saliency maps of large pictures, tile by tile.
 
 A cell's gradient depends on the pixels that the network sees from it. What is of the whole picture is found first: the
-highest score of each class, which decides what is compared, and the highest difference of each pair of classes in each
-layer, which the differences are divided by. A large picture is not padded.
+pooled score of each class, which decides what is compared, and in each layer the highest difference of each pair of
+classes (without subtraction, each class's highest saliency), which these are divided by. A large picture is not padded.
 """
 
 from __future__ import annotations
@@ -41,13 +41,15 @@ def saliency_of(
     settings: SaliencySettings,
     device: torch.device,
     at_least_one: bool = False,
+    subtract: bool = True,
 ) -> list[tuple[Tensor, list[int]]]:
     """`saliency_maps` of images of one size, whatever it is; large ones go through one by one, in tiles."""
     if not is_large(*images[0].shape[:2]):
-        return saliency_maps(model, images, tags, settings, device, at_least_one)
+        return saliency_maps(model, images, tags, settings, device, at_least_one, subtract)
     wanted = [None] * len(images) if tags is None else tags
     return [
-        _of_large(model, image, own, settings, device, at_least_one) for image, own in zip(images, wanted, strict=True)
+        _of_large(model, image, own, settings, device, at_least_one, subtract)
+        for image, own in zip(images, wanted, strict=True)
     ]
 
 
@@ -58,11 +60,12 @@ def _of_large(
     settings: SaliencySettings,
     device: torch.device,
     at_least_one: bool,
+    subtract: bool,
 ) -> tuple[Tensor, list[int]]:
     size = (image.shape[0], image.shape[1])
     grid = node_grid(*size, settings.stride)
     tiles = list(grid_windows(size, grid, _period(model, settings)))
-    compared = compared_classes(_highest_scores(model, image, tiles, settings, device), tags, at_least_one)
+    compared = compared_classes(_pooled_scores(model, image, tiles, settings, device), tags, at_least_one)
     total = torch.zeros(len(compared.candidates), *grid, device=device)
     if not compared.classes:
         return total.cpu(), []
@@ -70,11 +73,13 @@ def _of_large(
     peaks: dict[tuple[int, int], Tensor] = defaultdict(lambda: torch.zeros((), device=device))
     for window, seen in tiles:
         for number, layer, saliency in _saliency(model, image[seen], window, classes, settings, device):
-            highest = pair_differences(saliency)[:, :, *window.middle].amax((2, 3))
+            divided = pair_differences(saliency) if subtract else saliency
+            highest = divided[(..., *window.middle)].amax((-2, -1))
             peaks[number, layer] = torch.maximum(peaks[number, layer], highest)
     for window, seen in tiles:
         for number, layer, saliency in _saliency(model, image[seen], window, classes, settings, device):
-            difference = class_difference(saliency, peaks[number, layer])[: len(total), *window.middle]
+            of_picture = (class_difference if subtract else normalised)(saliency, peaks[number, layer])
+            difference = of_picture[: len(total), *window.middle]
             total[:, *window.kept] += compared.counts[number, :, None, None] * difference
     return normalised(total).cpu(), compared.candidates
 
@@ -98,15 +103,17 @@ def _saliency(
 
 
 @torch.no_grad()
-def _highest_scores(
+def _pooled_scores(
     model: DcsmNet,
     image: np.ndarray,
     tiles: Sequence[tuple[Window, tuple[slice, slice]]],
     settings: SaliencySettings,
     device: torch.device,
 ) -> Tensor:
-    """The highest class scores of a picture at each scale, float S x C, each cell's from the tile that keeps it."""
-    highest = torch.full((len(settings.scales), model.head.out_channels), -torch.inf, device=device)
+    """The class scores of a picture at each scale, float S x C: pooled over cells, each from the tile that keeps it."""
+    shape = (len(settings.scales), model.head.out_channels)
+    highest, total = torch.full(shape, -torch.inf, device=device), torch.zeros(shape, device=device)
+    counts = [0] * len(settings.scales)
     for window, seen in tiles:
         batch = normalise(image[seen])[None].to(device)
         for number, scaled in enumerate(_scaled(model, batch, settings)):
@@ -117,8 +124,13 @@ def _highest_scores(
                     scores.shape[1:], scaled.shape[2:], window.middle, window.size, strict=True
                 )
             )
-            highest[number] = torch.maximum(highest[number], scores[:, rows][:, :, columns].amax((1, 2)))
-    return highest
+            kept = scores[:, rows][:, :, columns].flatten(1)
+            highest[number] = torch.maximum(highest[number], kept.amax(1))
+            total[number] += kept.sum(1)
+            counts[number] += kept.shape[1]
+    if model.pooling == "max":
+        return highest
+    return total / torch.tensor(counts, device=device)[:, None]
 
 
 def _cells_kept(cells: int, length: int, spacing: int, kept: slice, of: int, device: torch.device) -> Tensor:

@@ -45,8 +45,13 @@ LOCALIZE = Stage(
     {
         "demo": {
             **of_step("train", NETWORKS["demo"]),
+            "train.added": 0,
             "train.width": 96,
+            "train.attention": "cosine",
+            "train.temperature": 10.0,
             "train.side": 97,
+            "train.placement": "random",
+            "train.scale_low": 0.75,
             "train.jitter": 0.0,
             "train.views": ("pair",),
             "train.lr": 1e-3,
@@ -56,11 +61,14 @@ LOCALIZE = Stage(
             "train.epochs": 12,
             "train.filter_epochs": 10,
             "infer.side": 97,
-            "infer.views": ("pair", "flip"),
+            "infer.scales": (1.0, 1.5),
+            "infer.views": ("pair",),
+            "infer.stretch": "minimum",
             "infer.stride": 4,
         },
         "small": {
             **of_step("train", NETWORKS["small"]),
+            "train.added": 0,
             "train.width": 128,
             "train.side": 161,
             "train.jitter": 0.1,
@@ -76,6 +84,7 @@ LOCALIZE = Stage(
             "train.image_limit": 7000,
             "infer.side": 193,
             "infer.views": ("pair", "flip"),
+            "infer.stretch": "minimum",
         },
         "paper": {},
     },
@@ -100,8 +109,8 @@ REFINE = Stage(
         Step("crf", 1, CrfSettings, refine.refine_labels, inputs=("background",), outputs=("labels_crf",), uses=CRF),
     ),
     {
-        "demo": {"background.alpha": 0.1, **of_step("crf", CRFS["demo"])},
-        "small": {"background.alpha": 1.0, **of_step("crf", CRFS["small"])},
+        "demo": {"background.alpha": 0.25, **of_step("crf", CRFS["demo"])},
+        "small": {"background.alpha": 0.3, **of_step("crf", CRFS["small"])},
         "paper": {},
     },
 )

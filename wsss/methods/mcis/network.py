@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -17,49 +18,77 @@ SCALED_VIEWS = {"0.75": 0.75, "2": 2.0}
 VIEWS = ("pair", "flip", *SCALED_VIEWS)
 """What an image m is co-attended with: another image that shares a tag, and m itself mirrored or resized."""
 
+ATTENTIONS = ("dot", "cosine")
+"""How cells are compared: by products of their features, or by the cosine of the angle between them."""
+
+PLACEMENTS = ("warp", "random")
+"""The whole image, warped to the square; or resized by a random factor and cut or padded at a random place."""
+
 STARTS = ("random", "local")
 """Random convolutions and W = I / sqrt(d); or the convolutions' middle taps alone and W = I / d, a gentle attention."""
 
 
-def co_attention(first: Tensor, second: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def co_attention(
+    first: Tensor, second: Tensor, weight: Tensor, attention: str = "dot", temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """What each of two images sees of the other: P = F_m^T W F_n, A_n = F_m softmax(P), A_m = F_n softmax(P^T).
 
     Args:
         first: F_m, float B x d x h x w.
         second: F_n, float B x d x h' x w'; the grids may differ.
         weight: W, d x d.
+        attention: one of `ATTENTIONS`; with "cosine" the cells of F_m and of W F_n are divided by their length, so that
+            no cell attracts all others by the size of its features (0 stays 0).
+        temperature: P is multiplied by it.
 
     Returns:
         A_m, B x d x h x w, each cell a mean of F_n's cells, and A_n, B x d x h' x w', each a mean of F_m's. The
         softmax of A_n runs over the cells of m, that of A_m over the cells of n.
     """
     m, n = first.flatten(2), second.flatten(2)
-    affinity = m.transpose(1, 2) @ (weight @ n)
+    asking, asked = m, weight @ n
+    if attention == "cosine":
+        asking, asked = F.normalize(m, dim=1), F.normalize(asked, dim=1)
+    affinity = temperature * (asking.transpose(1, 2) @ asked)
     seen_by_n = m @ affinity.softmax(1)
     seen_by_m = n @ affinity.transpose(1, 2).softmax(1)
     return seen_by_m.view_as(first), seen_by_n.view_as(second)
 
 
 class CoAttentionNet(nn.Module):
-    """Backbone, three 3 x 3 convolutions, a head for the image alone and one for what is shared or left.
+    """Backbone, 3 x 3 convolutions, a head for the image alone and one for what is shared or left.
 
     Args:
         classes: C.
         backbone: its name.
         weights: its initial weights.
         output_stride: 8 or 16.
-        width: d, the channels of the three convolutions.
+        width: d, the channels of the added convolutions; without any, d is the backbone's.
         start: how these and W begin, one of `STARTS`.
+        added: how many convolutions are added.
+        attention: how cells are compared, one of `ATTENTIONS`.
+        temperature: factor on the affinities.
     """
 
     def __init__(
-        self, classes: int, backbone: str, weights: str, output_stride: int, width: int, start: str = "random"
+        self,
+        classes: int,
+        backbone: str,
+        weights: str,
+        output_stride: int,
+        width: int,
+        start: str = "random",
+        added: int = 3,
+        attention: str = "dot",
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
+        self.attention, self.temperature = attention, temperature
         self.backbone = build_backbone(backbone, weights, output_stride)
         normalised = any(isinstance(layer, nn.BatchNorm2d) for layer in self.backbone.modules())
         self.extra = nn.Sequential()
-        for channels in (self.backbone.channels[-1], width, width):
+        depth = width if added else self.backbone.channels[-1]
+        for channels in (self.backbone.channels[-1], *[width] * added)[:added]:
             conv = nn.Conv2d(channels, width, 3, padding=1)
             if start == "local":
                 nn.init.zeros_(conv.weight)
@@ -69,11 +98,11 @@ class CoAttentionNet(nn.Module):
             assert conv.bias is not None
             nn.init.zeros_(conv.bias)
             self.extra.extend([conv, *([nn.BatchNorm2d(width)] if normalised else []), nn.ReLU(inplace=True)])
-        self.basic = nn.Conv2d(width, classes, 1)
-        self.affinity = nn.Linear(width, width, bias=False)
-        self.affinity.weight.data = torch.eye(width) / (width if start == "local" else math.sqrt(width))
-        self.shared = nn.Conv2d(width, classes, 1, bias=False)
-        self.gate = nn.Conv2d(width, 1, 1, bias=False)
+        self.basic = nn.Conv2d(depth, classes, 1)
+        self.affinity = nn.Linear(depth, depth, bias=False)
+        self.affinity.weight.data = torch.eye(depth) / (depth if start == "local" else math.sqrt(depth))
+        self.shared = nn.Conv2d(depth, classes, 1, bias=False)
+        self.gate = nn.Conv2d(depth, 1, 1, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores of each image alone, B x C before the sigmoid, of float B x 3 x H x W normalised images."""
@@ -85,7 +114,7 @@ class CoAttentionNet(nn.Module):
 
     def attend(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """`co_attention` of two images' features with the learned W."""
-        return co_attention(first, second, self.affinity.weight)
+        return co_attention(first, second, self.affinity.weight, self.attention, self.temperature)
 
     def basic_scores(self, features: Tensor) -> Tensor:
         """B x C, the mean of the basic head's maps."""
@@ -109,20 +138,22 @@ def view_side(view: str, side: int, stride: int) -> int:
     return node_size(side, side, stride, SCALED_VIEWS.get(view, 1.0))[0]
 
 
-def square(image: np.ndarray, side: int, jitter: float, seed: int) -> Tensor:
-    """An image warped to a square whatever its form, as in the released code, perhaps mirrored, its colours varied.
+def square(image: np.ndarray, side: int, jitter: float, seed: int, scale: tuple[float, float] | None = None) -> Tensor:
+    """A square of an image, perhaps mirrored, its colours varied.
 
     Args:
         image: uint8 H x W x 3.
         side: of the square, in px.
         jitter: strength of the colour jitter.
         seed: decides all that is random: with equal seeds, all views of an image are mirrored or none is.
+        scale: resize the image by a factor out of this range, then cut or pad it to the square at a random place, as
+            classifiers are trained; None warps the whole image to the square, whatever its form, as the released code.
 
     Returns:
         float32 3 x side x side, normalised.
     """
-    augment = Augmentation(side, (1.0, 1.0), jitter)
-    return augment(warp(image, side), None, np.random.default_rng(seed))[0]
+    augment = Augmentation(side, scale or (1.0, 1.0), jitter)
+    return augment(image if scale else warp(image, side), None, np.random.default_rng(seed))[0]
 
 
 def warp(image: np.ndarray, side: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from wsss.data.stored_images import UNREADABLE
 from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.ops.tiles import is_large, labels_in_tiles, part_at_size, windows
-from wsss.settings import setting
+from wsss.settings import loguniform, setting
 from wsss.stages.refine import BackgroundSettings, add_background, crf_step, foreground_maps, upsampled
 from wsss.stream import ordered_map
 
@@ -32,8 +32,19 @@ SMALLEST = 0.01
 
 @dataclass(frozen=True)
 class McisBackgroundSettings(BackgroundSettings):
-    """Where the background comes from: the maps themselves (strict), or a saliency model."""
+    """Where the background comes from: the maps themselves (strict), or a saliency model.
 
+    The strict background is 1 - max M where the published one is 1 - saliency: these maps stand on a high floor, on
+    which CAM's exponent of 16 leaves hardly any background.
+    """
+
+    alpha: float = setting(
+        1.0,
+        "exponent of the power; larger is less background",
+        low=0.05,
+        high=256,
+        search=loguniform(0.05, 4),
+    )
     saliency: str | None = setting(
         None,
         "a folder of saliency maps <id>.png (0..255); none is strict: no saliency model",

@@ -16,6 +16,7 @@ from wsss.methods.mcis.extra import add_extra
 from wsss.methods.mcis.network import SCALED_VIEWS, VIEWS, CoAttentionNet, square, view_side
 from wsss.methods.mcis.pairs import Pool, difference, intersection
 from wsss.methods.mcis.settings import McisTrainSettings
+from wsss.stages.inference import resize
 from wsss.stages.outputs import save_model, write_metrics
 from wsss.stages.parts import in_parts
 from wsss.training import fit, parameter_groups
@@ -85,21 +86,24 @@ def mcis_losses(
 def training_sample(pool: Pool, key: str, settings: McisTrainSettings, draw: np.random.Generator) -> dict[str, Tensor]:
     """An image, its partner and its views, normalised squares, and the tags of both (float C).
 
-    The colours of image and partner are varied, those of the views are not.
+    The colours of image and partner are varied, those of the views are not. With a random placement, the views are of
+    the square that was cut.
     """
     partner = pool.partner(key, draw)
     seed, other = (int(draw.integers(2**31)) for _ in range(2))
-    picture, side = pool.image(key), settings.side
+    picture, side, scale = pool.image(key), settings.side, settings.scale
     sample = {
-        "image": square(picture, side, settings.jitter, seed),
-        "pair": square(pool.image(partner), side, settings.jitter, other),
+        "image": square(picture, side, settings.jitter, seed, scale),
+        "pair": square(pool.image(partner), side, settings.jitter, other, scale),
         "tags": torch.from_numpy(pool.tags[key].astype(np.float32)),
         "pair_tags": torch.from_numpy(pool.tags[partner].astype(np.float32)),
     }
+    plain = square(picture, side, 0.0, seed, scale) if scale else None
     if "flip" in settings.views:
-        sample["flip"] = square(picture, side, 0.0, seed).flip(2)
+        sample["flip"] = (square(picture, side, 0.0, seed) if plain is None else plain).flip(2)
     for view in SCALED_VIEWS.keys() & settings.views:
-        sample[view] = square(picture, view_side(view, side, settings.output_stride), 0.0, seed)
+        there = view_side(view, side, settings.output_stride)
+        sample[view] = square(picture, there, 0.0, seed) if plain is None else resize(plain[None], (there, there))[0]
     return sample
 
 
@@ -126,6 +130,9 @@ def train_co_attention(context: StepContext) -> None:
         "backbone": settings.backbone,
         "output_stride": settings.output_stride,
         "width": settings.width,
+        "added": settings.added,
+        "attention": settings.attention,
+        "temperature": settings.temperature or 1.0,
     }
     network = CoAttentionNet(weights=settings.weights, start=settings.start, **architecture)
 
