@@ -24,7 +24,7 @@ REFINE = Stage(
         AFFINITY_LABELS,
         Step(
             "rounds",
-            1,
+            2,
             RoundsSettings,
             run_rounds,
             inputs=("superpixels", "labels", "localize.train"),
