@@ -1,9 +1,9 @@
 """What published formulas give for small inputs, pixel by pixel in plain Python: `python tests/formula_references.py`.
 
-This writes references/formulas.npz, from the equations alone and none of wsss: AffinityNet's pairs, labels, loss and its
-gradient (Ahn and Kwak, CVPR 2018, as released: sources with a margin, the mean of the L1 distance, 1e-5 in the logarithms,
-each term over its own pairs), IRNet's affinity along paths (Ahn, Cho and Kwak, CVPR 2019, as released: the pixels nearer
-than 1 to the line), VOC's evaluation, and the mean IoU at every threshold of a constant background.
+This writes references/formulas.npz, from the equations alone and none of wsss: AffinityNet's pairs, labels, loss and
+its gradient (Ahn and Kwak, CVPR 2018, as released: sources with a margin, the mean of the L1 distance, 1e-5 in the
+logarithms, each term over its own pairs), IRNet's affinity along paths (Ahn, Cho and Kwak, CVPR 2019, as released: the
+pixels nearer than 1 to the line), VOC's evaluation, and the mean IoU at every threshold of a constant background.
 
     affinity.features    float64 3 x 9 x 13      affinity.labels  int64 9 x 13, 255 is no label
     affinity.pairs       float64 34 x 5 x 5, W of radius 5

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from wsss.ops.pairs import affinity_loss, pair_affinity, pair_labels, path_affinity
-from wsss.scores import Scores, ThresholdSweep, confusion
+from wsss.scores import Scores, ThresholdSweep, confusion, levels_of
 
 STORED = dict(np.load(formula_references.FILE))
 
@@ -54,5 +54,5 @@ def test_vocs_evaluation() -> None:
 def test_the_score_at_every_threshold() -> None:
     sweep = ThresholdSweep(formula_references.CLASSES)
     for mask, best, scores in zip(STORED["scores.masks"], STORED["sweep.best"], STORED["sweep.scores"], strict=True):
-        sweep.add(mask, best, scores)
+        sweep.add(levels_of(mask, best, scores, formula_references.CLASSES))
     assert sweep.means() == pytest.approx(STORED["sweep.miou"].tolist(), rel=1e-13)

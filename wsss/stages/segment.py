@@ -282,6 +282,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "train.batch_size": 16,
         "train.image_limit": 4000,
         "predict.scales": (0.75, 1.0, 1.25),
+        "prior.strength": 0.25,
         "predict.bilateral_sxy": 34.0,
     },
     # deeplab-pytorch: DeepLabv2 on ResNet101, two batches of 5 for an update, 20,000 updates on 10,582 images.

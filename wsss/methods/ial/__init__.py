@@ -74,6 +74,7 @@ REFINE = Stage(
             **of_step("crf", CRFS["small"]),
             **of_step("rounds", walk_of(AFFINITY.presets["small"])),
             "rounds.rounds": 2,
+            "rounds.prior": 1.0,
             "rounds.weights": "localize",
             "rounds.rates": (2, 4, 6),
             "rounds.lr": 2e-4,
