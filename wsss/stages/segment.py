@@ -244,7 +244,7 @@ def with_rare_together(unary: np.ndarray, weight: float) -> tuple[np.ndarray, np
     return np.stack([channels[label] for label in classes]), np.array(classes, np.uint8)
 
 
-_PRIOR = Step("prior", 1, PriorSettings, correct_prior, inputs=("train",), model=True)
+_PRIOR = Step("prior", 1, PriorSettings, correct_prior, inputs=("train",), uses=NETWORK, model=True)
 _PREDICT = Step(
     "predict",
     4,

@@ -61,7 +61,7 @@ class RoundsSettings(SegmenterSettings):
         source="PSA code",
         low=1,
         high=64,
-        search=choice(4.0, 8.0, 16.0),
+        search=choice(4.0, 8.0, 16.0, 32.0),
     )
     steps: int = setting(
         64, "steps of a refinement, an even number", source=RECONSTRUCTION, low=2, high=4096, search=choice(16, 64, 256)
