@@ -95,7 +95,7 @@ def test_the_settings_table_has_every_setting_and_each_presets_value() -> None:
     cells = {row.split(" | ")[0].strip("| `"): row.split(" | ") for row in rows}
     assert list(cells) == [setting.key for setting in all_settings(methods.load("affinity"))]
     paper = make_plan("affinity", "paper").settings
-    assert cells["refine.walk.beta"][4] == f"{paper['refine.walk.beta']:g}"
+    assert cells["refine.walk.beta"][5] == f"{paper['refine.walk.beta']:g}"
 
 
 @pytest.mark.parametrize("name", ["nonsense", "settings nonsense"])
