@@ -104,3 +104,4 @@ def correct_prior(context: StepContext) -> None:
     trained = context.inputs["train"]
     architecture = json.loads((trained / "model.json").read_text(encoding="utf-8"))
     save_model(context.out, load_segmenter(trained, settings.strength), architecture)
+    context.report.progress(1, 1, "networks")
