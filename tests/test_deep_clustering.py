@@ -171,6 +171,27 @@ def test_interrupted_rounds_continue_to_the_same_bytes(tmp_path: Path, monkeypat
     assert files(whole.out / "labels") == files(whole.out / "rounds" / "2")
 
 
+def test_no_tag_loses_all_its_regions_and_the_maps_leave_none_open(tmp_path: Path) -> None:
+    """Class 2 has seeds in one image of twelve, and a network that has hardly learnt: without `keep` it is lost."""
+    images, tags, regions, seeds, _ = squares(12)
+    for number, name in enumerate(images):
+        if tags[name][1] and number > 1:
+            seeds[name] = np.where(seeds[name] == 2, 255, seeds[name]).astype(np.uint8)
+    short = replace(SETTINGS, rounds=1, epochs=1)
+    lost = make_context(tmp_path / "lost", short, images, tags, regions, seeds)
+    run_rounds(lost)
+    kept = make_context(tmp_path / "kept", replace(short, keep=0.05, prior=1.0), images, tags, regions, seeds)
+    run_rounds(kept)
+    assert figures(lost)["round_1/tags_without_region"] > 0
+    assert figures(kept)["round_1/tags_without_region"] == figures(kept)["round_1/images_without_region"] == 0
+    maps = LabelMaps(kept.out / "labels")
+    for name in images:
+        labels = maps.read(name)
+        assert 255 not in labels
+        of_regions = [labels[regions[name] == region][0] for region in range(64)]
+        assert sum(label == np.flatnonzero(tags[name])[0] + 1 for label in of_regions) >= 4  # 5 % of 64
+
+
 # Odd data
 
 
@@ -199,7 +220,7 @@ def test_a_round_after_which_nothing_is_confident_keeps_what_was_known(tmp_path:
     known = {i: np.full((2, 2, 64), 0.5, np.float16) for i in images}
     found = play_round(context, Regions(tmp_path / "superpixels"), labels, known, None)
     assert found["idle"] == 1 and found["regions_learnt"] == 0
-    assert found["tags_without_region"] == 4
+    assert found["tags_without_region"] == found["images_without_region"] == 4
 
 
 def test_one_superpixel_one_image_of_a_class_and_no_tags(tmp_path: Path) -> None:

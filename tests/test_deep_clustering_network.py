@@ -11,12 +11,15 @@ import torch.nn.functional as F
 
 from wsss.methods.deep_clustering.network import (
     RegionClassifier,
+    best_regions,
     candidate_probabilities,
     center_loss,
     class_weights,
     confident_regions,
+    decided_regions,
     region_cross_entropy,
     update_centers,
+    with_kept,
 )
 from wsss.ops.superpixels import region_weights
 
@@ -93,6 +96,48 @@ def test_a_region_keeps_a_label_that_is_sure_and_that_the_crf_agrees_to() -> Non
     smoothed = np.array([[0.9, 0.99, 0.3, 0.6], [0.1, 0.01, 0.7, 0.4]], np.float32)
     assert confident_regions(own, smoothed, np.array([0, 6], np.uint8), 0.6).tolist() == [0, 255, 6, 255]
     assert confident_regions(own, smoothed, np.array([0, 6], np.uint8), 0.55).tolist() == [0, 0, 6, 255]
+
+
+CLASSES = np.array([0, 6, 9], np.uint8)
+
+
+def drowned(regions: int = 10) -> np.ndarray:
+    """Distributions of regions: the background and class 6 share the first places, class 9 is never above 0.1."""
+    own = np.zeros((3, regions), np.float32)
+    own[2] = np.linspace(0.1, 0.01, regions)
+    own[1, : regions // 2] = np.linspace(0.8, 0.6, regions // 2)
+    own[0] = 1 - own[1:].sum(0)
+    return own
+
+
+def test_each_tag_keeps_its_best_regions_the_weakest_chooses_first() -> None:
+    own = drowned()
+    assert best_regions(own, CLASSES, 0.0).tolist() == [-1] * 10
+    assert best_regions(own, CLASSES, 0.1).tolist() == [2, 1, *[-1] * 8]
+    assert best_regions(own, CLASSES, 0.11).tolist() == [2, 2, 1, 1, *[-1] * 6]
+    labels = confident_regions(own, own, CLASSES, 0.95)
+    assert set(labels) == {0, 255} or set(labels) == {255}
+    kept = confident_regions(own, own, CLASSES, 0.95, keep=0.1)
+    assert kept[:2].tolist() == [9, 6]
+    assert (kept[2:] == labels[2:]).all()
+
+
+def test_a_kept_region_has_its_tag_in_the_first_place_and_stays_a_distribution() -> None:
+    own = drowned()
+    raised = with_kept(own, best_regions(own, CLASSES, 0.1))
+    assert np.allclose(raised.sum(0), 1)
+    assert decided_regions(raised, CLASSES)[:2].tolist() == [9, 6]
+    assert (raised[:, 2:] == own[:, 2:]).all()
+    assert sorted(raised[:, 0]) == sorted(own[:, 0])
+
+
+def test_more_tags_than_regions_and_images_without_tags_or_knowledge() -> None:
+    assert best_regions(drowned(1), CLASSES, 0.5).tolist() == [1]
+    assert best_regions(np.ones((1, 4), np.float32), CLASSES[:1], 0.5).tolist() == [-1] * 4
+    unknown = np.full((3, 4), 1 / 3, np.float16)
+    assert best_regions(unknown, CLASSES, 0.5).tolist() == [-1] * 4
+    assert decided_regions(unknown, CLASSES).tolist() == [255] * 4
+    assert decided_regions(np.ones((1, 4), np.float16), CLASSES[:1]).tolist() == [0] * 4
 
 
 def test_a_regions_scores_are_the_mean_of_the_score_maps_over_it() -> None:

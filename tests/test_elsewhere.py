@@ -80,7 +80,7 @@ def test_a_segmenter_learns_from_imported_labels(tiny_shapes: Dataset, elsewhere
     settings = {"refine.read.folder": str(elsewhere), "segment.train.epochs": "1", "segment.train.crop": "33"}
     plan = make_plan("imported", "demo", settings)
     assert [planned.key for planned in plan.steps if planned.stage != "evaluate"] == [
-        "refine.read", "segment.train", "segment.predict"
+        "refine.read", "segment.train", "segment.prior", "segment.predict"
     ]  # fmt: skip
     runner = StepRunner(tiny_shapes, 0, torch.device("cpu"), tmp_path / "work")
     for planned in plan.steps[:2]:

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from wsss.errors import UserError
-from wsss.scores import Masks, Scores, ThresholdSweep, bootstrap, confusion, mean_average_precision
+from wsss.scores import (
+    Evaluation,
+    Masks,
+    Scores,
+    ThresholdSweep,
+    bootstrap,
+    confusion,
+    levels_of,
+    mean_average_precision,
+)
+from wsss.scores.evaluation import decode, encode
 
 
 def slow_confusion(mask: np.ndarray, prediction: np.ndarray, classes: int) -> np.ndarray:
@@ -73,7 +83,7 @@ def test_the_bootstrap_over_some_classes_is_theirs() -> None:
 
 def test_the_sweep_equals_labelling_at_each_threshold() -> None:
     draw = np.random.default_rng(1)
-    sweep = ThresholdSweep(classes=3, thresholds=10)
+    sweep = ThresholdSweep(classes=3)
     images = [
         (
             draw.choice([0, 1, 2, 3, 255], (9, 11)).astype(np.uint8),
@@ -83,7 +93,7 @@ def test_the_sweep_equals_labelling_at_each_threshold() -> None:
         for _ in range(4)
     ]
     for image in images:
-        sweep.add(*image)
+        sweep.add(levels_of(*image, 3))
     for threshold, matrix in zip(sweep.thresholds, sweep.matrices(), strict=True):
         slow = sum(
             slow_confusion(mask, np.where(score >= threshold - 1e-9, foreground, 0), 3)
@@ -93,6 +103,31 @@ def test_the_sweep_equals_labelling_at_each_threshold() -> None:
     best, mean = sweep.best()
     assert mean == pytest.approx(max(Scores.of(m).miou for m in sweep.matrices()))
     assert best in sweep.thresholds
+    some = [Scores.of(m).iou[[1, 2]].mean() for m in sweep.matrices()]
+    assert sweep.best([1, 2]) == (sweep.thresholds[int(np.argmax(some))], pytest.approx(max(some)))
+
+
+def test_an_evaluation_of_score_maps_is_known_at_every_threshold_and_after_it_was_kept() -> None:
+    """Class 1 is sure of itself and class 2 is not: each has a threshold of its own, and both together a third."""
+    mask = np.array([[0, 0, 1, 1, 2, 2, 0, 255]], np.uint8)
+    best = np.array([[1, 1, 1, 1, 2, 2, 2, 2]], np.uint8)
+    score = np.array([[0.55, 0.5, 0.9, 0.8, 0.35, 0.3, 0.1, 1.0]])
+    levels = levels_of(mask, best, score, 2)
+    assert levels[:, 3].sum() == 7
+    both = np.concatenate([np.insert(levels, 0, number, axis=1) for number in (0, 1)])
+    at_all = np.stack([confusion(mask, np.where(score >= 0.3, best, 0).astype(np.uint8), 2)] * 2)
+    kept = Evaluation("dev", "cam", ("a", "b"), ("background", "x", "y"), at_all.astype(np.int32), levels=both)
+    found = decode(encode(kept), "here")
+    assert np.array_equal(found.levels, both)
+    assert np.array_equal(found.at(0.3).matrices, at_all)
+    for classes in ([1], [2], None):
+        chosen = found.at(found.best_threshold(classes))
+        iou = chosen.scores.iou if classes is None else chosen.scores.iou[classes]
+        others = [found.at(step / 100).scores.iou for step in range(101)]
+        assert iou.mean() == pytest.approx(max(o.mean() if classes is None else o[classes].mean() for o in others))
+    assert found.best_threshold([1]) > 0.55 and found.best_threshold([2]) <= 0.3
+    plain = Evaluation("dev", "labels", ("a",), ("background", "x", "y"), at_all[:1])
+    assert decode(encode(plain), "here").levels.shape == (0, 5)
 
 
 def test_average_precision_worked_by_hand() -> None:

@@ -246,7 +246,7 @@ def test_settings_that_cannot_be_meant_are_refused_before_any_work(settings: dic
         planned.check()
 
 
-@pytest.mark.parametrize("preset", ["demo", "small", "paper"])
+@pytest.mark.parametrize("preset", ["demo", "small", "medium", "paper"])
 def test_the_presets_are_accepted(preset: str) -> None:
     for planned in make_plan("fcn_mil", preset, {}).steps:
         planned.check()

@@ -91,11 +91,11 @@ def test_tables_stand_between_their_markers(workspace: Path) -> None:
 
 def test_the_settings_table_has_every_setting_and_each_presets_value() -> None:
     header, _, *rows = generate.table("settings affinity").splitlines()
-    assert header.startswith("| setting | what it is | demo | small | paper |")
+    assert header.startswith("| setting | what it is | demo | small | medium | paper |")
     cells = {row.split(" | ")[0].strip("| `"): row.split(" | ") for row in rows}
     assert list(cells) == [setting.key for setting in all_settings(methods.load("affinity"))]
     paper = make_plan("affinity", "paper").settings
-    assert cells["refine.walk.beta"][4] == f"{paper['refine.walk.beta']:g}"
+    assert cells["refine.walk.beta"][5] == f"{paper['refine.walk.beta']:g}"
 
 
 @pytest.mark.parametrize("name", ["nonsense", "settings nonsense"])

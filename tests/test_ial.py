@@ -17,12 +17,13 @@ from wsss.data.label_maps import LabelMaps, LabelMapWriter
 from wsss.data.score_maps import ScoreMaps
 from wsss.errors import UserError
 from wsss.interface import StepContext
-from wsss.methods.ial import REFINE
+from wsss.methods.ial import REFINE, rounds
 from wsss.methods.ial.refinement import agreed_labels, keep_lost_classes
 from wsss.methods.ial.rounds import train_branch
 from wsss.methods.ial.settings import RoundsSettings, pairwise_settings, some_ids, thresholds, unary_settings
 from wsss.run.plan import make_plan
 from wsss.run.steps import StepRunner
+from wsss.stages.prior import load_segmenter, read_shares
 
 TINY = {
     "localize.train.epochs": "1",
@@ -93,6 +94,21 @@ def test_fewer_images_than_there_are_is_a_draw_without_replacement() -> None:
     assert len(drawn) == 20
     assert drawn != some_ids(ids, 20, 1)
     assert some_ids(ids, 50, 0) == ids
+
+
+def test_the_refinement_walks_as_affinitynets_presets_do() -> None:
+    for preset in ("demo", "small", "medium"):
+        own, walk = make_plan("ial", preset).settings, make_plan("affinity", preset).settings
+        for name in ("beta", "steps", "radius"):
+            assert own[f"refine.rounds.{name}"] == walk[f"refine.walk.{name}"]
+    assert make_plan("ial", "small").settings["refine.rounds.beta"] == 16
+
+
+def test_no_threshold_is_loosened_and_no_later_round_sees_fewer_images_but_in_paper() -> None:
+    for preset in ("demo", "small", "medium"):
+        settings = make_plan("ial", preset).settings
+        assert (settings["refine.rounds.loosen"], settings["refine.rounds.later"]) == (0, 1)
+    assert make_plan("ial", "paper").settings["refine.rounds.loosen"] == 0.05
 
 
 def check(*overrides: str) -> None:
@@ -173,6 +189,23 @@ def test_two_rounds_leave_labels_scores_and_figures(ran: tuple[StepRunner, dict[
         assert figures[f"round_{number}/energy"] <= figures[f"round_{number}/energy_before"]
         assert 0 < figures[f"round_{number}/confident"] <= 1
         assert {f"round_{number}/unary/loss", f"round_{number}/pairwise/loss"} <= set(figures)
+
+
+def test_the_unary_networks_prior_is_divided_out_before_the_refinement(
+    ran: tuple[StepRunner, dict[str, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = context_of(*ran, tmp_path, prior=1.0, rounds=1)
+    plain = []
+    monkeypatch.setattr(
+        rounds,
+        "load_segmenter",
+        lambda folder, prior: plain.append(load_segmenter(folder)) or load_segmenter(folder, prior),
+    )
+    rounds.one_round(context, 1)
+    shares = read_shares(tmp_path / "parts" / "round_1" / "unary")
+    corrected = load_segmenter(tmp_path / "parts" / "round_1" / "unary", 1.0)
+    shift = plain[0].head[0].bias - corrected.head[0].bias
+    assert torch.allclose(shift, torch.from_numpy(np.log(np.where(shares > 0, shares, 1))).float(), atol=1e-5)
 
 
 def test_a_run_broken_off_in_any_part_goes_on_to_the_same_bytes(
@@ -269,6 +302,8 @@ def test_odd_data_is_counted_and_gives_no_nan(ran: tuple[StepRunner, dict[str, P
             confident_foreground="1",
             confident_background="1",
             loosen="0",
+            mining_iterations="1",
+            prior="1",
         )
         figures = json.loads((folders["refine.rounds"] / "metrics.json").read_text())
         assert np.isfinite(list(figures.values())).all()
@@ -276,6 +311,7 @@ def test_odd_data_is_counted_and_gives_no_nan(ran: tuple[StepRunner, dict[str, P
         assert figures["images_without_tags"] == expected == (untagged or expected) >= 3
         # An image without tags is background, surely; no other reaches a probability of 1.
         assert figures["round_1/unsure_images"] == len(train) - expected
+        assert figures["round_1/images_without_pixel"] <= figures["round_1/tags_without_pixel"]
         labels = LabelMaps(folders["refine.crf"] / "labels_crf")
         assert all((labels.read(i) == 0).all() for i in train if not dataset.tags(i).any())
         # ... so that it is trained on what it was trained on before.

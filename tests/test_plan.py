@@ -19,6 +19,26 @@ def test_every_preset_of_every_method_is_valid(method: str, preset: str) -> None
     assert make_plan(method, preset, given(plan)).settings == plan.settings
 
 
+def test_medium_is_small_for_longer_on_a_larger_network_at_published_sizes() -> None:
+    for method in methods.names():
+        small, medium, paper = (make_plan(method, preset).settings for preset in ("small", "medium", "paper"))
+        for key, value in medium.items():
+            name = key.rpartition(".")[2]
+            if name == "backbone":
+                assert value == "resnet50"
+            elif name == "image_limit":
+                assert value == (None if small[key] is None else 20 * small[key])
+            elif name == "rates":
+                assert value == [3, 6, 9, 12]
+            elif name in ("epochs", "crop", "scale_low", "scale_high") and key in paper:
+                assert value == paper[key] or key == "segment.train.epochs"
+            elif name not in ("side", "width"):
+                assert value == small[key]
+        for planned in make_plan(method, "medium").steps:
+            if method != "imported":
+                planned.check()
+
+
 @pytest.mark.parametrize("method", methods.names())
 def test_settings_are_read_back_from_the_texts_that_a_run_logs(method: str) -> None:
     plan = make_plan(method, "demo")
@@ -53,7 +73,7 @@ def test_a_refiner_can_be_exchanged() -> None:
     ("arguments", "sentence"),
     [
         (("afinity", "demo"), "unknown method 'afinity'; choose from affinity, bound, cam, "),
-        (("affinity", "tiny"), "unknown preset 'tiny'; choose from demo, paper, small"),
+        (("affinity", "tiny"), "unknown preset 'tiny'; choose from demo, medium, paper, small"),
         (("affinity", "demo", {"refine.name": "magic"}), "unknown refine implementation 'magic'; choose from"),
         (("bound", "demo", {"refine.name": "cam"}), "method bound has no stage refine; its stages are segment"),
         (("affinity", "demo", {"refine.wlak.beta": 8}), "'refine.wlak'; choose from .*refine.walk"),

@@ -74,7 +74,7 @@ def test_an_implementation_and_weights_may_stand_in_one(tmp_path: Path) -> None:
         ({**GOOD, "settings": [1]}, r"found\.json is no preset file \(settings is no object\)"),
         (
             {**GOOD, "preset": "other.json"},
-            r"found\.json: unknown preset 'other\.json'; choose from demo, paper",
+            r"found\.json: unknown preset 'other\.json'; choose from demo, medium, paper",
         ),
         ({**GOOD, "preset": ["demo"]}, r"found\.json: unknown preset"),
         ({**GOOD, "method": "cam"}, r"found\.json is of method cam, not of affinity; name --method cam"),
@@ -103,9 +103,13 @@ def test_a_bad_file_is_one_sentence_that_names_it(content: Any, sentence: str, t
 def test_a_path_that_is_no_file_and_a_name_that_is_no_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for path in ("gone.json", "work/search/gone", str(tmp_path)):
-        with pytest.raises(UserError, match=f"there is no preset file {path}; presets by name are demo, small, paper"):
+        with pytest.raises(
+            UserError, match=f"there is no preset file {path}; presets by name are demo, small, medium, paper"
+        ):
             make_plan("affinity", path)
-    with pytest.raises(UserError, match="unknown preset 'tiny'; choose from demo, paper, small, or name a preset file"):
+    with pytest.raises(
+        UserError, match="unknown preset 'tiny'; choose from demo, medium, paper, small, or name a preset file"
+    ):
         make_plan("affinity", "tiny")
     written(tmp_path, "not JSON", "demo")
     assert make_plan("affinity", "demo").preset == "demo"
@@ -172,5 +176,7 @@ def test_the_stages_of_dvc_take_names_alone(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     written(tmp_path, GOOD)
     Path("params.yaml").write_text("{dataset: shapes, preset: found.json, rng: 0, set: {affinity: {}}}")
-    with pytest.raises(UserError, match=r"params\.yaml: preset is 'found\.json'; here it is one of demo, small, paper"):
+    with pytest.raises(
+        UserError, match=r"params\.yaml: preset is 'found\.json'; here it is one of demo, small, medium, paper"
+    ):
         run_stage("refine", "affinity")

@@ -23,8 +23,9 @@ from wsss.errors import UserError
 from wsss.labels.exchange import pull_labels
 from wsss.run.method import group_of
 from wsss.run.plan import make_plan
+from wsss.scores import Evaluation, levels_of
 from wsss.tables.percent import percent
-from wsss.tables.results import measure, results_of
+from wsss.tables.results import _Row, measure, results_of
 from wsss.tables.rows import entries
 from wsss.tracking.query import find_run
 
@@ -174,3 +175,23 @@ def test_the_command_prints_a_table_and_writes_a_page(inside: Workspace, tmp_pat
     assert "affinity" in shown and "| ---" not in shown
     assert CliRunner().invoke(app, [*words, "--to", str(tmp_path / "page.md")]).exit_code == 0
     assert (tmp_path / "page.md").read_text() == results_of(open_dataset("shapes"), "demo", []).markdown() + "\n"
+
+
+def test_a_mean_over_some_classes_has_the_threshold_that_is_its_best_on_dev() -> None:
+    """Class 1 wants a high threshold and class 2 a low one: over class 2 alone, the one of all classes is not used."""
+    mask = np.array([[0, 0, 0, 1, 1, 2]], np.uint8)
+    best = np.array([[1, 1, 1, 1, 1, 2]], np.uint8)
+    score = np.array([[0.55, 0.5, 0.45, 0.9, 0.8, 0.3]])
+    levels = np.insert(levels_of(mask, best, score, 2), 0, 0, axis=1)
+    empty = np.zeros((1, 3, 3), np.int32)
+    dev, train = (
+        Evaluation(split, "cam", ("a",), ("background", "x", "y"), empty, levels=levels) for split in ("dev", "train")
+    )
+    at_all = train.at(dev.best_threshold()).matrices
+    figure = ("train", "cam")
+    row = _Row("cam", [], {figure: [at_all]}, {figure: ()}, [(dev, train)])
+    assert row.percent(figure, None).mean == pytest.approx(100 * train.at(dev.best_threshold()).scores.miou)
+    assert at_all[0, 2, 2] == 0  # at the threshold of all classes, class 2 is lost
+    assert row.percent(figure, [2]).mean == 100
+    without = _Row("cam", [], {figure: [at_all]}, {figure: ()}, [])
+    assert without.percent(figure, [2]).mean == 0

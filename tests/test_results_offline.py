@@ -59,7 +59,7 @@ def test_without_masks_the_bound_is_left_out(
     measure_offline(tiny_shapes, "demo", [0, 1], entries(["cam", "bound"], []), {}, Path("out"))
     assert calls == [("cam", 0), ("cam", 1)]
     printed = capsys.readouterr()
-    assert printed.err.count("bound is left out") == 1 and "0 of 6" in printed.out, "evaluations are no steps to come"
+    assert printed.err.count("bound is left out") == 1 and "0 of 7" in printed.out, "evaluations are no steps to come"
 
 
 def test_a_call_goes_on_where_the_last_one_stopped(
@@ -82,7 +82,7 @@ def test_a_call_goes_on_where_the_last_one_stopped(
 
     assert measure_offline(tiny_shapes, "demo", [0], rows, settings, out) == []
     (line,) = (line for line in capsys.readouterr().out.splitlines() if "bound, rng 0" in line)
-    assert line.split()[3:] == ["4", "of", "4", "-", "-", "done"]
+    assert line.split()[3:] == ["5", "of", "5", "-", "-", "done"]
     assert records(out) == [finished], "nothing ran"
 
     words = ["results", "--data", str(tiny_shapes.root), "--preset", "demo", "--offline", "out", "--run", "bound"]

@@ -83,7 +83,7 @@ def test_what_learns_from_training_images_is_run_whole_and_the_rest_on_dev() -> 
         found[what] = [[planned.key for planned in part] for part in parts(plan, objective)]
     before = ["localize.train", "localize.infer", "refine.labels", "refine.train"]
     assert found["labels_crf"] == [before, ["refine.walk", "refine.crf", "evaluate.labels_crf"]]
-    whole = [*before, "refine.walk", "refine.crf", "segment.train"]
+    whole = [*before, "refine.walk", "refine.crf", "segment.train", "segment.prior"]
     assert found["pred_crf"] == [whole, ["segment.predict", "evaluate.pred_crf"]]
     assert found["cam"] == [["localize.train"], ["localize.infer", "evaluate.cam"]]
 

@@ -189,9 +189,9 @@ def test_ials_refinement_in_tiles_is_that_without(monkeypatch):
     assert energies["energy"] == pytest.approx(sum(energy(y, p, affinity, 3, 4.0, 8)), rel=1e-3)
     assert (tiled - y).abs().mean() < 1e-4 and in_tiles == pytest.approx(energies, rel=1e-2)
     own, refined = (ScoreMap(m.numpy().astype(np.float16), classes, (321, 321)) for m in (p, y))
-    mined = mined_labels(own, refined, 0.5, 0.55)
+    mined = mined_labels(image, own, refined, settings.mining_crf, 0.5, 0.55)
     monkeypatch.setattr(tiles, "LARGE", 40_000)
-    assert (mined_labels(own, refined, 0.5, 0.55) == mined).mean() > 0.9999
+    assert (mined_labels(image, own, refined, settings.mining_crf, 0.5, 0.55) == mined).mean() > 0.9999
 
 
 def test_regions_of_a_large_picture_keep_to_objects_as_those_at_full_size_do(monkeypatch):

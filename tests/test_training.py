@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from wsss.batches import Samples, batches_of, shuffled
+from wsss.batches import Samples, batches_of, groups_by_class, in_turn, shuffled
 from wsss.data import Dataset
 from wsss.errors import UserError
 from wsss.interface import StepContext
@@ -48,6 +48,50 @@ def train(folder: Path, dataset: Dataset, settings: TrainingSettings = SETTINGS,
 
 def weights(model: nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_class_aware_sampling_shows_rare_classes_as_often_as_frequent_ones() -> None:
+    """One image of class 1 among ninety-nine of class 0, and one without a tag."""
+    tags = np.zeros((101, 3), bool)
+    tags[:99, 0], tags[99, 1] = True, True
+    groups = groups_by_class(tags)  # no image has class 2
+    assert [len(group) for group in groups] == [99, 1, 1]
+    places = [place for batch in shuffled(101, 16, 0, range(2), groups) for place in batch]
+    assert len(places) == 202
+    assert len(set(places)) == 202  # what comes twice in an epoch is drawn from random numbers of its own
+    for epoch in (0, 1):
+        seen = [index for number, index, _ in places if number == epoch]
+        assert sum(index < 99 for index in seen) in (33, 34)
+        assert len({index for index in seen if index < 99}) == sum(index < 99 for index in seen)
+        assert seen.count(99) in (33, 34)
+    assert places == [place for batch in shuffled(101, 16, 0, range(2), groups) for place in batch]
+
+
+def test_every_group_gives_one_in_each_turn() -> None:
+    groups = [np.array([0, 1]), np.array([2]), np.array([1, 3, 4])]
+    order = in_turn(groups, 9, np.random.default_rng(0)).reshape(3, 3)
+    for turn in order:
+        assert 2 in turn
+        assert any(set(turn[[place for place in range(3) if place != skip]]) for skip in range(3))
+    assert sorted(order.ravel().tolist()).count(2) == 3
+    assert {3, 4} <= set(order.ravel().tolist())
+
+
+def test_sampling_by_class_without_tags_is_refused(tmp_path: Path, tiny_shapes: Dataset) -> None:
+    bare = replace(tiny_shapes, _tags={i: np.zeros(3, bool) for i in IDS})
+    with pytest.raises(UserError, match="sampling = class-aware .* none of the 10 training images of shapes has one"):
+        train(tmp_path, bare, replace(SETTINGS, sampling="class-aware"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_sampling_by_class_continues_to_the_same_weights(tmp_path: Path, tiny_shapes: Dataset) -> None:
+    tagged = replace(tiny_shapes, _tags={i: np.array([n == 0, n != 0, False]) for n, i in enumerate(IDS)})
+    aware = replace(SETTINGS, sampling="class-aware", lr=0.01)
+    whole = train(tmp_path / "whole", tagged, aware)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "broken", tagged, aware, stop_at=4)
+    assert torch.equal(weights(train(tmp_path / "broken", tagged, aware)), weights(whole))
+    assert not torch.equal(weights(train(tmp_path / "plain", tagged, replace(SETTINGS, lr=0.01))), weights(whole))
 
 
 def test_the_poly_schedule() -> None:

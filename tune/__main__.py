@@ -17,7 +17,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command()
 def search(
     method: Annotated[str, typer.Option(help="A method, several separated by commas, or all.")] = "affinity",
-    preset: Annotated[str, typer.Option(help="demo, small, paper, or a preset file.")] = "demo",
+    preset: Annotated[str, typer.Option(help="demo, small, medium, paper, or a preset file.")] = "demo",
     data: Annotated[str, typer.Option(help="A dataset's name or folder.")] = "shapes",
     trials: Annotated[int, typer.Option(min=1, help="So many trials in all; those that ended before count.")] = 20,
     hours: Annotated[float | None, typer.Option(min=0, help="End then; the same command goes on.")] = None,

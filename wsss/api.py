@@ -186,7 +186,7 @@ def run(
 
     Args:
         method: its name; `wsss.methods()` lists them.
-        preset: "demo", "small", "paper", or the path of a preset file.
+        preset: "demo", "small", "medium", "paper", or the path of a preset file.
         data: a dataset, its name, or its folder.
         rng: the seed, at least 0.
         settings: those that differ from the preset, such as {"refine.walk.beta": 4}.

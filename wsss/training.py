@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsss.batches import Sample, Samples, batches_of, shuffled
+from wsss.batches import Sample, Samples, batches_of, groups_by_class, shuffled
 from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.nets.backbones import check_weights, freeze_batch_norm
@@ -49,6 +49,11 @@ class TrainingSettings:
 
     epochs: int = setting(15, "passes over the training images", low=1)
     image_limit: int | None = setting(None, "at most so many images in all epochs; fewer epochs, one at least", low=1)
+    sampling: str = setting(
+        "uniform",
+        "images of an epoch: each once (uniform), or one of each class in turn (class-aware), where classes are rare",
+        choices=("uniform", "class-aware"),
+    )
     batch_size: int = setting(16, "images in a batch", low=1)
     accumulate: int = setting(1, "batches whose gradients are added up before an update", low=1)
     optimizer: str = setting("sgd", "the optimiser", choices=("sgd", "adamw"))
@@ -124,6 +129,7 @@ def fit(
     context: StepContext,
     *,
     frozen_bn: bool = False,
+    tags: Callable[[str], np.ndarray] | None = None,
 ) -> dict[str, float]:
     """Train a model, a checkpoint after each epoch; an interrupted run continues to the same weights.
 
@@ -140,13 +146,15 @@ def fit(
             its parts by name.
         context: the step's; its settings are a `TrainingSettings`, its `out` keeps the checkpoint.
         frozen_bn: keep the batch norm of its `backbone` in eval mode.
+        tags: of an id, bool C, where they are not the dataset's.
 
     Returns:
         The last epoch's mean loss ("train/loss"), "images_per_s", and "loader_wait", the share of the time in which
         the network waited for images.
 
     Raises:
-        UserError: no training image, or a loss that is not a number (names the iteration and the images).
+        UserError: no training image, sampling by class where no image has a tag, or a loss that is not a number (names
+            the iteration and the images).
         OutOfTimeError: another epoch would not end before the context's deadline; the checkpoint is there.
     """
     settings: TrainingSettings = context.settings
@@ -167,7 +175,7 @@ def fit(
 
     checkpoint = context.out / CHECKPOINT
     done = _resume(checkpoint, model, optimizer)
-    places = shuffled(len(ids), settings.batch_size, context.rng, range(done, epochs))
+    places = shuffled(len(ids), settings.batch_size, context.rng, range(done, epochs), _groups(ids, context, tags))
     batches = batches_of(Samples(ids, sample, context.rng), (list(workers.own(batch)) for batch in places), device)
     splitting, usual = Splitting("images in training"), len(workers.own(range(settings.batch_size)))
 
@@ -243,6 +251,21 @@ def fit(
 def to_device(model: Module, device: torch.device) -> Module:
     """Move a network to a device, its convolutions in channels-last order; returns it."""
     return model.to(device).to(memory_format=torch.channels_last)
+
+
+def _groups(
+    ids: Sequence[str], context: StepContext, tags: Callable[[str], np.ndarray] | None
+) -> list[np.ndarray] | None:
+    """What an epoch takes images from in turn; None where it takes each once."""
+    if context.settings.sampling == "uniform":
+        return None
+    of_images = np.array([(tags or context.dataset.tags)(image_id) for image_id in ids])
+    if not of_images.any():
+        raise UserError(
+            f"sampling = class-aware takes images by their tags, and none of the {len(ids)} training images of "
+            f"{context.dataset.name} has one; set sampling=uniform"
+        )
+    return groups_by_class(of_images)
 
 
 def _optimizer(groups: list[dict[str, Any]], settings: TrainingSettings) -> torch.optim.Optimizer:

@@ -71,7 +71,7 @@ def read_roles(file: Path) -> dict[str, Any]:
                     f"{file}: role {role} has the permission {permission!r} for {what}; choose from "
                     f"{', '.join(PERMISSIONS)}; nothing was changed"
                 )
-    return table  # type: ignore[no-any-return]
+    return table
 
 
 def read_credentials(file: Path) -> tuple[str, str]:

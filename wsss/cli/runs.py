@@ -52,7 +52,7 @@ def words(text: str) -> list[str]:
 
 def run(
     method: Annotated[str, typer.Option(help="The method; command methods lists them.")] = "affinity",
-    preset: Annotated[str, typer.Option(help="demo, small, paper, or a preset file.")] = "demo",
+    preset: Annotated[str, typer.Option(help="demo, small, medium, paper, or a preset file.")] = "demo",
     data: Annotated[str, typer.Option(help="A dataset's name or folder; command data list lists them.")] = "shapes",
     rng: Annotated[int, typer.Option(help="The seed.", min=0)] = 0,
     settings: Setting = None,
@@ -147,7 +147,7 @@ def _figure(published: dict[str, Any], supervision: str) -> str:
 def make(
     to: Annotated[Path, typer.Option(help="The folder they go to; it must not exist yet.")],
     data: Annotated[str, typer.Option(help="A dataset's name or folder; command data list lists them.")] = "shapes",
-    preset: Annotated[str, typer.Option(help="demo, small, paper, or a preset file.")] = "demo",
+    preset: Annotated[str, typer.Option(help="demo, small, medium, paper, or a preset file.")] = "demo",
     rng: Annotated[int, typer.Option(help="The seed.", min=0)] = 0,
     settings: Setting = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -188,7 +188,7 @@ def import_labels(
     name: Annotated[
         str | None, typer.Option(help="Where they come from, as tables will say; by default the folder's name.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="demo, small, paper, or a preset file.")] = "demo",
+    preset: Annotated[str, typer.Option(help="demo, small, medium, paper, or a preset file.")] = "demo",
     max_disagreement: Annotated[
         float, typer.Option(metavar="SHARE", help="The share of label maps that may disagree with their image's tags.")
     ] = 0.5,

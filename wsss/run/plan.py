@@ -14,8 +14,9 @@ from wsss.errors import UserError, unknown
 from wsss.interface import STAGES, Method, Stage, Step
 from wsss.settings import Setting, check_files, flatten, parse, settings_of
 from wsss.stages.evaluate import EVALUATIONS
+from wsss.stages.presets import longer
 
-PRESETS = ("demo", "small", "paper")
+PRESETS = ("demo", "small", "medium", "paper")
 _FILE = '{"method": NAME, "preset": NAME, "settings": {KEY: VALUE, ...}}'
 _NAMED = 3
 """So many of a file's bad settings are named."""
@@ -287,8 +288,8 @@ def _values(
     """Step key to {setting: value}: the stages' presets, then the method's, then the layers."""
     chosen: dict[str, Any] = {}
     for kind, stage in stages.items():
-        chosen |= {f"{kind}.{key}": value for key, value in stage.presets.get(preset, {}).items()}
-    chosen |= method.presets.get(preset, {})
+        chosen |= {f"{kind}.{key}": value for key, value in _of_preset(stage.presets, preset).items()}
+    chosen |= _of_preset(method.presets, preset)
     steps = [(kind, step) for kind, stage in stages.items() for step in stage.steps]
     for layer in layers:
         if "weights" in layer:
@@ -312,6 +313,13 @@ def _values(
             raise unknown(f"step in setting {key!r}:", step or key, known)
         values.setdefault(step, {})[name] = value
     return values
+
+
+def _of_preset(presets: Mapping[str, Mapping[str, Any]], preset: str) -> Mapping[str, Any]:
+    """What presets say under a name; where `medium` is not among them, it is `small` for longer."""
+    if preset == "medium" and preset not in presets:
+        return longer(presets.get("small", {}))
+    return presets.get(preset, {})
 
 
 def _inputs(step: Step, kind: str, earlier: list[PlannedStep]) -> dict[str, str]:

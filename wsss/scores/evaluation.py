@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from wsss.errors import UserError
 from wsss.scores import metric_names
 from wsss.scores.bootstrap import bootstrap
 from wsss.scores.confusion import Scores
+from wsss.scores.thresholds import THRESHOLDS, ThresholdSweep
 
 WITHOUT_OBJECTS = "no mask shows a class here, so that the figures are of the background alone"
 
@@ -34,6 +35,8 @@ class Evaluation:
         masks: sha256 over the ids and the masks that were compared with; empty where it was not kept.
         labels: sha256 over the ids and the label maps that were scored; empty where it was not kept.
         groups: of each image its group, which no bootstrap divides; empty where each is its own.
+        levels: of score maps whose threshold was chosen here, so that other means may choose another: int32 M x 5, the
+            number of the image and what `levels_of` gives of it; else of no row.
     """
 
     split: str
@@ -44,6 +47,21 @@ class Evaluation:
     masks: str = ""
     labels: str = ""
     groups: tuple[str, ...] = ()
+    levels: np.ndarray = field(default_factory=lambda: np.zeros((0, 5), np.int32))
+
+    def best_threshold(self, classes: Sequence[int] | None = None) -> float:
+        """The threshold of the constant background that is best for the mean IoU over all or over some classes."""
+        sweep = ThresholdSweep(len(self.classes) - 1)
+        sweep.add(self.levels[:, 1:])
+        return sweep.best(classes)[0]
+
+    def at(self, threshold: float) -> Evaluation:
+        """The same score maps with a background of another threshold, in [0, 1]."""
+        image, truth, best, level, count = self.levels.T
+        matrices = np.zeros_like(self.matrices)
+        labels = np.where(level >= round(threshold * THRESHOLDS), best, 0)
+        np.add.at(matrices, (image, truth, labels), count)
+        return replace(self, matrices=matrices, labels="")
 
     @cached_property
     def scores(self) -> Scores:
@@ -106,10 +124,12 @@ def joined(split: str, evaluations: Sequence[Evaluation]) -> Evaluation:
 def encode(evaluation: Evaluation) -> bytes:
     """An evaluation as an npz of plain arrays: "split", "what", "ids", "classes", "matrices", "masks", "labels".
 
-    "groups" comes to them where images have some.
+    "groups" comes to them where images have some, "levels" where a threshold was chosen.
     """
     file = io.BytesIO()
-    groups: dict[str, Any] = {"groups": np.array(evaluation.groups, dtype=np.str_)} if evaluation.groups else {}
+    more: dict[str, Any] = {"groups": np.array(evaluation.groups, dtype=np.str_)} if evaluation.groups else {}
+    if len(evaluation.levels):
+        more["levels"] = evaluation.levels
     np.savez_compressed(
         file,
         split=np.array(evaluation.split),
@@ -119,7 +139,7 @@ def encode(evaluation: Evaluation) -> bytes:
         matrices=evaluation.matrices.astype(np.int32),
         masks=np.array(evaluation.masks),
         labels=np.array(evaluation.labels),
-        **groups,
+        **more,
     )
     return file.getvalue()
 
@@ -137,7 +157,7 @@ def load(path: Path) -> Evaluation:
 
 
 def decode(content: bytes, where: str) -> Evaluation:
-    """The evaluation that `encode` wrote; records without groups or the hashes of masks and labels are read too.
+    """The evaluation that `encode` wrote; records without groups, levels or the hashes of masks and labels are read.
 
     Args:
         content: the npz.
@@ -158,6 +178,7 @@ def decode(content: bytes, where: str) -> Evaluation:
             masks=str(arrays.get("masks", "")),
             labels=str(arrays.get("labels", "")),
             groups=tuple(arrays["groups"].tolist()) if "groups" in arrays else (),
+            **({"levels": arrays["levels"]} if "levels" in arrays else {}),
         )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError) as error:
         raise UserError(f"{where} is not the record of an evaluation ({error})") from None

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from wsss.scores.confusion import Scores
+from wsss.scores.confusion import Scores, mean_over_classes
+
+THRESHOLDS = 100
+"""How many equal steps [0, 1] is cut into."""
 
 
 class ThresholdSweep:
@@ -15,44 +20,55 @@ class ThresholdSweep:
 
     Args:
         classes: C.
-        thresholds: how many equal steps [0, 1] is cut into.
     """
 
-    def __init__(self, classes: int, thresholds: int = 100) -> None:
-        self._number = classes + 1
-        self.thresholds = np.arange(thresholds + 1) / thresholds
-        self._bins = thresholds + 1
-        self._histogram = np.zeros((self._number, self._number, self._bins), dtype=np.int64)
-        self._never = np.zeros(self._number, dtype=np.int64)
+    def __init__(self, classes: int) -> None:
+        self.thresholds = np.arange(THRESHOLDS + 1) / THRESHOLDS
+        self._histogram = np.zeros((classes + 1, classes + 1, THRESHOLDS + 1), dtype=np.int64)
 
-    def add(self, mask: np.ndarray, foreground: np.ndarray, score: np.ndarray) -> None:
-        """Count one image.
-
-        Args:
-            mask: uint8 H x W.
-            foreground: uint8 H x W, the best foreground class (1..C) of each pixel.
-            score: float H x W in [0, 1], that class's score; below 0 where the image has no candidate.
-        """
-        background = np.bincount(mask[(mask < self._number) & (score < 0)], minlength=self._number)
-        self._never += background
-        valid = (mask < self._number) & (score >= 0)
-        level = np.floor(score[valid].astype(np.float64) * (self._bins - 1) + 1e-9).astype(np.int64)
-        code = (mask[valid].astype(np.int64) * self._number + foreground[valid]) * self._bins + level
-        self._histogram += np.bincount(code, minlength=self._histogram.size).reshape(self._histogram.shape)
+    def add(self, levels: np.ndarray) -> None:
+        """Count one image, or several: what `levels_of` gives of it."""
+        np.add.at(self._histogram, tuple(levels[:, :3].T), levels[:, 3])
 
     def matrices(self) -> np.ndarray:
         """int64 T x (C + 1) x (C + 1): a pixel is foreground where its score is at least the threshold."""
         above = self._histogram[:, :, ::-1].cumsum(2)[:, :, ::-1]
         matrices = above.transpose(2, 0, 1).copy()
-        matrices[:, :, 0] += self._never + self._histogram.sum((1, 2)) - above.sum(1).T
+        matrices[:, :, 0] += self._histogram.sum((1, 2)) - above.sum(1).T
         return matrices
 
-    def means(self) -> list[float]:
-        """The mean IoU at each threshold."""
-        return [Scores.of(matrix).miou for matrix in self.matrices()]
+    def means(self, classes: Sequence[int] | None = None) -> list[float]:
+        """The mean IoU at each threshold, over all classes or over some."""
+        return [
+            mean_over_classes(iou if classes is None else iou[list(classes)])
+            for iou in (Scores.of(matrix).iou for matrix in self.matrices())
+        ]
 
-    def best(self) -> tuple[float, float]:
-        """The threshold with the highest mean IoU, and that mean."""
-        means = self.means()
+    def best(self, classes: Sequence[int] | None = None) -> tuple[float, float]:
+        """The threshold with the highest mean IoU over all classes or over some, and that mean."""
+        means = self.means(classes)
         at = int(np.nanargmax(means))
         return float(self.thresholds[at]), means[at]
+
+
+def levels_of(mask: np.ndarray, foreground: np.ndarray, score: np.ndarray, classes: int) -> np.ndarray:
+    """All that the thresholds need to know of an image: how many pixels have a truth, a class and a level of its score.
+
+    Args:
+        mask: uint8 H x W; values above `classes` (the ignore index) are left out.
+        foreground: uint8 H x W, the best foreground class (1..C) of each pixel.
+        score: float H x W in [0, 1], that class's score; below 0 where the image has no candidate.
+        classes: C.
+
+    Returns:
+        int32 N x 4: truth, class (0 where there is no candidate), level in 0..`THRESHOLDS`, and the number of pixels.
+    """
+    number, bins = classes + 1, THRESHOLDS + 1
+    kept = mask < number
+    none = score[kept] < 0
+    level = np.floor(np.where(none, 0, score[kept].astype(np.float64)) * THRESHOLDS + 1e-9).astype(np.int64)
+    best = np.where(none, 0, foreground[kept]).astype(np.int64)
+    counts = np.bincount((mask[kept].astype(np.int64) * number + best) * bins + level)
+    codes = np.flatnonzero(counts)
+    truth_and_class, level = np.divmod(codes, bins)
+    return np.stack([*np.divmod(truth_and_class, number), level, counts[codes]], 1).astype(np.int32)

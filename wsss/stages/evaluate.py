@@ -14,7 +14,7 @@ from wsss.data.label_maps import LabelMaps, label_digest
 from wsss.data.score_maps import ScoreMap, ScoreMaps
 from wsss.interface import Step, StepContext
 from wsss.ops.tiles import is_large, part_at_size, windows
-from wsss.scores import Evaluation, Masks, Scores, ThresholdSweep, confusion, metric_names
+from wsss.scores import Evaluation, Masks, Scores, ThresholdSweep, confusion, levels_of, metric_names
 from wsss.scores.evaluation import encode, load
 from wsss.scores.scored import SCORED
 from wsss.settings import setting
@@ -62,6 +62,8 @@ def evaluate_labels(context: StepContext, what: str, splits: Sequence[str]) -> N
 def evaluate_cam(context: StepContext, what: str, splits: Sequence[str]) -> None:
     """Evaluations of argmax over [t, M_1, ..., M_K], and the curve over t (`sweep.json`).
 
+    Where t is chosen, the evaluations hold the levels of the scores too: a mean over some classes can choose its own.
+
     Without a background there is no t: the largest map decides.
     """
     settings: CamEvaluation = context.settings
@@ -71,10 +73,14 @@ def evaluate_cam(context: StepContext, what: str, splits: Sequence[str]) -> None
         for split in splits:
             _evaluate(context, what, split, lambda image_id: _foreground(maps.read(image_id))[0])
         return
-    curves = {split: ThresholdSweep(len(context.dataset.classes)) for split in splits}
+    classes = len(context.dataset.classes)
+    curves = {split: ThresholdSweep(classes) for split in splits}
+    levels: dict[str, list[np.ndarray]] = {split: [np.zeros((0, 5), np.int32)] for split in splits}
     for split in splits:
-        for image_id in evaluated_ids(context.dataset.splits, masks, split):
-            curves[split].add(masks.read(image_id), *_foreground(maps.read(image_id)))
+        for number, image_id in enumerate(evaluated_ids(context.dataset.splits, masks, split)):
+            found = levels_of(masks.read(image_id), *_foreground(maps.read(image_id)), classes)
+            curves[split].add(found)
+            levels[split].append(np.insert(found, 0, number, axis=1))
     threshold = settings.threshold
     if threshold is None:
         threshold = curves["dev"].best()[0] if masks.ids("dev") else DEFAULT_THRESHOLD
@@ -84,7 +90,8 @@ def evaluate_cam(context: StepContext, what: str, splits: Sequence[str]) -> None
         return np.where(score >= threshold, foreground, np.uint8(0))
 
     for split in splits:
-        _evaluate(context, what, split, label)
+        chosen = settings.threshold is None
+        _evaluate(context, what, split, label, np.concatenate(levels[split]) if chosen else levels[split][0])
     (context.out / "sweep.json").write_text(
         json.dumps({"threshold": curves["dev"].thresholds.tolist(), **{s: c.means() for s, c in curves.items()}}),
         encoding="utf-8",
@@ -134,7 +141,9 @@ def _foreground_in_tiles(score_map: ScoreMap) -> tuple[np.ndarray, np.ndarray]:
     return classes, scores
 
 
-def _evaluate(context: StepContext, what: str, split: str, label: Callable[[str], np.ndarray]) -> None:
+def _evaluate(
+    context: StepContext, what: str, split: str, label: Callable[[str], np.ndarray], levels: np.ndarray | None = None
+) -> None:
     masks, classes = context.masks, context.dataset.classes
     assert masks is not None
     ids = evaluated_ids(context.dataset.splits, masks, split)
@@ -155,18 +164,20 @@ def _evaluate(context: StepContext, what: str, split: str, label: Callable[[str]
             masks.digest_of(ids),
             scored.hexdigest(),
             context.dataset.groups_of(ids),
+            *([] if levels is None else [levels]),
         )
         (context.out / f"{split}.npz").write_bytes(encode(evaluation))
 
 
 def _step(what: str) -> Step:
     splits = SCORED[what].splits
-    settings, evaluate = (CamEvaluation, evaluate_cam) if what == "cam" else (LabelEvaluation, evaluate_labels)
+    of_maps = what == "cam"
+    settings, evaluate = (CamEvaluation, evaluate_cam) if of_maps else (LabelEvaluation, evaluate_labels)
 
     def run(context: StepContext) -> None:
         evaluate(context, what, splits)
 
-    return Step(what, 3, settings, run, inputs=("maps",), supervision=frozenset({"masks"}))
+    return Step(what, 4 if of_maps else 3, settings, run, inputs=("maps",), supervision=frozenset({"masks"}))
 
 
 EVALUATIONS = {what: _step(what) for what in SCORED} | {

@@ -125,6 +125,14 @@ def dense_crf(image: np.ndarray, settings: CrfSettings) -> DenseCrf:
     )
 
 
+def crf_marginals(image: np.ndarray, maps: np.ndarray, settings: CrfSettings) -> np.ndarray:
+    """The CRF's marginals of one image, float32 K x H x W; arguments as for `crf_labels`."""
+    unary = probabilities(maps)
+    if settings.iterations and len(maps) > 1:
+        unary = dense_crf(image, settings)(unary, iterations=settings.iterations)
+    return unary
+
+
 def crf_labels(image: np.ndarray, maps: np.ndarray, classes: np.ndarray, settings: CrfSettings) -> np.ndarray:
     """The CRF's labelling of one image.
 
@@ -137,10 +145,7 @@ def crf_labels(image: np.ndarray, maps: np.ndarray, classes: np.ndarray, setting
     Returns:
         uint8 H x W.
     """
-    unary = probabilities(maps)
-    if settings.iterations and len(classes) > 1:
-        unary = dense_crf(image, settings)(unary, iterations=settings.iterations)
-    return classes[unary.argmax(0)]
+    return classes[crf_marginals(image, maps, settings).argmax(0)]
 
 
 def crf_label_map(image: np.ndarray, score_map: ScoreMap, settings: CrfSettings) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +25,18 @@ from wsss.scores.metric_names import TRAIN_LOSS
 from wsss.settings import factor, setting
 from wsss.stages.inference import multi_scale, node_grid, resize, stream_images
 from wsss.stages.localize import check_training
-from wsss.stages.outputs import load_model, save_model, write_metrics
+from wsss.stages.outputs import save_model, write_metrics
 from wsss.stages.presets import NETWORKS, of_step
+from wsss.stages.prior import (
+    PriorSettings,
+    correct_prior,
+    label_counts,
+    load_segmenter,
+    shares_in_loss,
+    write_shares,
+)
 from wsss.stages.refine import CrfSettings, crf_labels, probabilities
+from wsss.stream import ordered_map
 from wsss.training import TrainingSettings, fit, parameter_groups, to_device, weights_setting
 
 
@@ -100,7 +108,8 @@ def train_segmenter(
 ) -> None:
     """Train on the label maps that `labels` gives for `ids` (uint8 H x W).
 
-    `begin` loads initial weights into the network, in place of those of the settings.
+    `begin` loads initial weights into the network, in place of those of the settings. The classes' shares in the loss
+    are kept beside the network.
     """
     settings: SegmenterSettings = context.settings
     dataset = context.dataset
@@ -131,6 +140,8 @@ def train_segmenter(
     pretrained = begin is not None or settings.weights != "none"
     groups = parameter_groups(model.backbone if pretrained else None, [model.head] if pretrained else [model], settings)
     metrics = fit(model, groups, ids, sample, loss, context, frozen_bn=settings.freeze_bn)
+    counts = label_counts(ordered_map(labels, ids), len(dataset.classes))
+    write_shares(context.out, shares_in_loss(counts, balanced))
     save_model(context.out, model, architecture)
     write_metrics(context.out, metrics)
 
@@ -150,16 +161,11 @@ def train_on_masks(context: StepContext) -> None:
     train_segmenter(context, list(masks.ids("train")), masks.read)
 
 
-def load_segmenter(folder: Path) -> DeepLab:
-    """The trained network of a step's output, in eval mode, on the CPU."""
-    return load_model(folder, DeepLab)
-
-
 def predict(context: StepContext) -> None:
     """Label maps of dev and val without any tags: the network's own (`pred`) and the CRF's (`pred_crf`)."""
     settings: PredictSettings = context.settings
     dataset, device = context.dataset, context.device
-    model = folded(to_device(load_segmenter(context.inputs["train"]), device))
+    model = folded(to_device(load_segmenter(context.inputs["prior"]), device))
     stride = model.backbone.output_stride
     ids = [*dataset.splits["dev"], *dataset.splits["val"]]
     first = dataset.classes.indices[0]
@@ -238,12 +244,13 @@ def with_rare_together(unary: np.ndarray, weight: float) -> tuple[np.ndarray, np
     return np.stack([channels[label] for label in classes]), np.array(classes, np.uint8)
 
 
+_PRIOR = Step("prior", 1, PriorSettings, correct_prior, inputs=("train",), uses=NETWORK, model=True)
 _PREDICT = Step(
     "predict",
-    3,
+    4,
     PredictSettings,
     predict,
-    inputs=("train",),
+    inputs=("prior",),
     outputs=("pred", "pred_crf"),
     uses=NETWORK | CRF,
     each_image=True,
@@ -275,6 +282,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "train.batch_size": 16,
         "train.image_limit": 4000,
         "predict.scales": (0.75, 1.0, 1.25),
+        "prior.strength": 0.25,
         "predict.bilateral_sxy": 34.0,
     },
     # deeplab-pytorch: DeepLabv2 on ResNet101, two batches of 5 for an update, 20,000 updates on 10,582 images.
@@ -287,16 +295,16 @@ DEEPLAB = Stage(
     (
         Step(
             "train",
-            2,
+            3,
             SegmenterSettings,
             train_on_labels,
             inputs=("refine",),
             metrics=(TRAIN_LOSS,),
             check=check_training,
             uses=NETWORK,
-            model=True,
             workers=True,
         ),
+        _PRIOR,
         _PREDICT,
     ),
     PRESETS,
@@ -308,16 +316,16 @@ SUPERVISED = Stage(
     (
         Step(
             "train",
-            3,
+            4,
             SegmenterSettings,
             train_on_masks,
             metrics=(TRAIN_LOSS,),
             supervision=frozenset({"masks"}),
             check=check_training,
             uses=NETWORK,
-            model=True,
             workers=True,
         ),
+        _PRIOR,
         _PREDICT,
     ),
     PRESETS,

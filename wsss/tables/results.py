@@ -17,14 +17,16 @@ from wsss.interface import STAGES
 from wsss.registry.models import publish
 from wsss.run.method import group_of, run_method
 from wsss.run.plan import Plan, make_plan, read_preset
-from wsss.scores import Scores, metric_names
+from wsss.scores import Evaluation, Scores, metric_names
 from wsss.scores.scored import reported
 from wsss.tables.groups import same_but_for_rng
-from wsss.tables.percent import percent
+from wsss.tables.percent import Percent, percent
 from wsss.tables.render import Column, Table, as_csv, as_markdown, as_text
 from wsss.tables.rows import Entry, shown_order
 from wsss.tracking import names
 from wsss.tracking.query import RunRecord, evaluation, runs
+
+CAM = "cam"
 
 
 def measure(
@@ -100,8 +102,8 @@ class Results:
             rngs = " ".join(str(run.rng) for run in row.runs)
             runs = [" ".join(run.id for run in row.runs), " ".join(row.commits)]
             for names_of, indices in self.chosen:
-                for (split, what), matrices in row.matrices.items():
-                    miou = percent(matrices, indices, row.groups[split, what])
+                for split, what in row.matrices:
+                    miou = row.percent((split, what), indices)
                     values = [miou.mean, miou.deviation, miou.low, miou.high]
                     shares = [None if value is None else round(value / 100, 6) for value in values]
                     lines.append([row.name, row.supervision, rngs, names_of, split, what, *shares, *runs])
@@ -109,7 +111,13 @@ class Results:
 
     def _tables(self) -> list[Table]:
         figures = [
-            _figures(self.rows, indices, f"Over {chosen}:" if number else f"mIoU in percent over {chosen}:")
+            _figures(
+                self.rows,
+                indices,
+                f"Over {chosen}, cam at its best threshold on dev for these:"
+                if number
+                else f"mIoU in percent over {chosen}:",
+            )
             for number, (chosen, indices) in enumerate(self.chosen)
         ]
         return [*figures, _costs(self.rows), _seconds(self.rows)]
@@ -152,13 +160,15 @@ def _part_of_a_grid(run: RunRecord) -> bool:
 @dataclass(frozen=True)
 class _Row:
     """The runs of one row, by rng; `matrices` has (split, what) to one N x C x C array for each rng, `groups` the same
-    to the group of each image, empty where each is its own.
+    to the group of each image, empty where each is its own; `maps` for each rng the evaluations of its score maps on
+    dev and train, where a mean over some classes can choose a threshold of its own on dev.
     """
 
     name: str
     runs: Sequence[RunRecord]
     matrices: Mapping[tuple[str, str], list[np.ndarray]]
     groups: Mapping[tuple[str, str], tuple[str, ...]]
+    maps: Sequence[tuple[Evaluation, Evaluation]]
 
     @classmethod
     def of(cls, group: Sequence[RunRecord], preset: str) -> _Row:
@@ -179,7 +189,19 @@ class _Row:
         found = {where: evaluations for where, evaluations in found.items() if evaluations}
         matrices = {where: [e.matrices for e in evaluations] for where, evaluations in found.items()}
         groups = {where: evaluations[0].groups for where, evaluations in found.items()}
-        return cls(" ".join([method, *_changes(changed), *best]), group, matrices, groups)
+        maps = [
+            (dev, train)
+            for run in group
+            if (dev := evaluation(run, "dev", CAM)) and (train := evaluation(run, "train", CAM)) and len(dev.levels)
+        ]
+        return cls(" ".join([method, *_changes(changed), *best]), group, matrices, groups, maps)
+
+    def percent(self, figure: tuple[str, str], classes: Sequence[int] | None) -> Percent:
+        """A figure over all classes or over some; of score maps at the threshold that is the best for these on dev."""
+        matrices = self.matrices[figure]
+        if figure == ("train", CAM) and classes is not None and len(self.maps) == len(matrices):
+            matrices = [train.at(dev.best_threshold(classes)).matrices for dev, train in self.maps]
+        return percent(matrices, classes, self.groups[figure])
 
     @property
     def supervision(self) -> str:
@@ -197,9 +219,12 @@ def _changes(settings: Mapping[str, str]) -> list[str]:
 def _identity(dataset: Dataset) -> str:
     splits = ", ".join(f"{split} {len(ids)} (ids `{_hash(ids)}`)" for split, ids in dataset.splits.items())
     background = " and background" if dataset.has_background else ", no background"
+    official = dataset.splits.get("train_official", dataset.splits["train"])
+    some = f" Figures of train are of the {len(official)} official training images that are not in dev."
     return (
         f"Images: {splits}, the hash being the first 16 digits of the sha256 of the sorted ids, one a line; tags from "
         f"{dataset.tags_source}; {len(dataset.classes)} classes{background}."
+        f"{some if len(official) < len(dataset.splits['train']) else ''}"
     )
 
 
@@ -219,7 +244,7 @@ def _figures(rows: Sequence[_Row], classes: Sequence[int] | None, title: str) ->
     )
     lines = []
     for row in rows:
-        cells = [str(percent(row.matrices[f], classes, row.groups[f])) if f in row.matrices else "-" for f in shown]
+        cells = [str(row.percent(figure, classes)) if figure in row.matrices else "-" for figure in shown]
         errors = ["-", "-"]
         if last := [figure for figure in shown if figure in row.matrices]:
             total = Scores.of(np.sum([m.sum(0, dtype=np.int64) for m in row.matrices[last[-1]]], 0))

@@ -24,7 +24,7 @@ REFINE = Stage(
         AFFINITY_LABELS,
         Step(
             "rounds",
-            1,
+            2,
             RoundsSettings,
             run_rounds,
             inputs=("superpixels", "labels", "localize.train"),
@@ -74,6 +74,7 @@ REFINE = Stage(
             "labels.alpha_low": 0.5,
             "labels.alpha_high": 4.0,
             "rounds.weights": "localize",
+            "rounds.keep": 0.05,
             "rounds.region_sxy": 40.0,
             "rounds.region_srgb": 5.0,
             "rounds.lr": 2e-4,

@@ -16,11 +16,13 @@ from wsss.data.augmentation import Augmentation
 from wsss.interface import StepContext
 from wsss.methods.deep_clustering.network import (
     RegionClassifier,
+    best_regions,
     candidate_probabilities,
     center_loss,
     class_weights,
     region_cross_entropy,
     update_centers,
+    with_kept,
 )
 from wsss.methods.deep_clustering.regions import Regions
 from wsss.nets.backbones import BACKBONES
@@ -33,6 +35,7 @@ from wsss.settings import choice, factor, setting, uniform
 from wsss.stages.inference import check_nodes, multi_scale, node_grid, stream_images
 from wsss.stages.localize import begin_localized, check_training
 from wsss.stages.outputs import backbone_weights, save_model
+from wsss.stages.prior import log_prior, prior_setting
 from wsss.training import TrainingSettings, fit, parameter_groups, to_device, weights_setting
 
 RegionLabels = Mapping[str, np.ndarray]
@@ -64,6 +67,14 @@ class RoundsSettings(TrainingSettings):
     balance: float = setting(
         0.5, "0 gives every region, 1 every class the same say in the loss", low=0, high=1, search=uniform(0, 1)
     )
+    keep: float = setting(
+        0.0,
+        "share of an image's regions, its best, that each of its tags keeps at least; 0 is none",
+        low=0,
+        high=0.5,
+        search=choice(0.0, 0.02, 0.05, 0.1),
+    )
+    prior: float = prior_setting()
     dimension: int = setting(256, "numbers in a region's feature", low=2, high=4096)
     backbone: str = setting("resnet50", "the network", choices=BACKBONES)
     weights: str = weights_setting(localized=True)
@@ -99,7 +110,8 @@ def train_regions(
     """Train the region classifier with cross-entropy and center loss; the backbone begins where `previous` ended.
 
     Returns:
-        The network, in eval mode on the device, and the last epoch's mean loss; the network is saved too.
+        The network, in eval mode on the device, and the last epoch's mean loss; the network is saved too. Its last
+        bias has the prior correction in it: a class's share in the loss is n_c w_c, of the regions and the weights.
     """
     settings: RoundsSettings = context.settings
     dataset = context.dataset
@@ -144,15 +156,20 @@ def train_regions(
     heads: list[nn.Module] = [model.embed, model.head]
     pretrained = begins != "none"
     groups = parameter_groups(model.backbone if pretrained else None, heads if pretrained else [model], settings)
-    found = fit(model, groups, dataset.splits["train"], sample, loss, context, frozen_bn=settings.freeze_bn)
+    metrics = fit(model, groups, dataset.splits["train"], sample, loss, context, frozen_bn=settings.freeze_bn)
+    if settings.prior:
+        weighed = (counts * say.cpu()).double()
+        assert model.head.bias is not None
+        model.head.bias.data -= log_prior((weighed / weighed.sum()).numpy(), settings.prior).to(context.device)
     save_model(context.out, model, architecture)
-    return model, found[metric_names.TRAIN_LOSS]
+    return model, metrics[metric_names.TRAIN_LOSS]
 
 
 def predict_regions(context: StepContext, model: RegionClassifier, regions: Regions) -> dict[str, np.ndarray]:
     """Two distributions of every region of train and dev over its image's candidates: float16 2 x K x R by image id.
 
-    The first is the classifier's own, the second what the CRF over the image's regions makes of it.
+    The first is the classifier's own, the second what the CRF over the image's regions makes of it; there, a region
+    that a tag keeps has the tag in the first place.
     """
     settings: RoundsSettings = context.settings
     dataset = context.dataset
@@ -180,7 +197,9 @@ def predict_regions(context: StepContext, model: RegionClassifier, regions: Regi
             scores = masked_average(maps.cpu(), torch.from_numpy(weights))
         before = candidate_probabilities(scores.T, dataset.candidates(image_id)).numpy()
         kernel = region_kernel(region_statistics(image, own, len(scores)), settings.region_sxy, settings.region_srgb)
-        return np.stack([before, region_mean_field(before, kernel, settings.region_weight)]).astype(np.float16)
+        both = np.stack([before, region_mean_field(before, kernel, settings.region_weight)]).astype(np.float16)
+        both[1] = with_kept(both[1], best_regions(both[0], dataset.candidates(image_id), settings.keep))
+        return both
 
     found: dict[str, np.ndarray] = {}
     for image_id, distributions in stream_images(dataset, regions.ids, context.device, infer, finish):

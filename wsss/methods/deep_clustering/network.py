@@ -116,7 +116,45 @@ def candidate_probabilities(scores: Tensor, classes: np.ndarray) -> Tensor:
     return scores[torch.from_numpy(classes).long()].softmax(0)
 
 
-def confident_regions(own: np.ndarray, smoothed: np.ndarray, classes: np.ndarray, confidence: float) -> np.ndarray:
+def known_regions(own: np.ndarray) -> np.ndarray:
+    """Of which regions (float K x R) something is known, bool R: before any round all candidates are equal."""
+    return (own.max(0) > own.min(0)) | (len(own) == 1)
+
+
+def best_regions(own: np.ndarray, classes: np.ndarray, keep: float) -> np.ndarray:
+    """The regions that each tag keeps of an image, whatever else is more probable there: the tag's row, int64 R, or -1.
+
+    The tags choose in turn, that one first whose regions are the least probable: each takes as many of its best
+    regions as its share has, of those that none has taken.
+
+    Args:
+        own: float K x R, the classifier's distributions.
+        classes: uint8 K, the label of each row.
+        keep: the share of the image's regions that a tag keeps, rounded up; 0 keeps none.
+    """
+    kept = np.full(own.shape[1], -1)
+    free = known_regions(own)
+    number = int(np.ceil(keep * own.shape[1]))
+    tags = np.flatnonzero(classes) if number else np.zeros(0, np.int64)
+    for row in tags[np.argsort(own[tags].max(1, initial=0), kind="stable")]:
+        ranked = np.argsort(-own[row].astype(np.float64), kind="stable")
+        chosen = ranked[free[ranked]][:number]
+        kept[chosen], free[chosen] = row, False
+    return kept
+
+
+def with_kept(smoothed: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Distributions K x R in which a region's kept row (`best_regions`) and its most probable one change places."""
+    places = np.flatnonzero(kept >= 0)
+    rows, top = kept[places], smoothed.argmax(0)[places]
+    found = smoothed.copy()
+    found[rows, places], found[top, places] = smoothed[top, places], smoothed[rows, places]
+    return found
+
+
+def confident_regions(
+    own: np.ndarray, smoothed: np.ndarray, classes: np.ndarray, confidence: float, keep: float = 0.0
+) -> np.ndarray:
     """The label of each region that the classifier is sure of and the CRF agrees to, uint8 R; 255 elsewhere.
 
     Args:
@@ -124,7 +162,14 @@ def confident_regions(own: np.ndarray, smoothed: np.ndarray, classes: np.ndarray
         smoothed: float K x R, the CRF's.
         classes: uint8 K, the label of each row.
         confidence: what the classifier's probability must reach, in [0, 1].
+        keep: the share of the regions whose label each tag keeps without that; see `best_regions`.
     """
     label = own.argmax(0)
-    kept = (own.max(0) >= confidence) & (label == smoothed.argmax(0))
-    return np.where(kept, classes[label], np.uint8(IGNORE))
+    sure = (own.max(0) >= confidence) & (label == smoothed.argmax(0))
+    kept = best_regions(own, classes, keep)
+    return np.where(kept >= 0, classes[kept], np.where(sure, classes[label], np.uint8(IGNORE)))
+
+
+def decided_regions(smoothed: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The most probable label of each region after the CRF, uint8 R; 255 where nothing is known."""
+    return np.where(known_regions(smoothed), classes[smoothed.argmax(0)], np.uint8(IGNORE))

@@ -15,7 +15,7 @@ from wsss.classes import IGNORE
 from wsss.data.label_maps import LabelMaps, LabelMapWriter
 from wsss.interface import StepContext
 from wsss.methods.deep_clustering.learning import RegionLabels, RoundsSettings, predict_regions, train_regions
-from wsss.methods.deep_clustering.network import confident_regions
+from wsss.methods.deep_clustering.network import confident_regions, decided_regions
 from wsss.methods.deep_clustering.regions import PROBABILITIES, Regions
 from wsss.ops.superpixels import region_votes
 from wsss.stages.outputs import write_metrics
@@ -24,7 +24,11 @@ from wsss.stages.parts import in_parts, once, part_of
 
 @in_parts
 def run_rounds(context: StepContext) -> None:
-    """Label maps after each round (`rounds/<n>`) and after the last (`labels`), and its regions' distributions."""
+    """Label maps after each round (`rounds/<n>`) and after the last (`labels`), and its regions' distributions.
+
+    In the maps each region has the label that is most probable after the CRF over the image's regions; the next round
+    learns from the confident ones alone.
+    """
     settings: RoundsSettings = context.settings
     dataset, regions = context.dataset, Regions(context.inputs["superpixels"])
     labels: RegionLabels = first_labels(context, regions)
@@ -42,7 +46,8 @@ def run_rounds(context: StepContext) -> None:
         metrics |= {f"round_{number}/{key}": value for key, value in once(part, play).items()}
         scores = load_file(part.out / PROBABILITIES)
         labels = region_labels(context, scores)
-        paint(labels, regions, context.out / "rounds" / str(number))
+        decided = {i: decided_regions(both[1], dataset.candidates(i)) for i, both in scores.items()}
+        paint(decided, regions, context.out / "rounds" / str(number))
         if (part.out / "model.safetensors").exists():
             previous = part.out
     shutil.copytree(context.out / "rounds" / str(settings.rounds), context.out / "labels", dirs_exist_ok=True)
@@ -62,8 +67,11 @@ def first_labels(context: StepContext, regions: Regions) -> dict[str, np.ndarray
 
 def region_labels(context: StepContext, scores: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The confident labels of each image's regions, from their two distributions (float16 2 x K x R)."""
-    candidates, confidence = context.dataset.candidates, context.settings.confidence
-    return {i: confident_regions(both[0], both[1], candidates(i), confidence) for i, both in scores.items()}
+    candidates, settings = context.dataset.candidates, context.settings
+    return {
+        i: confident_regions(both[0], both[1], candidates(i), settings.confidence, settings.keep)
+        for i, both in scores.items()
+    }
 
 
 def play_round(
@@ -86,7 +94,8 @@ def play_round(
         previous: the folder with the network of an earlier round.
 
     Returns:
-        The round's metrics.
+        The round's metrics; "tags_without_region" counts the tags that no region of their image has,
+        "images_without_region" the images that lost all of theirs so, and teach background alone, if anything.
     """
     train = context.dataset.splits["train"]
     counts = _label_counts([labels[i] for i in train], len(context.dataset.classes))
@@ -105,12 +114,13 @@ def play_round(
     after = region_labels(context, scores)
     counts = _label_counts([after[i] for i in train], len(context.dataset.classes))
     total = sum(len(after[i]) for i in train)
-    tagged = [(after[i], number + 1) for i in train for number in np.flatnonzero(context.dataset.tags(i))]
+    tagged = [[number in after[i] for number in np.flatnonzero(context.dataset.tags(i)) + 1] for i in train]
     return metrics | {
         "confident": int(counts.sum()) / total,
         "foreground": int(counts[1:].sum()) / total,
         "changed": sum(int((after[i] != labels[i]).sum()) for i in train) / total,
-        "tags_without_region": sum(number not in own for own, number in tagged),
+        "tags_without_region": sum(not has for of_image in tagged for has in of_image),
+        "images_without_region": sum(len(of_image) > 0 and not any(of_image) for of_image in tagged),
     }
 
 

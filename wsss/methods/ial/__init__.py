@@ -7,7 +7,10 @@ energy. Everything else is this project's: networks, schedules, thresholds, and 
 
 from __future__ import annotations
 
-from wsss.interface import NETWORK, Method, Stage, Step
+from collections.abc import Mapping
+from typing import Any
+
+from wsss.interface import CRF, NETWORK, Method, Stage, Step
 from wsss.methods.affinity import REFINE as AFFINITY
 from wsss.methods.affinity.labels import AFFINITY_LABELS
 from wsss.methods.cam import LOCALIZE
@@ -17,6 +20,12 @@ from wsss.stages.presets import CRFS, NETWORKS, from_step, of_step
 from wsss.stages.refine import crf
 from wsss.stages.segment import DEEPLAB
 
+
+def walk_of(preset: Mapping[str, Any]) -> dict[str, Any]:
+    """What AffinityNet's preset says of the walk, for the refinement; every cell is a source here as it is."""
+    return {name: value for name, value in from_step(preset, "walk").items() if name in ("radius", "beta", "steps")}
+
+
 REFINE = Stage(
     "refine",
     "ial",
@@ -24,12 +33,12 @@ REFINE = Stage(
         AFFINITY_LABELS,
         Step(
             "rounds",
-            1,
+            2,
             RoundsSettings,
             iterate,
             inputs=("labels", "localize.train"),
             outputs=("rounds", "labels"),
-            uses=NETWORK,
+            uses=NETWORK | CRF,
             check=check_rounds,
         ),
         crf("rounds"),
@@ -39,6 +48,7 @@ REFINE = Stage(
             **of_step("labels", from_step(AFFINITY.presets["demo"], "labels")),
             **of_step("rounds", NETWORKS["demo"]),
             **of_step("crf", CRFS["demo"]),
+            **of_step("rounds", walk_of(AFFINITY.presets["demo"])),
             "labels.alpha_low": 8.0,
             "rounds.weights": "localize",
             "rounds.rates": (1, 2, 4),
@@ -55,12 +65,16 @@ REFINE = Stage(
             "rounds.scales": (1.0,),
             "rounds.confident_foreground": 0.7,
             "rounds.confident_background": 0.97,
+            "rounds.loosen": 0.0,
+            "rounds.later": 1.0,
         },
         "small": {
             **of_step("labels", from_step(AFFINITY.presets["small"], "labels")),
             **of_step("rounds", NETWORKS["small"]),
             **of_step("crf", CRFS["small"]),
+            **of_step("rounds", walk_of(AFFINITY.presets["small"])),
             "rounds.rounds": 2,
+            "rounds.prior": 1.0,
             "rounds.weights": "localize",
             "rounds.rates": (2, 4, 6),
             "rounds.lr": 2e-4,
@@ -71,7 +85,8 @@ REFINE = Stage(
             "rounds.scale_high": 1.0,
             "rounds.batch_size": 16,
             "rounds.image_limit": 4000,
-            "rounds.later": 0.3,
+            "rounds.loosen": 0.0,
+            "rounds.later": 1.0,
             "rounds.scales": (1.0,),
             "rounds.flip": False,
         },

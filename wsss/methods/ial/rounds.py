@@ -36,8 +36,9 @@ from wsss.stages.inference import multi_scale, stream_images
 from wsss.stages.localize import begin_localized
 from wsss.stages.outputs import read_metrics, write_metrics
 from wsss.stages.parts import in_parts, once, part_of
+from wsss.stages.prior import load_segmenter
 from wsss.stages.refine import argmax_labels
-from wsss.stages.segment import load_segmenter, train_segmenter
+from wsss.stages.segment import train_segmenter
 from wsss.training import to_device
 
 BRANCHES: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
@@ -103,11 +104,13 @@ def refine_and_mine(context: StepContext, number: int, part: StepContext) -> dic
     Returns:
         Over the training images: means of E(p) and E(p T^t) ("energy_before", "energy"); the share of pixels that had
         a label ("confident") and how many images had none ("unlabelled_images"); in how many the mining
-        finds none ("unsure_images") and how many of their classes keep their old region for that ("kept_regions").
+        finds none ("unsure_images") and how many of their classes keep their old region for that ("kept_regions"); how
+        many tags have no pixel in the next labels of their image ("tags_without_pixel"), and how many images no pixel
+        of any of their tags ("images_without_pixel"): they go on with their background, or with no label at all.
     """
     settings: RoundsSettings = context.settings
     dataset, device = context.dataset, context.device
-    unary = folded(to_device(load_segmenter(_part(context, number, "unary").out), device))
+    unary = folded(to_device(load_segmenter(_part(context, number, "unary").out, settings.prior), device))
     pairwise = folded(to_device(load_affinity_net(_part(context, number, "pairwise").out), device))
     before, pairs_before = (_labels(context, number, branch) for branch in BRANCHES)
     limits = thresholds(settings, number)
@@ -150,15 +153,18 @@ def refine_and_mine(context: StepContext, number: int, part: StepContext) -> dic
         old = before.read(image_id)
         if maps is not None:
             energies = {"energy_before": sum(energy(p, p, *walk)), "energy": sum(energy(y, p, *walk))}
-        mined = mined_labels(own, refined, *limits)
+        mined = mined_labels(image, own, refined, settings.mining_crf, *limits)
         kept, lost = keep_lost_classes(mined, old, classes)
         pairs = np.where(kept == IGNORE, pairs_before.read(image_id), kept)
+        without = [c not in kept for c in classes if c]
         metrics = {
             **energies,
             "confident": float((old != IGNORE).mean()),
             "unlabelled_images": float((old == IGNORE).all()),
             "unsure_images": float((mined == IGNORE).all()),
             "kept_regions": float(lost),
+            "tags_without_pixel": float(sum(without)),
+            "images_without_pixel": float(len(without) > 0 and all(without)),
         }
         return _Mined(refined, labels, (encode_label_map(kept), encode_label_map(pairs)), metrics)
 
@@ -177,8 +183,8 @@ def refine_and_mine(context: StepContext, number: int, part: StepContext) -> dic
                 writer.add(image_id, confident)
             totals.update(mined.metrics)
             part.report.progress(done, len(ids), "images")
-    counts = ("unlabelled_images", "unsure_images", "kept_regions")
-    return {name: total if name in counts else total / len(before) for name, total in totals.items()}
+    means = ("energy_before", "energy", "confident")
+    return {name: total / len(before) if name in means else total for name, total in totals.items()}
 
 
 @dataclass(frozen=True)

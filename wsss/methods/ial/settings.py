@@ -12,6 +12,8 @@ from wsss.methods.affinity.network import AffinityTrainSettings
 from wsss.settings import choice, factor, setting, uniform
 from wsss.stages.inference import check_nodes
 from wsss.stages.localize import check_training
+from wsss.stages.prior import prior_setting
+from wsss.stages.refine import CrfSettings
 from wsss.stages.segment import SegmenterSettings
 from wsss.training import TrainingSettings, weights_setting
 
@@ -59,7 +61,7 @@ class RoundsSettings(SegmenterSettings):
         source="PSA code",
         low=1,
         high=64,
-        search=choice(4.0, 8.0, 16.0),
+        search=choice(4.0, 8.0, 16.0, 32.0),
     )
     steps: int = setting(
         64, "steps of a refinement, an even number", source=RECONSTRUCTION, low=2, high=4096, search=choice(16, 64, 256)
@@ -82,6 +84,25 @@ class RoundsSettings(SegmenterSettings):
         low=0,
         high=0.5,
     )
+    prior: float = prior_setting()
+    mining_iterations: int = setting(
+        0,
+        "mean-field iterations of a CRF over the refined map before it is mined; 0 is no CRF",
+        source=RECONSTRUCTION,
+        low=0,
+        high=100,
+    )
+    mining_sxy: float = setting(
+        80.0, "width of that CRF's appearance kernel", source="PSA code", low=0.1, high=500, unit="px"
+    )
+    mining_srgb: float = setting(13.0, "its width in colour", source="PSA code", low=0.1, high=255)
+
+    @property
+    def mining_crf(self) -> CrfSettings:
+        """The CRF inside the mining."""
+        return CrfSettings(
+            iterations=self.mining_iterations, bilateral_sxy=self.mining_sxy, bilateral_srgb=self.mining_srgb
+        )
 
 
 def check_rounds(settings: RoundsSettings) -> None:

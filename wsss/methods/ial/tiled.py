@@ -20,7 +20,7 @@ from wsss.methods.ial.settings import RoundsSettings
 from wsss.ops.pairs import pair_affinity
 from wsss.ops.tiles import Window, is_large, labels_in_tiles, part_at_size
 from wsss.stages.inference import maps_in_tiles
-from wsss.stages.refine import upsampled
+from wsss.stages.refine import CrfSettings, crf_marginals, upsampled
 
 _TERMS = 5
 """Of each cell: unary and pairwise energy before and after the refinement, and the degree."""
@@ -69,18 +69,25 @@ def refined_in_tiles(
     return p, maps[:-_TERMS], {"energy_before": before, "energy": after}
 
 
-def mined_labels(own: ScoreMap, refined: ScoreMap, *limits: Any) -> np.ndarray:
+def mined_labels(image: np.ndarray, own: ScoreMap, refined: ScoreMap, mining: CrfSettings, *limits: Any) -> np.ndarray:
     """`agreed_labels` at the size of the image, uint8 H x W; of a large one in tiles.
 
     Args:
+        image: uint8 H x W x 3.
         own, refined: of the same classes.
+        mining: of the CRF over the refined map.
         limits: what the largest probability must reach, of the foreground and of the background.
     """
+
+    def mine(part: np.ndarray, given: np.ndarray, walked: np.ndarray) -> np.ndarray:
+        sharp = crf_marginals(part, walked, mining) if mining.iterations else walked
+        return agreed_labels(given, sharp, own.classes, *limits)
+
     if not is_large(*own.size):
-        return agreed_labels(upsampled(own), upsampled(refined), own.classes, *limits)
+        return mine(image, upsampled(own), upsampled(refined))
 
     def label(rows: slice, columns: slice) -> np.ndarray:
-        both = [part_at_size(maps.scores, own.size, rows, columns) for maps in (own, refined)]
-        return agreed_labels(both[0], both[1], own.classes, *limits)
+        given, walked = (part_at_size(maps.scores, own.size, rows, columns) for maps in (own, refined))
+        return mine(image[rows, columns], given, walked)
 
     return labels_in_tiles(*own.size, label)

@@ -150,6 +150,7 @@ def train_co_attention(context: StepContext) -> None:
     groups = parameter_groups(
         network.backbone if pretrained else None, new if pretrained else [network.backbone, *new], settings
     ) + parameter_groups(None, [network.affinity], replace(settings, head_lr=settings.affinity_lr))
-    metrics = fit(network, groups, pool.keys, sample, loss, context, frozen_bn=settings.freeze_bn)
+    tags = pool.tags.__getitem__
+    metrics = fit(network, groups, pool.keys, sample, loss, context, frozen_bn=settings.freeze_bn, tags=tags)
     save_model(context.out, network, architecture)
     write_metrics(context.out, metrics | counts)
