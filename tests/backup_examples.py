@@ -94,8 +94,8 @@ def expected(number: int) -> tuple[dict[str, str], dict[str, float], str]:
     return params, {f"val/{i}": number + i / 10 for i in range(10)}, f"masks of {number}\n" * 500
 
 
-def write_runs(uri: str, first: int, ended: Any, count: int = 10**6) -> None:
-    """Log run after run."""
+def write_runs(uri: str, first: int, ended: Any, pause: float = 0.0, count: int = 10**6) -> None:
+    """Log run after run, with a pause between them (seconds)."""
     client = MlflowClient(uri)
     for number in range(first, first + count):
         if ended.is_set():
@@ -110,13 +110,14 @@ def write_runs(uri: str, first: int, ended: Any, count: int = 10**6) -> None:
         )
         client.log_text(run, text, "masks/labels.txt")
         client.set_terminated(run)
+        time.sleep(pause)
 
 
 @contextmanager
-def writers(uri: str, count: int = 8) -> Iterator[None]:
+def writers(uri: str, count: int = 8, pause: float = 0.1) -> Iterator[None]:
     """So many processes that log runs."""
     ended = FORK.Event()
-    processes = [FORK.Process(target=write_runs, args=(uri, 1000 * n, ended)) for n in range(1, count + 1)]
+    processes = [FORK.Process(target=write_runs, args=(uri, 1000 * n, ended, pause)) for n in range(1, count + 1)]
     for process in processes:
         process.start()
     try:

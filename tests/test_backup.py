@@ -353,7 +353,7 @@ def test_keep_leaves_the_newest_and_removes_what_only_others_need(here, tmp_path
         shutil.rmtree(here / "work" / "store" / "refine.test.first" / (word * 64))
     assert len(Vault(str(to)).names()) == 3
     pieces = len(Vault(str(to)).sizes)
-    assert "backup" in wsss("backup", str(to), "--keep", "2")
+    assert "of which" in wsss("backup", "--keep", "2", str(to))
     vault = Vault(str(to))
     assert len(vault.names()) == 2 and len(vault.sizes) < pieces
     for name in vault.names():
@@ -425,6 +425,42 @@ def test_artifacts_through_a_server_need_their_place(here, tmp_path) -> None:
     (tmp_path / "served" / "7").mkdir(parents=True)
     (tmp_path / "served" / "7" / "file").write_text("x")
     assert "artifacts: 1 files" in wsss("backup", str(tmp_path / "backups"), "--artifacts", str(tmp_path / "served"))
+
+
+@pytest.mark.parametrize("to", ["mlruns/backups", "work", "work/store", ".dvc/cache/files/md5/backups"])
+def test_a_place_within_what_is_backed_up_is_refused(here, to) -> None:
+    assert "lie in one another" in wsss("backup", to, status=2)
+    assert not Path(to, "pieces").exists()
+
+
+def test_an_artifact_is_found_by_whichever_address() -> None:
+    there = places.Places({"tracking": "sqlite:////home/me/mlflow.db"}, "s3://artifacts/all", "", StepStore("", Path()))
+    for address, found in {
+        "mlflow-artifacts:/7/run/artifacts": ("artifacts", "7/run/artifacts"),
+        "mlflow-artifacts://host:5000/7/run": ("artifacts", "7/run"),
+        "s3://artifacts/all/7/run": ("artifacts", "7/run"),
+        "mlruns/0/run/artifacts": ("mlruns", "0/run/artifacts"),
+        "/home/me/mlruns/0/run": ("mlruns", "0/run"),
+        "file:///home/me/mlruns/a%20b/run": ("mlruns", "a b/run"),
+        "/home/me/elsewhere/0": ("artifacts in /home/me/elsewhere/0", ""),
+        "s3://other/0": ("artifacts in s3://other/0", ""),
+    }.items():
+        assert there.locate(address) == found, address
+    with pytest.raises(UserError, match="gs://bucket/0, which can't be backed up; a folder and s3:// can"):
+        there.artifacts(["gs://bucket/0"])
+
+
+def test_artifacts_of_an_experiment_elsewhere_come_back_there(here, tmp_path, monkeypatch) -> None:
+    elsewhere, to = tmp_path / "elsewhere", tmp_path / "backups"
+    client = MlflowClient()
+    run = client.create_run(client.create_experiment("other", str(elsewhere))).info.run_id
+    client.log_text(run, "text", "a/b.txt")
+    assert f"artifacts in {elsewhere}: 1 files" in wsss("backup", str(to))
+    before = digests(elsewhere)
+    shutil.rmtree(elsewhere)
+    settle_in(monkeypatch, tmp_path / "there")
+    assert "is restored" in wsss("restore", str(to))
+    assert digests(elsewhere) == before
 
 
 def test_two_backups_to_one_place_and_an_empty_place_are_sentences(here, tmp_path) -> None:

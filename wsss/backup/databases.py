@@ -115,14 +115,14 @@ def work_in(uri: str) -> str:
 def facts(connection: Connection) -> dict[str, Any]:
     """What is known of a database: `Part.facts`."""
     tables = _tables(connection)
-    addresses: list[str] = []
-    if "experiments" in tables:
-        found = connection.exec_driver_sql("SELECT DISTINCT artifact_location FROM experiments")
-        addresses = sorted(address for (address,) in found if address)
     schema = ""
     if "alembic_version" in tables and "experiments" in tables:
         schema = str(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() or "")
-    return {"schema": schema, "rows": {table: _count(connection, table) for table in tables}, "addresses": addresses}
+    return {
+        "schema": schema,
+        "rows": {table: _count(connection, table) for table in tables},
+        "addresses": _addresses(connection),
+    }
 
 
 def addresses_in(uri: str) -> list[str]:
@@ -130,7 +130,7 @@ def addresses_in(uri: str) -> list[str]:
     if database(uri):
         _existing(uri)
     with connected(uri) as connection:
-        return list(facts(connection)["addresses"])
+        return _addresses(connection)
 
 
 @contextmanager
@@ -207,6 +207,13 @@ def _tables(connection: Connection) -> list[str]:
     import sqlalchemy
 
     return sorted(sqlalchemy.inspect(connection).get_table_names())
+
+
+def _addresses(connection: Connection) -> list[str]:
+    if "experiments" not in _tables(connection):
+        return []
+    found = connection.exec_driver_sql("SELECT DISTINCT artifact_location FROM experiments")
+    return sorted(address for (address,) in found if address)
 
 
 def _count(connection: Connection, table: str) -> int:

@@ -19,6 +19,7 @@ from wsss.backup.manifest import DVC, FILES, LEDGER, STORE, TRACKING, Backup, Fi
 from wsss.backup.places import Places, is_content
 from wsss.backup.trees import Progress, Seen, copy, listed
 from wsss.backup.vault import Vault, private
+from wsss.errors import UserError
 from wsss.git import VERSION
 from wsss.progress import ConsoleReporter, say
 from wsss.registry.ledger import HELD
@@ -40,12 +41,14 @@ def back_up(places: Places, vault: Vault, keep: int = 0) -> Backup:
             the same places does not end.
     """
     uri = places.databases[TRACKING]
+    # Before anything is written: whether all can be copied.
+    databases.addresses_in(uri)
+    if database(uri):
+        settle_addresses(uri)
+    artifacts = places.artifacts(databases.addresses_in(uri))
+    _check_apart(vault.url, [places.ledger, places.store.url, *artifacts.values(), *places.contents()])
     with private(), lease(vault.url, "backup", f"a backup to {vault.url}", wait=False):
         vault.tidy()
-        # Before anything is copied: whether all can be.
-        places.artifacts(databases.addresses_in(uri))
-        if database(uri):
-            settle_addresses(uri)
         with lease(places.store.url, "gc", "what gc removes or a backup keeps", wait=True):
             backup = _Making(places, vault).all()
             vault.write(backup)
@@ -183,3 +186,11 @@ class _Making:
 def _is_absent(uri: str) -> bool:
     file: Path | None = database(uri)
     return file is not None and not file.exists()
+
+
+def _check_apart(to: str, places: Iterable[str]) -> None:
+    """Refuse a place of backups that is, or lies in, what is backed up, or has some of that in it."""
+    for place in places:
+        one, other = (url if storage.is_remote(url) else str(Path(url).absolute()) for url in (to, place))
+        if f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/"):
+            raise UserError(f"{to} and {place}, which is backed up, lie in one another; name another place for backups")

@@ -142,7 +142,8 @@ def _look(path: Path, name: str) -> Seen | None:
     if not stat.S_ISREG(state.st_mode):
         return None
     mark = f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
-    return Seen(name, state.st_size, mark, max(state.st_mtime, state.st_ctime))
+    # Not the time of the content, which anybody may set.
+    return Seen(name, state.st_size, mark, state.st_ctime)
 
 
 def _is_unfinished(name: str) -> bool:

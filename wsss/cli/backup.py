@@ -40,9 +40,9 @@ class _Places(TyperGroup):
     def get_command(self, ctx: Any, name: str) -> Any:
         return super().get_command(ctx, name) or super().get_command(ctx, _MAKE)
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        known = args[0] in self.commands
-        return args[0] if known else _MAKE, self.get_command(ctx, args[0]), args[1:] if known else args
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = not args or args[0] in (*self.commands, "--help")
+        return super().parse_args(ctx, args if known else [_MAKE, *args])
 
 
 app = typer.Typer(cls=_Places, no_args_is_help=True, rich_markup_mode=None, subcommand_metavar="TO|check|list ...")
