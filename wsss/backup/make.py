@@ -6,6 +6,7 @@ write after the database was copied may be in the backup or not, and nothing in 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import defaultdict
@@ -191,6 +192,6 @@ def _is_absent(uri: str) -> bool:
 def _check_apart(to: str, places: Iterable[str]) -> None:
     """Refuse a place of backups that is, or lies in, what is backed up, or has some of that in it."""
     for place in places:
-        one, other = (url if storage.is_remote(url) else str(Path(url).absolute()) for url in (to, place))
+        one, other = (url if storage.is_remote(url) else os.path.abspath(url) for url in (to, place))
         if f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/"):
             raise UserError(f"{to} and {place}, which is backed up, lie in one another; name another place for backups")

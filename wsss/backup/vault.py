@@ -33,7 +33,7 @@ class Vault:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url if storage.is_remote(url) else str(Path(url).expanduser().absolute())
+        self.url = url if storage.is_remote(url) else os.path.abspath(Path(url).expanduser())
 
     def piece(self, sha256: str) -> str:
         """Where a content lies."""
