@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from conftest import empty_store
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from PIL import Image
@@ -19,6 +22,8 @@ from served_examples import asking, save_one_answer
 from typer.testing import CliRunner
 
 from wsss import versions
+from wsss.backup import check, make, places, trees
+from wsss.backup.vault import Vault
 from wsss.cli import app
 from wsss.data import open_dataset
 from wsss.data.shapes import make_shapes
@@ -162,6 +167,52 @@ def digests(folder: Path) -> dict[str, str]:
     """The sha256 of every file."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+_MADE: list[Path] = []
+
+
+@pytest.fixture(scope="session")
+def original(template, tmp_path_factory) -> Path:
+    """A folder with one of everything, made once for all modules; nobody changes it."""
+    if _MADE:
+        return _MADE[0]
+    folder = tmp_path_factory.mktemp("original")
+    empty_store(template, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        settle_in(patch, folder)
+        make_everything()
+    _MADE.append(folder)
+    return folder
+
+
+@pytest.fixture
+def here(original, tmp_path, monkeypatch) -> Path:
+    """A copy of it, which is the current folder."""
+    folder = tmp_path / "here"
+    shutil.copytree(original, folder, symlinks=True)
+    settle_in(monkeypatch, folder)
+    # Nobody writes in most tests, so that nobody need wait for files that were copied a moment ago.
+    monkeypatch.setattr(trees, "SETTLED_S", 0.02)
+    return folder
+
+
+def settle_in(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Go to a folder, and say where its runs are: this process knows the stores of other folders too."""
+    folder.mkdir(exist_ok=True)
+    patch.chdir(folder)
+    patch.setenv("HOME", str(folder.parent / f"home-of-{folder.name}"))
+    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    for name in ("WSSS_LEDGER", "WSSS_STORE", "WSSS_STUDIES", "MLFLOW_BACKEND_STORE_URI"):
+        patch.delenv(name, raising=False)
+
+
+def back_up(to: Path, keep: int = 0):
+    return make.back_up(places.find_places(), Vault(str(to)), keep)
+
+
+def look(to: Path, name: str = "") -> check.Checked:
+    return check.check(places.find_places(), Vault(str(to)), name)
 
 
 def _masks() -> Path:

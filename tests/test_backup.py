@@ -1,8 +1,7 @@
-"""Backups of the set-up without servers: made while people write, checked, restored; kills, damage, what is new."""
+"""Backups of the set-up without servers: made while people write, restored; kills, what is new, what is kept."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -16,70 +15,33 @@ from backup_examples import (
     NAME,
     add_step,
     assert_whole,
+    back_up,
     digests,
     finished,
-    make_everything,
+    here,
+    look,
+    original,
     served,
+    settle_in,
     wait_for_runs,
     writers,
     wsss,
 )
-from conftest import empty_store
 from mlflow import MlflowClient
 
 from wsss import versions
-from wsss.backup import check, databases, make, places, trees
+from wsss.backup import databases, trees
 from wsss.backup.vault import Vault
 from wsss.data import open_dataset
-from wsss.errors import UserError
 from wsss.registry import gate
 from wsss.registry.ledger import HELD, Ledger
 from wsss.registry.promotion import FORCED, PromotionRecord, signed
 from wsss.registry.standing import history
 from wsss.run.lease import lease
 from wsss.run.store import StepStore
-from wsss.storage import temporary_folder
 from wsss.tracking import names
 
-
-@pytest.fixture(scope="module")
-def original(template, tmp_path_factory) -> Path:
-    """A folder with one of everything; nobody changes it."""
-    folder = tmp_path_factory.mktemp("original")
-    empty_store(template, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        settle_in(patch, folder)
-        make_everything()
-    return folder
-
-
-@pytest.fixture
-def here(original, tmp_path, monkeypatch) -> Path:
-    """A copy of it, which is the current folder."""
-    folder = tmp_path / "here"
-    shutil.copytree(original, folder, symlinks=True)
-    settle_in(monkeypatch, folder)
-    # Nobody writes in most tests, so that nobody need wait for files that were copied a moment ago.
-    monkeypatch.setattr(trees, "SETTLED_S", 0.02)
-    return folder
-
-
-def settle_in(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Go to a folder, and say where its runs are: this process knows the stores of other folders too."""
-    folder.mkdir(exist_ok=True)
-    patch.chdir(folder)
-    patch.setenv("HOME", str(folder.parent / f"home-of-{folder.name}"))
-    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-    for name in ("WSSS_LEDGER", "WSSS_STORE", "WSSS_STUDIES", "MLFLOW_BACKEND_STORE_URI"):
-        patch.delenv(name, raising=False)
-
-
-def back_up(to: Path, keep: int = 0):
-    return make.back_up(places.find_places(), Vault(str(to)), keep)
-
-
-def look(to: Path, name: str = "") -> check.Checked:
-    return check.check(places.find_places(), Vault(str(to)), name)
+_FIXTURES = here, original
 
 
 def test_everything_comes_back_after_a_backup_while_eight_write(here, tmp_path, monkeypatch) -> None:
@@ -194,50 +156,6 @@ def back_up_and_die(to: Path, step: str) -> None:
     back_up(to)
 
 
-@pytest.mark.parametrize("damage", ["changed", "cut", "missing", "list", "manifest"])
-def test_a_damaged_or_missing_piece_is_named_and_nothing_is_restored(here, tmp_path, monkeypatch, damage) -> None:
-    to = tmp_path / "backups"
-    backup = back_up(to)
-    vault = Vault(str(to))
-    part = backup.part("mlruns")
-    assert part
-    victim = next(file for file in vault.files(part) if file.name.endswith("model.safetensors"))
-    piece = Path(vault.piece(part.list if damage == "list" else victim.sha256))
-    if damage == "manifest":
-        piece = next((to / "backups").iterdir())
-        piece.write_text(piece.read_text().replace('"new"', '"old"'))
-    elif damage == "missing":
-        piece.unlink()
-    else:
-        content = piece.read_bytes()
-        piece.write_bytes(content[:-1] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
-    said = wsss("backup", "check", str(to), status=2)
-    there = tmp_path / "there"
-    settle_in(monkeypatch, there)
-    assert wsss("restore", str(to), status=2).splitlines()[-1] == said.splitlines()[-1]
-    assert str(piece) in said and ("missing" if damage == "missing" else "damaged" if damage != "cut" else "of") in said
-    assert damage in ("manifest", "list") or "model.safetensors of the part mlruns" in said
-    assert not list(there.iterdir())
-
-
-def test_a_place_that_is_not_empty_is_refused_and_says_what_is_there(here, tmp_path, monkeypatch) -> None:
-    to = tmp_path / "backups"
-    back_up(to)
-    said = wsss("restore", str(to), status=2)
-    for part in ("ledger: ", "tracking: ", "mlruns: ", "store: "):
-        assert part in said
-    assert "runs" in said and "000001.json" in said
-    there = tmp_path / "there"
-    settle_in(monkeypatch, there)
-    (there / "mlruns").mkdir()
-    (there / "mlruns" / "mine").write_text("mine")
-    assert "these are not (mlruns:" in wsss("restore", str(to), status=2)
-    assert digests(there).keys() == {"mlruns/mine"}
-    assert "is restored" in wsss("restore", str(to), "--without", "mlruns")
-    assert (there / "mlflow.db").exists() and digests(there / "mlruns").keys() == {"mine"}
-    assert "choose from" in wsss("restore", str(to), "--without", "masks", status=2)
-
-
 def test_a_restore_that_was_killed_goes_on(here, tmp_path, monkeypatch) -> None:
     to, there = tmp_path / "backups", tmp_path / "there"
     back_up(to)
@@ -292,21 +210,6 @@ def test_a_record_that_came_while_the_database_was_copied_is_in_the_backup(here,
     back_up(tmp_path / "backups")
     checked = look(tmp_path / "backups")
     assert late and not checked.problems and checked.counts["records"] == 2
-
-
-def test_check_finds_what_is_named_and_missing(here, tmp_path) -> None:
-    """A backup of a store that was broken already: faithful, and not to be relied on."""
-    weights = next((here / "mlruns").rglob("model.safetensors"))
-    weights.write_bytes(b"another")
-    back_up(tmp_path / "one")
-    assert "are not those that were promoted" in wsss("backup", "check", str(tmp_path / "one"), status=2)
-    shutil.rmtree(weights.parents[1])
-    back_up(tmp_path / "two")
-    problems = " ".join(look(tmp_path / "two").problems)
-    assert "the files of model m-" in problems and f"the files of {NAME}@champion, version 1" in problems
-    (here / "work" / "ledger" / NAME / "000001.json").unlink()
-    back_up(tmp_path / "three")
-    assert "lacks record 1" in " ".join(look(tmp_path / "three").problems)
 
 
 def test_damaged_steps_and_half_removed_ones_stay_out(here, tmp_path) -> None:
@@ -370,86 +273,6 @@ def test_files_are_for_their_owner_and_hold_no_password(here, tmp_path, monkeypa
     assert {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_dir()} == {0o700}
 
 
-def test_another_schema_is_a_sentence(here, tmp_path, monkeypatch) -> None:
-    to, there = tmp_path / "backups", tmp_path / "there"
-    back_up(to)
-    settle_in(monkeypatch, there)
-    monkeypatch.setattr("wsss.tracking.schema.head", lambda: "0123456789ab")
-    older = wsss("restore", str(to), "--without", "tracking")
-    assert "is restored" in older
-    shutil.rmtree(there)
-    settle_in(monkeypatch, there)
-    from wsss.backup import restore
-
-    said = []
-    monkeypatch.setattr(restore, "say", said.append)
-    wsss("restore", str(to))
-    assert "of an older MLflow" in said[-1] and "mlflow db upgrade" in said[-1]
-    shutil.rmtree(there)
-    settle_in(monkeypatch, there)
-    monkeypatch.setattr("wsss.tracking.schema._script", lambda: Unknown())
-    said = wsss("restore", str(to), status=2)
-    assert "a newer one made it; install that version" in said and not list(there.iterdir())
-
-
-class Unknown:
-    def walk_revisions(self) -> list[object]:
-        return []
-
-
-@pytest.mark.parametrize(
-    ("variables", "sentence"),
-    [
-        ({"MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}, "name that in --database or MLFLOW_BACKEND_STORE_URI"),
-        ({"MLFLOW_BACKEND_STORE_URI": "mysql://me:secret@host/db"}, "those of SQLite (a file) and PostgreSQL can"),
-        ({"MLFLOW_TRACKING_URI": "sqlite:///missing.db"}, "there is no database"),
-        ({"MLFLOW_AUTH_CONFIG_PATH": "missing.ini"}, "says no database_uri"),
-        ({"WSSS_STUDIES": "sqlite:///data/shapes/tags.csv"}, "is it a file of SQLite's?"),
-    ],
-)
-def test_what_can_not_be_backed_up_is_a_sentence(here, tmp_path, monkeypatch, variables, sentence) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    said = wsss("backup", str(tmp_path / "backups"), status=2)
-    assert sentence in said and "secret" not in said
-    assert not list((tmp_path / "backups").rglob("*.json"))
-
-
-def test_artifacts_through_a_server_need_their_place(here, tmp_path) -> None:
-    with databases.connected(f"sqlite:///{here}/mlflow.db") as connection:
-        connection.exec_driver_sql("INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage) "
-                                   "VALUES (7, 'p', 'mlflow-artifacts:/7', 'active')")  # fmt: skip
-        connection.commit()
-    said = wsss("backup", str(tmp_path / "backups"), status=2)
-    assert "--artifacts or MLFLOW_ARTIFACTS_DESTINATION" in said and "mlflow-artifacts:/7" in said
-    (tmp_path / "served" / "7").mkdir(parents=True)
-    (tmp_path / "served" / "7" / "file").write_text("x")
-    assert "artifacts: 1 files" in wsss("backup", str(tmp_path / "backups"), "--artifacts", str(tmp_path / "served"))
-
-
-@pytest.mark.parametrize("to", ["mlruns/backups", "work", "work/store", ".dvc/cache/files/md5/backups"])
-def test_a_place_within_what_is_backed_up_is_refused(here, to) -> None:
-    assert "lie in one another" in wsss("backup", to, status=2)
-    assert not Path(to, "pieces").exists()
-
-
-def test_an_artifact_is_found_by_whichever_address() -> None:
-    there = places.Places({"tracking": "sqlite:////home/me/mlflow.db"}, "s3://artifacts/all", "", StepStore("", Path()))
-    for address, found in {
-        "mlflow-artifacts:/7/run/artifacts": ("artifacts", "7/run/artifacts"),
-        "mlflow-artifacts://host:5000/7/run": ("artifacts", "7/run"),
-        "s3://artifacts/all/7/run": ("artifacts", "7/run"),
-        "mlruns/0/run/artifacts": ("mlruns", "0/run/artifacts"),
-        "/home/me/mlruns/0/run": ("mlruns", "0/run"),
-        "file:///home/me/mlruns/a%20b/run": ("mlruns", "a b/run"),
-        "/home/me/elsewhere/0": ("artifacts in /home/me/elsewhere/0", ""),
-        "s3://other/0": ("artifacts in s3://other/0", ""),
-    }.items():
-        assert there.locate(address) == found, address
-    with pytest.raises(UserError, match="gs://bucket/0, which can't be backed up; a folder and s3:// can"):
-        there.artifacts(["gs://bucket/0"])
-
-
 def test_artifacts_of_an_experiment_elsewhere_come_back_there(here, tmp_path, monkeypatch) -> None:
     elsewhere, to = tmp_path / "elsewhere", tmp_path / "backups"
     client = MlflowClient()
@@ -461,26 +284,3 @@ def test_artifacts_of_an_experiment_elsewhere_come_back_there(here, tmp_path, mo
     settle_in(monkeypatch, tmp_path / "there")
     assert "is restored" in wsss("restore", str(to))
     assert digests(elsewhere) == before
-
-
-def test_two_backups_to_one_place_and_an_empty_place_are_sentences(here, tmp_path) -> None:
-    to = tmp_path / "backups"
-    assert "holds no complete backup" in wsss("restore", str(to), status=2)
-    assert "holds no complete backup" in wsss("backup", "list", str(to))
-    with lease(str(to), "backup", "x", wait=False):
-        assert f"a backup to {to} is being computed by" in wsss("backup", str(to), status=2)
-    back_up(to)
-    path = next((to / "backups").iterdir())
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"format": 2}))
-    assert "a newer version" in wsss("restore", str(to), status=2)
-    assert "a newer version" in wsss("backup", "list", str(to))
-
-
-def test_a_name_in_a_backup_can_not_leave_the_place(here, tmp_path) -> None:
-    vault = Vault(str(tmp_path / "backups"))
-    digest, _ = vault.add(b"bad")
-    from wsss.backup.manifest import File
-
-    with temporary_folder() as folder, pytest.raises(UserError, match="does not stay inside"):
-        trees.put(vault, [File("../outside", 3, digest, "")], str(folder), lambda size: None)
