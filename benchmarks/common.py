@@ -26,7 +26,7 @@ from wsss.git import state_of
 from wsss.process import own_cores
 from wsss.storage import write_bytes
 
-_SHARED = ("__init__", "common", "dashboard_maps", "dashboard_store")
+_SHARED = ("__init__", "common", "dashboard_maps", "dashboard_store", "stack_logging", "stack_restore")
 _LIBRARIES = ("torch", "numpy", "pydensecrf2")
 
 

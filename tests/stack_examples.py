@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.stack import free_ports
+from benchmarks.stack_logging import free_ports
 from infra.stack import postgres
 from infra.stack.layout import Layout, resolved
 from wsss.errors import UserError

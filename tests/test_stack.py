@@ -21,7 +21,7 @@ import stack_examples
 from conftest import SMALL
 from stack_examples import call, surroundings
 
-from benchmarks.stack import free_ports, log_from
+from benchmarks.stack_logging import free_ports, log_from
 from infra.stack import postgres, supervise
 from infra.stack.layout import Layout, resolved
 from infra.stack.processes import Started, session

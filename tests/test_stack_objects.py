@@ -16,7 +16,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from benchmarks.stack import free_ports
+from benchmarks.stack_logging import free_ports
 from infra.stack.objects.index import Index, Received
 from infra.stack.objects.shelf import Shelf
 from infra.stack.processes import wait_until

@@ -11,6 +11,7 @@ import typer
 
 from wsss import commands
 from wsss.cli import (
+    backup,
     cluster,
     dashboard,
     data,
@@ -40,6 +41,7 @@ app.add_typer(data.app, name="data", help="Datasets: add, download, make, list, 
 app.add_typer(runs.labels_app, name="labels", help="Label maps: of runs, and from elsewhere.")
 app.add_typer(cluster.app, name="cluster", help="Work on a Ray cluster.")
 app.add_typer(packages.app, name="model", help="Packaged models: export.")
+app.add_typer(backup.app, name="backup", help="Back up everything, check and list backups.")
 app.add_typer(exports.app, name="export", help="Predictions in other people's formats.")
 _COMMANDS: tuple[Callable[..., None], ...] = (
     runs.run,
@@ -60,6 +62,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     store.migrate,
     gc.gc,
     gc.keep,
+    backup.restore,
     runs.bench,
 )
 _NOT_OFFLINE = (

@@ -118,7 +118,7 @@ class Collector:
         Raises:
             UserError: another process is collecting, or something can't be removed; the same call goes on.
         """
-        with lease(self.store.url, "gc", "what gc removes", wait=False), _mlflow_errors():
+        with lease(self.store.url, "gc", "what gc removes or a backup keeps", wait=False), _mlflow_errors():
             self._finish()
             garbage = self.find()
             gone = [thing for thing in garbage.things if thing in things]

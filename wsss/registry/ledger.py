@@ -21,6 +21,7 @@ from urllib.parse import quote, unquote
 
 from wsss.errors import UserError
 from wsss.registry.promotion import CANDIDATE_MIOU, CHALLENGE, REFUSAL, ROLLBACK, PromotionRecord, decided, decode
+from wsss.run.lease import held, lease
 from wsss.scores.evaluation import Evaluation, encode
 from wsss.storage import (
     check_exclusive_writes,
@@ -32,6 +33,9 @@ from wsss.storage import (
     store_address,
     write_bytes,
 )
+
+HELD = "backup"
+"""The lease beside the models under which nothing is added: ledger and registry are being copied."""
 
 
 class BrokenChainError(UserError):
@@ -142,6 +146,9 @@ class Ledger:
     def add(self, record: PromotionRecord, after: Sequence[PromotionRecord]) -> PromotionRecord | None:
         """Create the record that follows `after`; None if somebody else's does already."""
         self.check_exclusive()
+        if HELD in held(self.root):
+            with lease(self.root, HELD, "the ledger, of which a backup is made,", wait=True):
+                pass
         number, before = len(after) + 1, after[-1].sha256 if after else ""
         record = replace(record, number=number, previous=before)
         content = record.encode()

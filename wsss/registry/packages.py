@@ -13,7 +13,7 @@ from wsss.tracking.connection import mlflow_client
 
 _WEIGHTS = ".safetensors"
 # MLflow writes these anew for each version that it hands out.
-_WITHOUT = ("registered_model_meta",)
+WITHOUT = ("registered_model_meta",)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def package_files(address: str) -> PackageFiles:
         try:
             folder = Path(mlflow.artifacts.download_artifacts(address, dst_path=scratch))
             files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-            for name in sorted(files.keys() - set(_WITHOUT)):
+            for name in sorted(files.keys() - set(WITHOUT)):
                 with files[name].open("rb") as file:
                     total.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
                 weights += files[name].stat().st_size if name.endswith(_WEIGHTS) else 0

@@ -7,6 +7,7 @@ the old content or the new one, never a part.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ from wsss.storage.disk import (
 __all__ = [
     "StoredFile",
     "check_exclusive_writes",
+    "copy_file",
     "disk_errors",
     "download_folder",
     "exists",
@@ -48,6 +50,7 @@ __all__ = [
     "remove",
     "remove_folder",
     "remove_unfinished",
+    "sha256",
     "store_address",
     "temporary_folder",
     "unfinished",
@@ -123,6 +126,47 @@ def write_bytes(url: str | Path, data: bytes, if_absent: bool = False) -> bool:
         finally:
             part.unlink(missing_ok=True)
     return True
+
+
+def copy_file(source: str | Path, target: str | Path) -> None:
+    """Copy a file, of whatever size, which appears whole; the target's parent folders are made.
+
+    Raises:
+        FileNotFoundError: there is no source.
+        UserError: the place is full or can't be written.
+    """
+    if is_remote(source) and is_remote(target):
+        with temporary_folder() as folder:
+            bucket.download_file(str(source), folder / "file")
+            bucket.upload_file(folder / "file", str(target))
+        return
+    if is_remote(target):
+        bucket.upload_file(Path(source), str(target))
+        return
+    path = Path(target)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = unfinished(path)
+        try:
+            if is_remote(source):
+                bucket.download_file(str(source), part)
+            else:
+                shutil.copyfile(source, part)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def sha256(url: str | Path) -> str:
+    """The sha256 of a file's content, read in pieces.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    if is_remote(url):
+        return bucket.sha256(str(url))
+    with Path(url).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_exclusive_writes(url: str | Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ _REFUSED = {
     "InsufficientStorage": "its disk is full; make room, then run the same command again: finished steps are kept",
 }
 """What a store's refusal means and how to mend it, by S3's code."""
+_CHUNK = 1 << 20
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "MLFLOW_S3_ENDPOINT_URL")
 
 
@@ -161,6 +163,30 @@ def download(url: str, folder: Path, names: Sequence[str] | None) -> None:
             parent.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(_THREADS) as pool:
             list(pool.map(lambda name, to: s3.download_file(bucket, prefix + name, str(to)), names, targets))
+
+
+def upload_file(path: Path, url: str) -> None:
+    """Copy a file to an address."""
+    bucket, key = _split(url)
+    with _errors(url) as s3:
+        s3.upload_file(str(path), bucket, key)
+
+
+def download_file(url: str, path: Path) -> None:
+    """Copy an object into a file; FileNotFoundError without one."""
+    bucket, key = _split(url)
+    with _errors(url) as s3:
+        s3.download_file(bucket, key, str(path))
+
+
+def sha256(url: str) -> str:
+    """The sha256 of an object's content; FileNotFoundError without one."""
+    bucket, key = _split(url)
+    with _errors(url) as s3:
+        digest = hashlib.sha256()
+        for part in s3.get_object(Bucket=bucket, Key=key)["Body"].iter_chunks(_CHUNK):
+            digest.update(part)
+        return digest.hexdigest()
 
 
 def _split(url: str) -> tuple[str, str]:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.tree import Tree
 
+_CONTENTS = "files/md5"
+"""Below a remote."""
+
 
 @dataclass(frozen=True)
 class DataVersion:
@@ -206,6 +209,26 @@ def checkout(md5: str, folder: str | Path) -> None:
             os.replace(part, target)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def homes(create: bool = False) -> tuple[Path | None, str | None]:
+    """Where the contents of versions lie: the folder of the cache, and the same below the default remote.
+
+    Args:
+        create: make a workspace where there is none.
+
+    Returns:
+        Of each None where there is none; the remote's is a folder or an address of its own scheme, such as s3://.
+    """
+    with workspace(create=create) as repo:
+        if repo is None:
+            return None, None
+        cache = Path(repo.cache.local.path)
+        name = repo.config["core"].get("remote")
+        remote = repo.config["remote"].get(name, {}).get("url") if name else None
+    if remote and "://" not in remote:
+        remote = str(Path(remote).expanduser())
+    return cache, f"{remote.rstrip('/')}/{_CONTENTS}" if remote else None
 
 
 def default_remote() -> str | None:
