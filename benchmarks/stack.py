@@ -19,6 +19,7 @@ from benchmarks.common import Row
 from infra.stack.layout import PORTS, Layout, resolved
 from infra.stack.supervise import start, stop
 from wsss.classes import VOC
+from wsss.errors import UserError
 from wsss.git import GitState
 from wsss.scores import Evaluation
 from wsss.tracking.info import DatasetInfo, RunInfo
@@ -83,19 +84,26 @@ def log_from(layout: Layout, writers: int, runs: int, name: str) -> float:
                     words, cwd=own, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
                 )
             )
-        for process in processes:
-            assert process.stdout and process.stdout.readline() == "ready\n"
-        began = time.perf_counter()
-        for process in processes:
-            assert process.stdin
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        for process in processes:
-            assert process.stdout and process.stdout.readline() == "done\n"
-        seconds = time.perf_counter() - began
-        for process in processes:
-            process.communicate()
-        return seconds
+        try:
+            _all_say(processes, "ready")
+            began = time.perf_counter()
+            for process in processes:
+                assert process.stdin
+                process.stdin.write("go\n")
+                process.stdin.flush()
+            _all_say(processes, "done")
+            return time.perf_counter() - began
+        finally:
+            for process in processes:
+                process.kill()
+                process.communicate()
+
+
+def _all_say(processes: list[subprocess.Popen[str]], word: str) -> None:
+    for process in processes:
+        assert process.stdout
+        if process.stdout.readline() != f"{word}\n":
+            raise UserError("a writer ended with an error, which is above")
 
 
 def write(name: str, runs: int) -> None:
@@ -104,7 +112,7 @@ def write(name: str, runs: int) -> None:
     evaluation = Evaluation("val", "pred", tuple(map(str, range(10))), ("background", *VOC), matrices)
     data = DatasetInfo("random", "", "0" * 64, {"train": 1})
     for number in range(runs):
-        fingerprint = f"{name}-{number}".ljust(64, "0")
+        fingerprint = f"{name}-{number}-".ljust(64, "0")
         info = RunInfo(
             "cam",
             "demo",
@@ -154,4 +162,4 @@ if __name__ == "__main__":
     sys.stdin.readline()
     write(sys.argv[1], int(sys.argv[2]))
     print("done", flush=True)
-    sys.stdin.readline()
+    sys.stdin.read()
