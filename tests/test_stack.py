@@ -29,13 +29,14 @@ from wsss import storage
 from wsss.errors import UserError
 
 WRITER = """
+import sys
 import time
 from pathlib import Path
 from wsss.git import GitState
 from wsss.tracking.info import DatasetInfo, RunInfo
 from wsss.tracking.runs import method_run
 data = DatasetInfo("random", "", "0" * 64, {"train": 1})
-info = RunInfo("cam", "demo", data, {}, frozenset(), 0, "a" * 64, "0" * 64, GitState(None, False), "wsss run")
+info = RunInfo("cam", "demo", data, {}, frozenset(), 0, sys.argv[1] * 64, "0" * 64, GitState(None, False), "wsss run")
 with method_run(info) as run:
     print(run.id, flush=True)
     for step in range(40):
@@ -201,7 +202,7 @@ def writer(stack, tmp_path):
     """A run that goes on, with its id and the folder that it works in."""
     (tmp_path / "pause").write_text("0.25")
     process = subprocess.Popen(
-        [sys.executable, "-c", WRITER],
+        [sys.executable, "-c", WRITER, "a"],
         cwd=tmp_path,
         env=surroundings(stack, "researcher"),
         stdout=subprocess.PIPE,
@@ -216,14 +217,14 @@ def writer(stack, tmp_path):
 
 
 def ends(writer, client, stack) -> None:
-    """The run ends, and all forty losses are in MLflow once, at the latest after the next command."""
+    """The run ends, and all forty losses are in MLflow once, at the latest after the next run."""
     process, run, folder = writer
     (folder / "pause").write_text("0")
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0 and "Traceback" not in said
     if len(losses(client, run)) < 40:
-        words = [sys.executable, "-m", "wsss.cli", "compare"]
-        subprocess.run(words, cwd=folder, env=surroundings(stack, "researcher"), check=False, capture_output=True)
+        words = [sys.executable, "-c", WRITER, "b"]
+        subprocess.run(words, cwd=folder, env=surroundings(stack, "researcher"), check=True, capture_output=True)
     assert losses(client, run) == list(map(float, range(40)))
     assert client.get_run(run).info.status == "FINISHED"
     assert not {"mlflow.db", "mlruns"} & {path.name for path in folder.iterdir()}
