@@ -316,3 +316,10 @@ def test_a_record_that_is_damaged_or_out_of_reach_is_named(store, monkeypatch):
     monkeypatch.setattr(type(store), "download_artifacts", away)
     with pytest.raises(UserError, match=r"can't be read \(https://me:\*\*\*@bucket is away\)"):
         query.evaluation(record, "val", "pred")
+
+
+def test_of_two_that_begin_an_experiment_at_once_both_go_on(store, monkeypatch):
+    from wsss.tracking import opening
+
+    first = store.create_experiment("new")
+    assert opening._new_experiment(store, "new") == first

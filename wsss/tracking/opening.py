@@ -107,7 +107,16 @@ def _refusals() -> Iterator[None]:
 
 
 def _new_experiment(client: MlflowClient, name: str) -> str:
-    made = client.create_experiment(name)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        made = client.create_experiment(name)
+    except MlflowException as error:
+        # Of several processes that begin at once one makes it.
+        there = client.get_experiment_by_name(name) if error.error_code == "RESOURCE_ALREADY_EXISTS" else None
+        if there is None or there.lifecycle_stage != "active":
+            raise
+        return str(there.experiment_id)
     settle_addresses(client.tracking_uri)
     return str(made)
 
