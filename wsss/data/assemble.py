@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from wsss.data import layout
+from wsss.data.attempts import forget
 from wsss.data.checking import check_added
 from wsss.data.class_hints import class_hints
 from wsss.data.dataset import Dataset
 from wsss.data.examined import Examined, examine
+from wsss.data.files import chosen
 from wsss.data.groups import refuse_divided
 from wsss.data.ids import refuse_alike, shown
 from wsss.data.lists import read_ids
@@ -116,26 +118,30 @@ def assemble(description: layout.Description, parts: Parts, dev_list: Path | Non
             f"{some(bare)} have no tag; without a background every pixel is of a tagged class, so give each image its "
             "tags, or leave it out"
         )
-    pixels = with_limits(parts.pixels, [parts.images[id] for id in lists["train"]])
+    pixels = with_limits(parts.pixels, [*chosen(parts.images, lists["train"]).values()]) if parts.pixels else None
     facts: dict[str, Any] = {} if description.classes.background else {BACKGROUND_FACT: False}
     facts |= {} if parts.values is None else {MASKS_FACT: parts.values.record()}
     facts |= {} if pixels is None else {PIXELS_FACT: pixels.record()}
     target = layout.home(description.name)
     with layout.building(target) as root:
-        images = {id: parts.images[id] for id in ids}
+        images = chosen(parts.images, ids)
         layout.link_all(images, root / layout.IMAGES)
-        examined = examine(images) if parts.examined is None else parts.examined
+        examined = examine(images, description.name) if parts.examined is None else parts.examined
         official = {id: parts.official[id] for id in ids if id in parts.official}
         _put_masks(official, root / layout.MASKS, parts.object_255, parts.values)
         extra = {id: parts.extra[id] for id in ids if id in parts.extra and id not in parts.official}
         _put_masks(extra, root / layout.MASKS_AUG, parts.object_255, parts.values)
         groups = {id: parts.groups[id] for id in ids} if parts.groups else None
-        entries = {layout.image_name(id, path): examined[id].entry for id, path in images.items()}
-        known = {name: entry for name, entry in entries.items() if entry is not None}
-        layout.finish(root, description, tags, lists, groups, facts, known)
-        dataset = Dataset.open(root)
+        known = {
+            layout.image_name(id, path): entry
+            for id, path in images.paths.items()
+            if (entry := examined[id].entry) is not None
+        }
+        manifest = layout.finish(root, description, tags, lists, groups, facts, known)
+        dataset = Dataset.open(root, manifest)
         note = check_added(dataset, {id for id in ids if _is_sound(examined[id], dataset)})
         parts.unchanged()
+    forget(description.name)
     if note:
         say(f"{description.name}: {note}")
     return replace(dataset, root=target.absolute())

@@ -18,7 +18,7 @@ from wsss.data.digest import digest
 from wsss.data.groups import GROUPS, read_written_groups
 from wsss.data.image_memory import ImageMemory
 from wsss.data.images import image_size, read_image
-from wsss.data.manifest import BACKGROUND_FACT, MANIFEST, PIXELS_FACT, open_manifest
+from wsss.data.manifest import BACKGROUND_FACT, MANIFEST, PIXELS_FACT, Manifest, open_manifest
 from wsss.data.parallel import some
 from wsss.data.pixels import Pixels
 from wsss.data.tags import read_written
@@ -60,15 +60,19 @@ class Dataset:
     pixels: Pixels | None = None
 
     @classmethod
-    def open(cls, root: Path) -> Dataset:
+    def open(cls, root: Path, manifest: Manifest | None = None) -> Dataset:
         """Open the dataset folder `root`.
+
+        Args:
+            root: the folder.
+            manifest: its manifest, where that is known already.
 
         Raises:
             UserError: it is not a dataset folder, a part is damaged, the tags name an unknown class, splits overlap.
         """
         root = root.absolute()
         description = layout.read_description(root)
-        manifest = open_manifest(root)
+        manifest = manifest or open_manifest(root)
         classes = replace(description.classes, background=manifest.facts.get(BACKGROUND_FACT, True))
         entries, pixels = manifest.files, _pixels(root, manifest.facts)
         images = layout.ids_of(entries, layout.IMAGES)

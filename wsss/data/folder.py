@@ -93,7 +93,7 @@ def add_folder(
             f"--mask-values and --ignore-values say what masks hold, and {path} shows none; give their folder with "
             "--masks"
         )
-    examined = examine(pictures.files)
+    examined = examine(pictures.files, name)
     pixels, kinds = declared({id: its.holds for id, its in examined.items()}, Pixels.of_words(bands, stretch))
     if pixels is not None:
         say(f"{name}: the images are {kinds_of(kinds)}; they are read so: {pixels}")
@@ -136,7 +136,7 @@ def add_folder(
     _say_recognised(pictures, counted(shown_tags, found.classes), source, given, splits_source, found_groups)
 
     def unchanged() -> None:
-        pictures.refuse_changes(before, find_pictures(path, masks, follow_links=follow_links))
+        pictures.refuse_changes(before)
 
     return assemble(
         Description(

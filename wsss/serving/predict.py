@@ -56,7 +56,7 @@ class Prediction:
     split: str = ""
 
     @cached_property
-    def paths(self) -> dict[str, Path]:
+    def paths(self) -> Mapping[str, Path]:
         if not self.split:
             return files_by_id(self.images)
         dataset = Dataset.open(self.images)
