@@ -81,7 +81,7 @@ def sbd(
 
 @app.command()
 def folder(
-    path: Annotated[Path, typer.Argument(help="A folder of images, in subfolders too.")],
+    path: Annotated[str, typer.Argument(help="A folder of images, in subfolders too; or s3://bucket/folder.")],
     tags: Annotated[
         str | None,
         typer.Option(
@@ -125,12 +125,13 @@ def folder(
     ] = False,
     no_dvc: NoDvc = False,
 ) -> None:
-    """Any folder of images with tags; masks are not needed."""
+    """Any folder of images with tags; masks are not needed. Images of a bucket stay there, and are read from there."""
     from wsss.data.folder import add_folder
+    from wsss.storage import is_remote
 
     dataset = add_folder(
         path,
-        name or path.resolve().name,
+        name or Path(path.rstrip("/") if is_remote(path) else Path(path).resolve()).name,
         tags=tags,
         class_list=classes,
         negative=[part.strip() for part in negative.split(",") if part.strip()],

@@ -9,6 +9,8 @@ from typing import Any
 
 from wsss.data import layout
 from wsss.data.attempts import forget
+from wsss.data.bucket_folder import BucketFolder
+from wsss.data.bucket_images import write_objects
 from wsss.data.checking import check_added
 from wsss.data.class_hints import class_hints
 from wsss.data.dataset import Dataset
@@ -17,7 +19,7 @@ from wsss.data.files import chosen
 from wsss.data.groups import refuse_divided
 from wsss.data.ids import refuse_alike, shown
 from wsss.data.lists import read_ids
-from wsss.data.manifest import BACKGROUND_FACT, MASKS_FACT, PIXELS_FACT, refresh_manifest
+from wsss.data.manifest import BACKGROUND_FACT, BUCKET_FACT, MASKS_FACT, PIXELS_FACT, refresh_manifest
 from wsss.data.mask_values import MaskValues
 from wsss.data.masks import read_mask
 from wsss.data.palette_png import write_palette_png
@@ -50,6 +52,7 @@ class Parts:
         values: what the values of the masks stand for, where they are no indices.
         pixels: how the images become RGB, without the limits of a stretch.
         examined: id to what is known of its image file, at least for those in the lists; None to read them.
+        bucket: where the images are to stay; None to link them into the dataset's folder. Masks are copied then.
     """
 
     train: Sequence[str]
@@ -68,6 +71,7 @@ class Parts:
     values: MaskValues | None = None
     pixels: Pixels | None = None
     examined: Mapping[str, Examined] | None = None
+    bucket: BucketFolder | None = None
 
 
 def assemble(description: layout.Description, parts: Parts, dev_list: Path | None = None) -> Dataset:
@@ -118,19 +122,24 @@ def assemble(description: layout.Description, parts: Parts, dev_list: Path | Non
             f"{some(bare)} have no tag; without a background every pixel is of a tagged class, so give each image its "
             "tags, or leave it out"
         )
-    pixels = with_limits(parts.pixels, [*chosen(parts.images, lists["train"]).values()]) if parts.pixels else None
+    pixels = _with_limits(parts, lists["train"])
     facts: dict[str, Any] = {} if description.classes.background else {BACKGROUND_FACT: False}
     facts |= {} if parts.values is None else {MASKS_FACT: parts.values.record()}
     facts |= {} if pixels is None else {PIXELS_FACT: pixels.record()}
     target = layout.home(description.name)
     with layout.building(target) as root:
         images = chosen(parts.images, ids)
-        layout.link_all(images, root / layout.IMAGES)
+        if parts.bucket:
+            its = parts.bucket.images(images)
+            facts |= {BUCKET_FACT: its.address}
+            write_objects(root, its.objects)
+        else:
+            layout.link_all(images, root / layout.IMAGES)
         examined = examine(images, description.name) if parts.examined is None else parts.examined
         official = {id: parts.official[id] for id in ids if id in parts.official}
-        _put_masks(official, root / layout.MASKS, parts.object_255, parts.values)
+        _put_masks(official, root / layout.MASKS, parts)
         extra = {id: parts.extra[id] for id in ids if id in parts.extra and id not in parts.official}
-        _put_masks(extra, root / layout.MASKS_AUG, parts.object_255, parts.values)
+        _put_masks(extra, root / layout.MASKS_AUG, parts)
         groups = {id: parts.groups[id] for id in ids} if parts.groups else None
         known = {
             layout.image_name(id, path): entry
@@ -187,11 +196,25 @@ def _is_sound(image: Examined, dataset: Dataset) -> bool:
     return image.sound and not turned and dataset.pixels is None
 
 
-def _put_masks(masks: Mapping[str, Path], folder: Path, object_255: bool, values: MaskValues | None) -> None:
+def _with_limits(parts: Parts, train: Sequence[str]) -> Pixels | None:
+    """The conversion with the limits of its stretch, where it has one."""
+    if parts.pixels is None or parts.pixels.percentiles is None:
+        return parts.pixels
+    images = chosen(parts.images, train)
+    if parts.bucket is None or parts.examined is None:
+        return with_limits(parts.pixels, [*images.values()])
+    ids, lying = {path: id for id, path in images.paths.items()}, parts.bucket.images(images)
+    known = {id: its.entry for id, its in parts.examined.items() if its.entry is not None}
+    return with_limits(parts.pixels, [*images.values()], lambda path: lying.read(id := ids[str(path)], known[id]))
+
+
+def _put_masks(masks: Mapping[str, Path], folder: Path, parts: Parts) -> None:
+    object_255, values = parts.object_255, parts.values
     changed = object_255 or values is not None
     others = [(id, path) for id, path in masks.items() if path.suffix.lower() == ".mat" or changed]
     apart = {id for id, _ in others}
-    layout.link_all({id: path for id, path in masks.items() if id not in apart}, folder)
+    plain = {id: path for id, path in masks.items() if id not in apart}
+    layout.link_all(plain, folder, copied=parts.bucket is not None)
     if others:
         folder.mkdir(exist_ok=True)
 

@@ -21,7 +21,7 @@ import numpy as np
 from wsss.commands import command
 from wsss.data import layout
 from wsss.data.files import suffix
-from wsss.data.manifest import Entry, file_entry, names_below, read_manifest
+from wsss.data.manifest import BUCKET_FACT, Entry, Manifest, file_entry, names_below, open_manifest
 from wsss.data.parallel import each, some
 from wsss.errors import UserError
 from wsss.storage import write_bytes
@@ -76,7 +76,7 @@ def find_changes(root: Path, *, thorough: bool = False) -> Changes:
     Raises:
         UserError: the manifest is missing or damaged.
     """
-    entries = read_manifest(root)
+    entries = here(open_manifest(root))
     names = [*entries]
     before = {} if thorough else _read_checked(root)
     keys = _keys(entries)
@@ -105,6 +105,13 @@ def find_changes(root: Path, *, thorough: bool = False) -> Changes:
         missing=tuple(sorted(missing - masks if bare else missing)),
         new=tuple(sorted(lying - entries.keys())),
     )
+
+
+def here(manifest: Manifest) -> Mapping[str, Entry]:
+    """The files of a manifest that lie in the dataset's folder: all, or all but the images that lie in a bucket."""
+    if BUCKET_FACT not in manifest.facts:
+        return manifest.files
+    return {name: entry for name, entry in manifest.files.items() if not name.startswith(f"{layout.IMAGES}/")}
 
 
 def mending(root: Path) -> str:

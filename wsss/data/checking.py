@@ -185,9 +185,15 @@ def _look_at(
     path = dataset.image_path(id)
     relative = path.relative_to(dataset.root).as_posix()
     upright = dataset.kind == "folder"
-    if not sound and (problem := image_problem(path, decode=thorough, upright=upright, pixels=dataset.pixels)):
+    if sound and not masks:
+        return {}, {}
+    try:
+        file = dataset.image_file(id)
+    except UserError as error:
+        return {relative: str(error)}, {}
+    if not sound and (problem := image_problem(file, decode=thorough, upright=upright, pixels=dataset.pixels)):
         return {relative: f"image {relative} {problem}"}, {}
-    size = image_size(path, dataset.pixels) if masks else (0, 0)
+    size = image_size(file, dataset.pixels, relative) if masks else (0, 0)
     for mask in (f"{name}.png" for name in masks):
         try:
             seen = check_mask(dataset.root / mask, f"mask {mask}", size, dataset.classes, decode=thorough)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from wsss.data.attempts import Attempt, Examined, state_of
 from wsss.data.files import paths_of
@@ -14,33 +15,50 @@ from wsss.data.parallel import in_batches
 from wsss.data.stored_images import UNREADABLE, Stored, stored
 from wsss.errors import UserError
 
-__all__ = ["Examined", "examine"]
+__all__ = ["Examined", "Reader", "examine", "seen"]
 
 _IN_MEMORY = 64 * 2**20
 """Bytes of a file that is read once, as a whole; a larger one is read for its hash and again for its pixels."""
 
 
-def examine(images: Mapping[str, Path], name: str) -> dict[str, Examined]:
+class Reader(NamedTuple):
+    """How images are read.
+
+    Attributes:
+        look: the path of a file to its state (see `wsss.data.attempts.Attempt.keep`) and what is in it.
+        state: the path of a file to its state.
+        key: the path of a file to what it is known by from one attempt to the next.
+        threads: how many look at the same time; 0 for processes, a core each.
+    """
+
+    look: Callable[[str], tuple[str, Examined]]
+    state: Callable[[str], str]
+    key: Callable[[str], str]
+    threads: int = 0
+
+
+def examine(images: Mapping[str, Path], name: str, reader: Reader | None = None) -> dict[str, Examined]:
     """Read images, whatever is wrong with them; what an earlier attempt to add the dataset has read is not read again.
 
     Args:
         images: id to file.
         name: of the dataset.
+        reader: how; by default as files on a disk.
     """
-    attempt = Attempt(name)
-    paths = paths_of(images)
-    known = attempt.known({path: _state(path) for path in paths.values()}) if attempt.begun else {}
-    unread = [path for path in paths.values() if path not in known]
+    attempt, reader = Attempt(name), reader or Reader(_look, _state, os.path.abspath)
+    paths, key = paths_of(images), reader.key
+    known = attempt.known({key(path): reader.state(path) for path in paths.values()}) if attempt.begun else {}
+    unread = [path for path in paths.values() if key(path) not in known] if known else [*paths.values()]
     found: list[Examined] = []
     alike: dict[Stored | None, Stored | None] = {}
-    for batch in in_batches(_look, unread, "reading images"):
+    for batch in in_batches(reader.look, unread, "reading images", reader.threads):
         its = unread[len(found) : len(found) + len(batch)]
         # Most images are of a few sizes: one object for each.
         found += [one._replace(holds=alike.setdefault(one.holds, one.holds)) for _, one in batch]
-        attempt.keep((path, state, one) for path, (state, one) in zip(its, batch, strict=True))
+        attempt.keep((key(path), state, one) for path, (state, one) in zip(its, batch, strict=True))
     attempt.keep((), last=True)
     read = iter(found)
-    return {id: known.get(path) or next(read) for id, path in paths.items()}
+    return {id: (known and known.get(key(path))) or next(read) for id, path in paths.items()}
 
 
 def _state(path: str) -> str:
@@ -63,10 +81,11 @@ def _look(path: str) -> tuple[str, Examined]:
                 entry = file_entry(Path(path))
     except OSError:
         return "", Examined(None, None, False)
-    return state_of(touched), _seen(file, entry)
+    return state_of(touched), seen(file, entry)
 
 
-def _seen(file: Path | bytes, entry: Entry) -> Examined:
+def seen(file: Path | bytes, entry: Entry) -> Examined:
+    """What is in an image file, its path or its bytes."""
     try:
         holds = stored(file, decode=True)
         return Examined(entry, holds, holds.kind == "RGB")

@@ -6,6 +6,7 @@ A dataset is a folder `data/<name>/` of the workspace:
     tags.csv                          image,labels: one row for each id; labels joined by ";"; empty for background
     manifest.json                     sha256 and size of every other file
     groups.csv                        image,group: which images belong together; missing where each is its own group
+    objects.csv                       image,object: where images lie that are in a bucket and not in JPEGImages
     JPEGImages/<id>.<jpg|png|...>     RGB images; an id may hold folders
     SegmentationClass/<id>.png        masks (the official ones of VOC); may be missing
     SegmentationClassAug/<id>.png     further masks (SBD's), only for ids without an official one; may be missing
@@ -30,6 +31,7 @@ from typing import Any
 
 from wsss.classes import Classes
 from wsss.commands import command
+from wsss.data.bucket_images import OBJECTS
 from wsss.data.files import Files, paths_of, suffix
 from wsss.data.groups import GROUPS, write_groups
 from wsss.data.ids import files_by_id, path_id, shown
@@ -124,7 +126,7 @@ def refuse_taken(target: Path) -> None:
 
 def _taken(target: Path) -> str:
     """That a dataset can't be made where there is something: only what is a dataset and nothing else may be removed."""
-    known = {DESCRIPTION, TAGS, GROUPS, MANIFEST, IMAGES, MASKS, MASKS_AUG, LISTS.partition("/")[0]}
+    known = {DESCRIPTION, TAGS, GROUPS, OBJECTS, MANIFEST, IMAGES, MASKS, MASKS_AUG, LISTS.partition("/")[0]}
     if not (target / DESCRIPTION).is_file():
         return f"{target} exists and is no dataset; leave it, and choose another name with --name"
     if {path.name for path in target.iterdir()} <= known:
@@ -137,8 +139,13 @@ def image_name(id: str, file: str) -> str:
     return f"{IMAGES}/{id}{suffix(file)}"
 
 
-def link_all(sources: Mapping[str, Path], folder: Path) -> None:
+def link_all(sources: Mapping[str, Path], folder: Path, *, copied: bool = False) -> None:
     """Link each file into `folder` as `<id><suffix>`; the folder is made only when there is something to link.
+
+    Args:
+        sources: id to file.
+        folder: where to.
+        copied: copy the files, which will not stay where they are.
 
     Raises:
         UserError: files that can't be read (names the first ten, and how many more).
@@ -153,7 +160,10 @@ def link_all(sources: Mapping[str, Path], folder: Path) -> None:
         if parent not in made:
             os.makedirs(parent, exist_ok=True)
             made.add(parent)
-        _link(path, target)
+        if copied:
+            shutil.copyfile(path, target)
+        else:
+            _link(path, target)
 
 
 def _link(source: str, target: str) -> None:

@@ -20,8 +20,9 @@ from wsss.errors import UserError
 from wsss.storage import inside_name, write_bytes
 
 MANIFEST = "manifest.json"
-BACKGROUND_FACT, MASKS_FACT, PIXELS_FACT = "background", "masks", "pixels"
-"""The facts: False where there is no background, what masks held and became, how pixels are converted."""
+BACKGROUND_FACT, MASKS_FACT, PIXELS_FACT, BUCKET_FACT = "background", "masks", "pixels", "bucket"
+"""The facts: False where there is no background, what masks held and became, how pixels are converted, the address
+where the images lie that are not in the folder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,27 +60,30 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], what: str) -> li
     return results
 
 
-def in_batches(work: Callable[[Item], Result], items: Sequence[Item], what: str) -> Iterator[list[Result]]:
+def in_batches(
+    work: Callable[[Item], Result], items: Sequence[Item], what: str, threads: int = 0
+) -> Iterator[list[Result]]:
     """`work(item)` of all items in their order, some at a time, in a process for each core where that is worth it.
 
     Jobs that are mostly Python, such as those on small images, stand in each other's way on threads.
 
     Args:
-        work: a function of a module, which raises nothing.
+        work: a function of a module.
         items: what it is called with.
         what: the label of the progress bar.
+        threads: so many instead of processes, for work that waits for others.
 
     Raises:
-        UserError: the system ended one of the processes.
+        UserError: the work raised it first, or the system ended one of the processes.
     """
-    workers = own_cores()
-    apart = sys.platform == "linux" and workers > 1 and len(items) >= _WORTH_PROCESSES
+    workers = threads or own_cores()
+    apart = not threads and sys.platform == "linux" and workers > 1 and len(items) >= _WORTH_PROCESSES
     size = max(1, min(_AT_ONCE, len(items) // (8 * workers)))
     batches = [items[start : start + size] for start in range(0, len(items), size)]
     pool: Executor = (
         ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _follow, (os.getpid(),))
         if apart
-        else ThreadPoolExecutor(min(16, 2 * workers))
+        else ThreadPoolExecutor(threads or min(16, 2 * workers))
     )
     try:
         with tqdm(total=len(items), desc=what, disable=None, delay=1, leave=False) as bar:

@@ -68,7 +68,7 @@ def stored(file: Path | bytes, *, decode: bool = False) -> Stored:
     """
     bits = 8
     try:
-        with Image.open(_source(file)) as image:
+        with Image.open(source(file)) as image:
             mode, (width, height), flag = image.mode, image.size, int(image.getexif().get(ORIENTATION, 1))
             if image.format == "PNG":
                 bits = _beginning(file, 25)[24]
@@ -96,7 +96,8 @@ def stored(file: Path | bytes, *, decode: bool = False) -> Stored:
     return Stored(_KINDS[mode], height, width, bands, mode.startswith("I;16"), orientation)
 
 
-def _source(file: Path | bytes) -> Path | io.BytesIO:
+def source(file: Path | bytes) -> Path | io.BytesIO:
+    """What Pillow and tifffile open."""
     return io.BytesIO(file) if isinstance(file, bytes) else file
 
 
@@ -114,7 +115,7 @@ def _begins_as_tiff(data: bytes) -> bool:
 def _stored_bands(stored_file: Path | bytes) -> Stored:
     import tifffile
 
-    with tifffile.TiffFile(_source(stored_file)) as file:
+    with tifffile.TiffFile(source(stored_file)) as file:
         series, flag = _checked_series(file), file.pages.first.tags.valueof(ORIENTATION, 1)
         sizes = dict(zip(series.axes, series.shape, strict=True))
         bands, bits = next((n for axis, n in sizes.items() if axis not in "YX"), 1), 8 * series.dtype.itemsize
@@ -146,12 +147,12 @@ def samples(file: Path | bytes, formats: tuple[str, ...] | None = None) -> tuple
     import tifffile
 
     if _begins_as_tiff(_beginning(file, 4)):
-        with tifffile.TiffFile(_source(file)) as tiff:
+        with tifffile.TiffFile(source(file)) as tiff:
             series, flag = _checked_series(tiff), int(tiff.pages.first.tags.valueof(ORIENTATION, 1))
             array = series.asarray()
             other = next((place for place, axis in enumerate(series.axes) if axis not in "YX"), None)
         return array[..., None] if other is None else np.moveaxis(array, other, 2), flag
-    with Image.open(_source(file), formats=formats) as image:
+    with Image.open(source(file), formats=formats) as image:
         flag = int(image.getexif().get(ORIENTATION, 1))
         array = np.array(image.convert("RGB") if image.mode == "P" else image)
     if array.dtype not in (np.uint8, np.uint16, bool):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from wsss.errors import UserError
 from wsss.storage import bucket
+from wsss.storage.bucket import UnreachableError
 from wsss.storage.disk import (
     StoredFile,
     disk_errors,
@@ -27,9 +28,12 @@ from wsss.storage.disk import (
     tree,
     unfinished,
 )
+from wsss.storage.object_cache import ObjectCache
 
 __all__ = [
+    "ObjectCache",
     "StoredFile",
+    "UnreachableError",
     "check_exclusive_writes",
     "disk_errors",
     "download_folder",
