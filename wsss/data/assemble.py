@@ -148,7 +148,7 @@ def assemble(description: layout.Description, parts: Parts, dev_list: Path | Non
         }
         manifest = layout.finish(root, description, tags, lists, groups, facts, known)
         dataset = Dataset.open(root, manifest)
-        note = check_added(dataset, {id for id in ids if _is_sound(examined[id], dataset)})
+        note = check_added(dataset, {id for id in ids if not _is_sound(examined[id], dataset)})
         parts.unchanged()
     forget(description.name)
     if note:

@@ -82,8 +82,10 @@ class Dataset:
         images = layout.ids_of(entries, layout.IMAGES)
         names = read_written(root / layout.TAGS, classes)
         rows = {present: _row(present, classes) for present in set(names.values())}  # most are the same few
-        tags = {id: rows[present] for id, present in names.items()}
-        splits, groups = layout.read_splits(root), read_written_groups(root)
+        own = {id: id for id in images}  # an id is one text wherever it stands
+        tags = {own.get(id, id): rows[present] for id, present in names.items()}
+        splits = {split: tuple(own.get(id, id) for id in ids) for split, ids in layout.read_splits(root).items()}
+        groups = read_written_groups(root)
         if groups and (bare := [id for ids in splits.values() for id in ids if id not in groups]):
             raise UserError(f"{root}: {some(bare)} have no group in {GROUPS}; pull the dataset again or add it again")
         return cls(

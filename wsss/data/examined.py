@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,6 +62,12 @@ def examine(images: Mapping[str, Path], name: str, reader: Reader | None = None)
     return {id: (known and known.get(key(path))) or next(read) for id, path in paths.items()}
 
 
+@lru_cache(1024)
+def _shared(holds: Stored) -> Stored:
+    """One object for all that are alike, which goes once with each batch of images."""
+    return holds
+
+
 def _state(path: str) -> str:
     try:
         return state_of(os.stat(path))
@@ -88,7 +95,7 @@ def seen(file: Path | bytes, entry: Entry) -> Examined:
     """What is in an image file, its path or its bytes."""
     try:
         holds = stored(file, decode=True)
-        return Examined(entry, holds, holds.kind == "RGB")
+        return Examined(entry, _shared(holds), holds.kind == "RGB")
     except (*UNREADABLE, UserError):
         pass
     try:
