@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -251,3 +252,15 @@ def test_workers_that_read_together_get_whole_images(photos, cache, monkeypatch)
         assert all(pool.map(lambda id: (dataset.image(id) == local.image(id)).all(), ids))
     assert open_dataset("photos").check() == ""
     assert sum(path.stat().st_size for path in kept(cache)) <= 3000
+
+
+def test_the_example_of_the_docs_works(photos, cache, s3, tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    [example] = re.findall(r'```sh title="images in a bucket"\n(.*?)```', page, re.S)
+    for path in photos[1].rglob("*"):
+        if path.is_file():
+            storage.write_bytes(f"{s3}/pets/{path.relative_to(photos[1]).as_posix()}", path.read_bytes())
+    lines = [line.partition("#")[0].split() for line in example.splitlines()]
+    commands = [words[1:] for words in lines if words[:1] == ["wsss"]]
+    assert [command(tmp_path, *words).returncode for words in commands] == [0, 0]
+    assert Dataset.open(tmp_path / "data" / "pets").address == f"{s3}/pets"

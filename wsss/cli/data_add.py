@@ -70,13 +70,15 @@ def sbd(
     name: NewName = "sbd",
     tags: Annotated[str, typer.Option(help="masks, or a .csv or .npz file.")] = "masks",
     dev_list: DevList = None,
+    groups: Groups = None,
     max_disagreement: MaxDisagreement = None,
     no_dvc: NoDvc = False,
 ) -> None:
     """The Semantic Boundaries Dataset alone, with its own train and val lists."""
     from wsss.data.sbd import add_sbd
 
-    added(add_sbd(path, name, tags=tags, dev_list=dev_list, max_disagreement=max_disagreement), no_dvc)
+    dataset = add_sbd(path, name, tags=tags, dev_list=dev_list, groups=groups, max_disagreement=max_disagreement)
+    added(dataset, no_dvc)
 
 
 @app.command()
