@@ -215,22 +215,25 @@ def _can_be_an_id(name: str) -> bool:
 
 
 def _candidates(names: Sequence[str], images: Mapping[str, Path]) -> list[Collection[str]]:
-    ids = {id: id for id in images}
     file_names = {f"{id}{_ending(path)}": id for id, path in paths_of(images).items()}
-    several = {name for name, id in file_names.items() if ids.get(name, id) != id}
-    exact = {**ids, **file_names}
-    # Where each name is there to the letter, as nearly always, the looser tables are not made.
-    tables = cache(lambda: (_table((ids, file_names)), _table((ids, file_names), _plain), _table_of_ends(ids)))
+    several = {name for name, id in file_names.items() if name in images and name != id}
+
+    @cache
+    def tables() -> tuple[Mapping[str, set[str]], Mapping[str, set[str]], Mapping[str, set[str]]]:
+        """Where each name is there to the letter, as nearly always, these are not made."""
+        columns = ({id: id for id in images}, file_names)
+        return _table(columns), _table(columns, _plain), _table_of_ends(images)
 
     def look_up(name: str) -> Collection[str]:
-        if name in exact and name not in several:
-            return (exact[name],)
+        if name not in several and (name in file_names or name in images):
+            return (file_names.get(name, name),)
         to_the_letter, loose, ends = tables()
         return _look_up(name, to_the_letter, loose) or _look_up_end(name, ends)
 
     found = [look_up(name) for name in names]
     if any(len(candidates) > 1 for candidates in found):
-        readings = [[column[name] for name in names] for column in (file_names, ids) if column.keys() >= set(names)]
+        readings = [[file_names[name] for name in names]] if file_names.keys() >= set(names) else []
+        readings += [[*names]] if images.keys() >= set(names) else []
         if len(readings) == 1:
             return [(id,) for id in readings[0]]
     return found
