@@ -179,7 +179,7 @@ def test_without_what_was_kept_everything_is_read_again(dataset: Dataset, damage
     shutil.rmtree("data/.checked", ignore_errors=True)
     if damage == "no json":
         Path("data/.checked").mkdir()
-        Path("data/.checked/pets.json").write_text("{")
+        Path("data/.checked/pets.npz").write_text("{")
     else:
         Path("data/.checked").write_text("")
     dataset.check()
@@ -193,7 +193,7 @@ def test_what_is_kept_is_no_change_to_git(dataset: Dataset, monkeypatch: pytest.
     dataset.check()
     subprocess.run(["git", "init", "-q"], check=True)
     status = subprocess.run(["git", "status", "--porcelain", "-uall"], check=True, capture_output=True, text=True)
-    assert Path("data/.checked/pets.json").is_file() and ".checked" not in status.stdout
+    assert Path("data/.checked/pets.npz").is_file() and ".checked" not in status.stdout
 
 
 def test_under_dvc_the_printed_command_brings_back_what_was_added(dataset: Dataset) -> None:

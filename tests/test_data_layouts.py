@@ -198,6 +198,17 @@ def test_sbd_alone_has_its_own_lists_and_masks(devkit, benchmark, inside):
     assert (read_palette_png(dataset.root / "SegmentationClass" / f"{SBD_VAL[0]}.png") == DOG).all()
 
 
+def test_sbd_takes_groups_and_refuses_lists_that_divide_one(benchmark, tmp_path):
+    ids = [*SBD_TRAIN, *SBD_VAL]
+    rows = "".join(f"{id},{'a' if id in SBD_TRAIN else 'b'}\n" for id in ids)
+    (tmp_path / "groups.csv").write_text("image,group\n" + rows, encoding="utf-8")
+    dataset = add_sbd(benchmark, groups=str(tmp_path / "groups.csv"))
+    assert dataset.grouped and set(dataset.groups_of(dataset.splits["val"])) == {"b"}
+    (tmp_path / "one.csv").write_text("image,group\n" + "".join(f"{id},x\n" for id in ids), encoding="utf-8")
+    with pytest.raises(UserError, match="1 of 1 groups are in more than one split"):
+        add_sbd(benchmark, "again", groups=str(tmp_path / "one.csv"))
+
+
 def test_damaged_sbd_masks_are_named_at_once(devkit, benchmark):
     for id in SBD_ONLY[:2]:
         (benchmark / "dataset/cls" / f"{id}.mat").write_bytes(b"not a matrix")

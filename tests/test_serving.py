@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from served_examples import asking
 
 from wsss.classes import Classes, palette
 from wsss.data import open_dataset
@@ -28,6 +29,7 @@ from wsss.scores import Masks, Scores, confusion
 from wsss.serving import pictures, server, uploads
 from wsss.serving.card import model_card
 from wsss.serving.evaluate import as_json, evaluate
+from wsss.serving.options import Options
 from wsss.serving.package import load_package, load_step, save_package
 from wsss.stages.inference import node_size, resize
 from wsss.stages.outputs import save_model
@@ -206,6 +208,26 @@ def test_large_image_and_large_body_are_refused(ask, monkeypatch):
     monkeypatch.setattr(uploads, "MAX_BYTES", 1000)
     answer = ask("POST", "/segment", png(picture(64, 64)))
     assert answer.status_code == 413 and "larger than" in answer.json()["detail"]
+
+
+PNG_TYPE = {"Content-Type": "image/png"}
+
+
+def test_who_serves_may_allow_larger_pictures_which_go_in_tiles_within_the_memory(model, monkeypatch):
+    body = png(np.full((4200, 4200, 3), 90, np.uint8))
+    default = asking(server.make_app(model))("POST", "/segment", content=body, headers=PNG_TYPE)
+    assert default.status_code == 413 and "WSSS_UPLOAD_MEGAPIXELS allows more" in default.json()["detail"]
+    monkeypatch.setenv("WSSS_UPLOAD_MEGAPIXELS", "20")
+    monkeypatch.setenv("WSSS_UPLOAD_MIB", "100")
+    small = asking(server.make_app(model, Options(memory=2**29)))("POST", "/segment", content=body, headers=PNG_TYPE)
+    assert small.status_code == 413 and "MiB of memory" in small.json()["detail"]
+    labelled = asking(server.make_app(model, Options(memory=8 * 2**30)))(
+        "POST", "/segment", content=body, headers=PNG_TYPE
+    )
+    assert labelled.status_code == 200
+    monkeypatch.setenv("WSSS_UPLOAD_MEGAPIXELS", "many")
+    with pytest.raises(UserError, match="must be a number of megapixels above 0 and up to 170"):
+        server.make_app(model)
 
 
 def test_address_in_use_is_one_sentence(model):

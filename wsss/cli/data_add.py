@@ -70,18 +70,20 @@ def sbd(
     name: NewName = "sbd",
     tags: Annotated[str, typer.Option(help="masks, or a .csv or .npz file.")] = "masks",
     dev_list: DevList = None,
+    groups: Groups = None,
     max_disagreement: MaxDisagreement = None,
     no_dvc: NoDvc = False,
 ) -> None:
     """The Semantic Boundaries Dataset alone, with its own train and val lists."""
     from wsss.data.sbd import add_sbd
 
-    added(add_sbd(path, name, tags=tags, dev_list=dev_list, max_disagreement=max_disagreement), no_dvc)
+    dataset = add_sbd(path, name, tags=tags, dev_list=dev_list, groups=groups, max_disagreement=max_disagreement)
+    added(dataset, no_dvc)
 
 
 @app.command()
 def folder(
-    path: Annotated[Path, typer.Argument(help="A folder of images, in subfolders too.")],
+    path: Annotated[str, typer.Argument(help="A folder of images, in subfolders too; or s3://bucket/folder.")],
     tags: Annotated[
         str | None,
         typer.Option(
@@ -127,12 +129,13 @@ def folder(
     ] = False,
     no_dvc: NoDvc = False,
 ) -> None:
-    """Any folder of images with tags; masks are not needed."""
+    """Any folder of images with tags; masks are not needed. Images of a bucket stay there, and are read from there."""
     from wsss.data.folder import add_folder
+    from wsss.storage import is_remote
 
     dataset = add_folder(
         path,
-        name or path.resolve().name,
+        name or Path(path.rstrip("/") if is_remote(path) else Path(path).resolve()).name,
         tags=tags,
         class_list=classes,
         negative=[part.strip() for part in negative.split(",") if part.strip()],

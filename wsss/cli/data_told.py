@@ -115,6 +115,8 @@ def print_dataset(dataset: Dataset) -> None:
         counts = (sum(bool(dataset.tags(id)[index]) for id in tagged[split]) for split in splits)
         table.add_row(class_name, *(f"{count:,}" for count in counts))
     show(table)
+    if dataset.address:
+        typer.echo(f"images stay in {dataset.address}, and are read from there")
     if dataset.pixels is not None:
         typer.echo(f"images are read so: {dataset.pixels}")
     if values := open_manifest(dataset.root).facts.get(MASKS_FACT):

@@ -24,7 +24,7 @@ from wsss.data.ids import shown
 from wsss.data.layout import IMAGES, SPLITS, TEST, ids_of
 from wsss.data.manifest import read_manifest
 from wsss.data.parallel import each, some
-from wsss.data.stored_images import UNREADABLE
+from wsss.data.stored_images import UNREADABLE, source
 from wsss.errors import UserError
 from wsss.storage import write_bytes
 
@@ -113,7 +113,7 @@ def _thumbnail(dataset: Dataset, id: str) -> np.ndarray:
     if path.suffix.lower() not in (".jpg", ".jpeg"):
         return _small(Image.fromarray(dataset.image(id)))
     try:
-        with Image.open(path) as image:
+        with Image.open(source(dataset.image_file(id))) as image:
             image.draft("L", (4 * _SIDE, 4 * _SIDE))  # decoded at a fraction of its size
             return _small(image)
     except UNREADABLE as error:

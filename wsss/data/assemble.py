@@ -9,14 +9,18 @@ from typing import Any
 
 from wsss.classes import IGNORE
 from wsss.data import layout
+from wsss.data.attempts import forget
+from wsss.data.bucket_folder import BucketFolder
+from wsss.data.bucket_images import write_objects
 from wsss.data.checking import check_added
 from wsss.data.class_hints import class_hints
 from wsss.data.dataset import Dataset
 from wsss.data.examined import Examined, examine
+from wsss.data.files import chosen
 from wsss.data.groups import refuse_divided
 from wsss.data.ids import refuse_alike, shown
 from wsss.data.lists import read_ids
-from wsss.data.manifest import BACKGROUND_FACT, MASKS_FACT, PIXELS_FACT, refresh_manifest
+from wsss.data.manifest import BACKGROUND_FACT, BUCKET_FACT, MASKS_FACT, PIXELS_FACT, refresh_manifest
 from wsss.data.mask_values import MaskReader
 from wsss.data.masks import read_mask
 from wsss.data.palette_png import write_palette_png
@@ -49,6 +53,7 @@ class Parts:
         values: what the values of the masks stand for, where they are no indices.
         pixels: how the images become RGB, without the limits of a stretch.
         examined: id to what is known of its image file, at least for those in the lists; None to read them.
+        bucket: where the images are to stay; None to link them into the dataset's folder. Masks are copied then.
     """
 
     train: Sequence[str]
@@ -67,6 +72,7 @@ class Parts:
     values: MaskReader | None = None
     pixels: Pixels | None = None
     examined: Mapping[str, Examined] | None = None
+    bucket: BucketFolder | None = None
 
 
 def assemble(description: layout.Description, parts: Parts, dev_list: Path | None = None) -> Dataset:
@@ -117,26 +123,35 @@ def assemble(description: layout.Description, parts: Parts, dev_list: Path | Non
             f"{some(bare)} have no tag; without a background every pixel is of a tagged class, so give each image its "
             "tags, or leave it out"
         )
-    pixels = with_limits(parts.pixels, [parts.images[id] for id in lists["train"]])
+    pixels = _with_limits(parts, lists["train"])
     facts: dict[str, Any] = {} if description.classes.background else {BACKGROUND_FACT: False}
     facts |= {} if parts.values is None else {MASKS_FACT: parts.values.record()}
     facts |= {} if pixels is None else {PIXELS_FACT: pixels.record()}
     target = layout.home(description.name)
     with layout.building(target) as root:
-        images = {id: parts.images[id] for id in ids}
-        layout.link_all(images, root / layout.IMAGES)
-        examined = examine(images) if parts.examined is None else parts.examined
+        images = chosen(parts.images, ids)
+        if parts.bucket:
+            its = parts.bucket.images(images)
+            facts |= {BUCKET_FACT: its.address}
+            write_objects(root, its.objects)
+        else:
+            layout.link_all(images, root / layout.IMAGES)
+        examined = examine(images, description.name) if parts.examined is None else parts.examined
         official = {id: parts.official[id] for id in ids if id in parts.official}
-        _put_masks(official, root / layout.MASKS, parts.objects, parts.values)
+        _put_masks(official, root / layout.MASKS, parts)
         extra = {id: parts.extra[id] for id in ids if id in parts.extra and id not in parts.official}
-        _put_masks(extra, root / layout.MASKS_AUG, parts.objects, parts.values)
+        _put_masks(extra, root / layout.MASKS_AUG, parts)
         groups = {id: parts.groups[id] for id in ids} if parts.groups else None
-        entries = {layout.image_name(id, path): examined[id].entry for id, path in images.items()}
-        known = {name: entry for name, entry in entries.items() if entry is not None}
-        layout.finish(root, description, tags, lists, groups, facts, known)
-        dataset = Dataset.open(root)
-        note = check_added(dataset, {id for id in ids if _is_sound(examined[id], dataset)})
+        known = {
+            layout.image_name(id, path): entry
+            for id, path in images.paths.items()
+            if (entry := examined[id].entry) is not None
+        }
+        manifest = layout.finish(root, description, tags, lists, groups, facts, known)
+        dataset = Dataset.open(root, manifest)
+        note = check_added(dataset, {id for id in ids if not _is_sound(examined[id], dataset)})
         parts.unchanged()
+    forget(description.name)
     if note:
         say(f"{description.name}: {note}")
     return replace(dataset, root=target.absolute())
@@ -182,21 +197,31 @@ def _is_sound(image: Examined, dataset: Dataset) -> bool:
     return image.sound and not turned and dataset.pixels is None
 
 
-def _put_masks(
-    masks: Mapping[str, Path], folder: Path, objects: Mapping[str, int] | None, values: MaskReader | None
-) -> None:
+def _with_limits(parts: Parts, train: Sequence[str]) -> Pixels | None:
+    """The conversion with the limits of its stretch, where it has one."""
+    if parts.pixels is None or parts.pixels.percentiles is None:
+        return parts.pixels
+    images = chosen(parts.images, train)
+    if parts.bucket is None or parts.examined is None:
+        return with_limits(parts.pixels, [*images.values()])
+    ids, lying = {path: id for id, path in images.paths.items()}, parts.bucket.images(images)
+    known = {id: its.entry for id, its in parts.examined.items() if its.entry is not None}
+    return with_limits(parts.pixels, [*images.values()], lambda path: lying.read(id := ids[str(path)], known[id]))
+
+
+def _put_masks(masks: Mapping[str, Path], folder: Path, parts: Parts) -> None:
+    objects, values = parts.objects, parts.values
     changed = objects is not None or values is not None
     others = [(id, path) for id, path in masks.items() if path.suffix.lower() == ".mat" or changed]
     apart = {id for id, _ in others}
-    layout.link_all({id: path for id, path in masks.items() if id not in apart}, folder)
+    plain = {id: path for id, path in masks.items() if id not in apart}
+    layout.link_all(plain, folder, copied=parts.bucket is not None)
     if others:
         folder.mkdir(exist_ok=True)
 
     def convert(item: tuple[str, Path]) -> None:
-        write_palette_png(
-            folder / f"{item[0]}.png",
-            read_mask(item[1], object_255=None if objects is None else objects.get(item[0], IGNORE), values=values),
-        )
+        object_255 = None if objects is None else objects.get(item[0], IGNORE)
+        write_palette_png(folder / f"{item[0]}.png", read_mask(item[1], object_255=object_255, values=values))
 
     each(convert, others, "converting masks")
 

@@ -2,22 +2,26 @@
 
 A file of another size has changed; one that nobody touched since its content was last compared has not. The file system
 itself notes when a file was touched (`st_ctime`), so that no program can put that back. What was compared is kept
-beside the dataset, in `.checked/NAME.json`; without it everything is read again.
+beside the dataset, in `.checked/NAME.npz`; without it everything is read again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import hashlib
+import io
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from wsss.commands import command
 from wsss.data import layout
-from wsss.data.manifest import file_entry, read_manifest
+from wsss.data.files import suffix
+from wsss.data.manifest import BUCKET_FACT, Entry, Manifest, file_entry, names_below, open_manifest
 from wsss.data.parallel import each, some
 from wsss.errors import UserError
 from wsss.storage import write_bytes
@@ -25,6 +29,8 @@ from wsss.storage import write_bytes
 CHECKED = ".checked"
 _COARSEST_NS = 2_000_000_000
 """File systems count time in steps of up to two seconds: a file touched just now may change again unnoticed."""
+
+_POSITIVE = 2**63 - 1
 
 _KINDS = {layout.IMAGES: "image ", layout.MASKS: "mask ", layout.MASKS_AUG: "mask "}
 
@@ -70,40 +76,42 @@ def find_changes(root: Path, *, thorough: bool = False) -> Changes:
     Raises:
         UserError: the manifest is missing or damaged.
     """
-    entries = read_manifest(root)
-    known = {} if thorough else _read_checked(root)
+    entries = here(open_manifest(root))
+    names = [*entries]
+    before = {} if thorough else _read_checked(root)
+    keys = _keys(entries)
     now = time.time_ns()
-    checked: dict[str, list] = {}
-
-    def state(name: str) -> str:
-        try:
-            touched = os.stat(f"{root}/{name}")
-        except OSError:
-            return "missing"
-        if touched.st_size != entries[name].size:
-            return "changed"
-        seen = [entries[name].sha256, touched.st_dev, touched.st_ino, touched.st_mtime_ns, touched.st_ctime_ns]
-        if known.get(name) != seen and file_entry(root / name) != entries[name]:
-            return "changed"
-        if max(touched.st_mtime_ns, touched.st_ctime_ns) < now - _COARSEST_NS:
-            checked[name] = seen
-        return "same"
-
-    states = dict(zip(entries, each(state, [*entries], "comparing"), strict=True))
-    if checked != known:
-        _write_checked(root, checked)
+    touched = _touched(root, names)
+    there = touched[:, 0] >= 0
+    sizes = np.fromiter((entry.size for entry in entries.values()), np.int64, len(names))
+    same = there & (touched[:, 0] == sizes)
+    seen = _known(before, keys, touched)
+    unread = np.flatnonzero(same & ~seen)
+    same[unread] = each(lambda at: file_entry(root / names[at]) == entries[names[at]], unread.tolist(), "comparing")
+    settled = same & (touched[:, 3:].max(1, initial=0) < now - _COARSEST_NS)
+    if before.keys() != {"keys", "touched"} or len(unread) or settled.sum() != len(before["keys"]):
+        _write_checked(root, keys[settled], touched[settled])
+    missing = {names[at] for at in np.flatnonzero(~there)}
     masks = {name for name in entries if _is_mask(name)}
-    bare = all(states[name] == "missing" for name in masks)
-    there = {
-        f"{folder}/{path.relative_to(root / folder).as_posix()}"
+    bare = masks <= missing
+    lying = {
+        f"{folder}/{name}"
         for folder in (layout.MASKS, layout.MASKS_AUG)
-        for path in layout.ids_in(root / folder, layout.PNG).values()
+        for name in names_below(root / folder)
+        if suffix(name) in layout.PNG
     }
     return Changes(
-        changed=tuple(sorted(name for name, found in states.items() if found == "changed")),
-        missing=tuple(sorted(n for n, found in states.items() if found == "missing" and not (bare and n in masks))),
-        new=tuple(sorted(there - entries.keys())),
+        changed=tuple(sorted(names[at] for at in np.flatnonzero(there & ~same))),
+        missing=tuple(sorted(missing - masks if bare else missing)),
+        new=tuple(sorted(lying - entries.keys())),
     )
+
+
+def here(manifest: Manifest) -> Mapping[str, Entry]:
+    """The files of a manifest that lie in the dataset's folder: all, or all but the images that lie in a bucket."""
+    if BUCKET_FACT not in manifest.facts:
+        return manifest.files
+    return {name: entry for name, entry in manifest.files.items() if not name.startswith(f"{layout.IMAGES}/")}
 
 
 def mending(root: Path) -> str:
@@ -125,20 +133,51 @@ def name_of(root: Path) -> str:
     return str(root.relative_to(Path.cwd()) if root.is_relative_to(Path.cwd()) else root)
 
 
+def _touched(root: Path, names: Sequence[str]) -> np.ndarray:
+    """Size, device, inode, times of the last change of content and of anything (ns): int64 N x 5; -1 where gone."""
+    found = np.full((len(names), 5), -1, np.int64)
+    start = f"{root}/"
+    for at, name in enumerate(names):
+        try:
+            its = os.stat(start + name)
+        except OSError:
+            continue
+        found[at] = its.st_size, its.st_dev & _POSITIVE, its.st_ino & _POSITIVE, its.st_mtime_ns, its.st_ctime_ns
+    return found
+
+
+def _keys(entries: Mapping[str, Entry]) -> np.ndarray:
+    """64 bits that stand for a file's name and content: uint64 N."""
+    texts = (f"{entry.sha256}{name}".encode() for name, entry in entries.items())
+    keys = b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts)
+    return np.frombuffer(keys, np.uint64)
+
+
+def _known(before: Mapping[str, np.ndarray], keys: np.ndarray, touched: np.ndarray) -> np.ndarray:
+    """Which files are as they were when their content was last compared: bool N."""
+    if not len(before.get("keys", ())):
+        return np.zeros(len(keys), bool)
+    order = np.argsort(before["keys"])
+    at = order[np.searchsorted(before["keys"], keys, sorter=order).clip(max=len(order) - 1)]
+    return (before["keys"][at] == keys) & (before["touched"][at] == touched).all(1)
+
+
 def _checked_file(root: Path) -> Path:
-    return root.parent / CHECKED / f"{root.name}.json"
+    return root.parent / CHECKED / f"{root.name}.npz"
 
 
-def _read_checked(root: Path) -> dict[str, list]:
-    """Name to what is known of a file whose content was compared: sha256, device, inode and times; empty without."""
+def _read_checked(root: Path) -> dict[str, np.ndarray]:
+    """Keys and states of the files whose content was compared; nothing without a sound file of them."""
     try:
-        known = json.loads(_checked_file(root).read_text("utf-8"))
-    except (OSError, ValueError):
+        with np.load(_checked_file(root), allow_pickle=False) as arrays:
+            keys, touched = arrays["keys"], arrays["touched"]
+    except Exception:  # readers of zip and npy raise a dozen unrelated types on damaged files
         return {}
-    return known if isinstance(known, dict) else {}
+    sound = (keys.dtype, touched.dtype) == (np.uint64, np.int64) and touched.shape == (*keys.shape, 5)
+    return {"keys": keys, "touched": touched} if sound else {}
 
 
-def _write_checked(root: Path, checked: dict[str, list]) -> None:
+def _write_checked(root: Path, keys: np.ndarray, touched: np.ndarray) -> None:
     """Keep what was compared, out of git's sight; a folder that can't be written is read again the next time."""
     if root.name.startswith("."):  # it is still being made
         return
@@ -146,7 +185,9 @@ def _write_checked(root: Path, checked: dict[str, list]) -> None:
     with contextlib.suppress(OSError, UserError):
         path.parent.mkdir(exist_ok=True)
         (path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
-        write_bytes(path, json.dumps(checked).encode())
+        file = io.BytesIO()
+        np.savez(file, keys=keys, touched=touched)
+        write_bytes(path, file.getvalue())
 
 
 def _is_mask(name: str) -> bool:

@@ -38,18 +38,19 @@ def check(dataset: Dataset, *, thorough: bool) -> str:
         problems, values = _look(dataset)
     else:
         problems, values = _named(dataset), {}
-        problems |= _look(dataset, sorted(_ids_of({*changes.changed, *changes.missing, *changes.new})), False)[0]
+        if touched := {*changes.changed, *changes.missing, *changes.new}:
+            problems |= _look(dataset, sorted(_ids_of(touched)), False)[0]
     if problems or changes != Changes():
         raise _refusal(dataset, problems, changes)
     return _agree(dataset, values, False)
 
 
-def check_added(dataset: Dataset, sound: Collection[str]) -> str:
+def check_added(dataset: Dataset, doubtful: Collection[str]) -> str:
     """Check a dataset whose manifest was written just now; the user has the options of `wsss data add` at hand.
 
     Args:
         dataset: the dataset, not yet published.
-        sound: the ids of images that were decoded while they were added.
+        doubtful: the ids of images that were not wholly decoded while they were added.
 
     Returns:
         What the user should know though the dataset can be used; often empty.
@@ -57,7 +58,7 @@ def check_added(dataset: Dataset, sound: Collection[str]) -> str:
     Raises:
         UserError: as `Dataset.check`.
     """
-    problems, values = _look(dataset, sound=sound)
+    problems, values = _look(dataset, doubtful=doubtful)
     if problems:
         raise _refusal(dataset, problems, Changes())
     return _agree(dataset, values, True)
@@ -147,7 +148,10 @@ def _ids_of(names: Collection[str]) -> set[str]:
 
 
 def _look(
-    dataset: Dataset, ids: Collection[str] | None = None, thorough: bool = True, sound: Collection[str] = ()
+    dataset: Dataset,
+    ids: Collection[str] | None = None,
+    thorough: bool = True,
+    doubtful: Collection[str] | None = None,
 ) -> tuple[dict[str, str], dict[str, frozenset[int]]]:
     """What is wrong, by the file's relative path or the id, and the values in each mask where all were looked at.
 
@@ -155,18 +159,23 @@ def _look(
         dataset: the dataset.
         ids: those that are looked at; None for all of the splits.
         thorough: decode images and masks, not only their headers.
-        sound: ids of images that were decoded before.
+        doubtful: ids of the images that were not decoded before; None for all.
     """
-    known = {id for split in dataset.splits.values() for id in split}
     named = _named(dataset)
-    looked_at = sorted(known if ids is None else known.intersection(ids))
+
+    def is_sound(id: str) -> bool:
+        return doubtful is not None and id not in doubtful
+
     masks = {f"{folder}/{id}" for folder in (layout.MASKS, layout.MASKS_AUG) for id in _masked(dataset, folder)}
+    wanted = None if ids is None else set(ids)
+    every = (id for split in dataset.splits.values() for id in split if wanted is None or id in wanted)
+    looked_at = sorted({id for id in every if masks or not is_sound(id)})
 
     def look(id: str) -> tuple[dict[str, str], dict[str, frozenset[int]]] | None:
         of_id = [f"{folder}/{id}" for folder in (layout.MASKS, layout.MASKS_AUG) if f"{folder}/{id}" in masks]
         if id in named and not dataset.has_image(id):
             return None
-        return _look_at(dataset, id, of_id, thorough, id in sound) if of_id or id not in sound else None
+        return _look_at(dataset, id, of_id, thorough, is_sound(id)) if of_id or not is_sound(id) else None
 
     found = [its for its in each(look, looked_at, "checking") if its is not None]
     problems = {path: problem for these, _ in found for path, problem in these.items()}
@@ -185,9 +194,15 @@ def _look_at(
     path = dataset.image_path(id)
     relative = path.relative_to(dataset.root).as_posix()
     upright = dataset.kind == "folder"
-    if not sound and (problem := image_problem(path, decode=thorough, upright=upright, pixels=dataset.pixels)):
+    if sound and not masks:
+        return {}, {}
+    try:
+        file = dataset.image_file(id)
+    except UserError as error:
+        return {relative: str(error)}, {}
+    if not sound and (problem := image_problem(file, decode=thorough, upright=upright, pixels=dataset.pixels)):
         return {relative: f"image {relative} {problem}"}, {}
-    size = image_size(path, dataset.pixels) if masks else (0, 0)
+    size = image_size(file, dataset.pixels, relative) if masks else (0, 0)
     for mask in (f"{name}.png" for name in masks):
         try:
             seen = check_mask(dataset.root / mask, f"mask {mask}", size, dataset.classes, decode=thorough)

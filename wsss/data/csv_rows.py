@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -100,4 +101,8 @@ def _two_columns(rows: list[tuple[int, list[str]]], path: Path, delimiter: str) 
         raise UserError(f"{path} needs two columns, image and labels, separate labels by {separator!r}: {some(wrong)}")
     if nameless := [f"line {line}" for line, row in rows if not row[0].strip()]:
         raise UserError(f"{path} has labels without the name of an image: {some(nameless)}")
-    return [Row(line, *row) for line, row in rows]
+    found: list[Row] = []
+    while rows:  # no row is there twice, and labels are the same few
+        line, (image, labels) = rows.pop()
+        found.append(Row(line, image, sys.intern(labels)))
+    return found[::-1]

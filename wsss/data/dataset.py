@@ -14,15 +14,17 @@ import numpy as np
 from wsss.classes import Classes
 from wsss.commands import command
 from wsss.data import layout
+from wsss.data.bucket_images import OBJECTS, BucketImages, read_objects
 from wsss.data.digest import digest
 from wsss.data.groups import GROUPS, read_written_groups
 from wsss.data.image_memory import ImageMemory
 from wsss.data.images import image_size, read_image
-from wsss.data.manifest import BACKGROUND_FACT, MANIFEST, PIXELS_FACT, open_manifest
+from wsss.data.manifest import BACKGROUND_FACT, BUCKET_FACT, MANIFEST, PIXELS_FACT, Entry, Manifest, open_manifest
 from wsss.data.parallel import some
 from wsss.data.pixels import Pixels
 from wsss.data.tags import read_written
 from wsss.errors import UserError, unknown
+from wsss.storage import is_remote
 
 DEFAULT = "shapes"
 
@@ -58,24 +60,32 @@ class Dataset:
     _groups: Mapping[str, str] = field(default_factory=dict, repr=False)
     _memory: ImageMemory | None = field(default=None, repr=False)
     pixels: Pixels | None = None
+    _bucket: BucketImages | None = field(default=None, repr=False)
+    _entries: Mapping[str, Entry] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def open(cls, root: Path) -> Dataset:
+    def open(cls, root: Path, manifest: Manifest | None = None) -> Dataset:
         """Open the dataset folder `root`.
+
+        Args:
+            root: the folder.
+            manifest: its manifest, where that is known already.
 
         Raises:
             UserError: it is not a dataset folder, a part is damaged, the tags name an unknown class, splits overlap.
         """
         root = root.absolute()
         description = layout.read_description(root)
-        manifest = open_manifest(root)
+        manifest = manifest or open_manifest(root)
         classes = replace(description.classes, background=manifest.facts.get(BACKGROUND_FACT, True))
         entries, pixels = manifest.files, _pixels(root, manifest.facts)
         images = layout.ids_of(entries, layout.IMAGES)
         names = read_written(root / layout.TAGS, classes)
         rows = {present: _row(present, classes) for present in set(names.values())}  # most are the same few
-        tags = {id: rows[present] for id, present in names.items()}
-        splits, groups = layout.read_splits(root), read_written_groups(root)
+        own = {id: id for id in images}  # an id is one text wherever it stands
+        tags = {own.get(id, id): rows[present] for id, present in names.items()}
+        splits = {split: tuple(own.get(id, id) for id in ids) for split, ids in layout.read_splits(root).items()}
+        groups = read_written_groups(root)
         if groups and (bare := [id for ids in splits.values() for id in ids if id not in groups]):
             raise UserError(f"{root}: {some(bare)} have no group in {GROUPS}; pull the dataset again or add it again")
         return cls(
@@ -91,6 +101,7 @@ class Dataset:
             _tags=tags,
             _groups=groups,
             pixels=pixels,
+            **_in_bucket(root, manifest, images),
         )
 
     @property
@@ -113,7 +124,7 @@ class Dataset:
         return self.classes.background
 
     def image_path(self, id: str) -> Path:
-        """The file of an image.
+        """The file of an image, which is not there where images lie in a bucket; `image_file` is read instead.
 
         Raises:
             UserError: the dataset has no such image.
@@ -123,6 +134,21 @@ class Dataset:
         except KeyError:
             raise UserError(f"dataset {self.name} has no image {id!r}") from None
 
+    def image_file(self, id: str) -> Path | bytes:
+        """What an image is read from: the path of its file, or the bytes of an object in a bucket.
+
+        Raises:
+            UserError: the dataset has no such image; the object is gone, or another than the one that was added.
+        """
+        if self._bucket is None or id not in self._bucket.objects:
+            return self.image_path(id)
+        return self._bucket.read(id, self._entries[self._images[id]])
+
+    @property
+    def address(self) -> str:
+        """Where the images lie, s3://...; empty where they lie in the dataset's folder."""
+        return self._bucket.address if self._bucket else ""
+
     def image(self, id: str) -> np.ndarray:
         """The image, uint8 H x W x 3, RGB: as stored in the file, or what `pixels` makes of that.
 
@@ -130,7 +156,11 @@ class Dataset:
             UserError: no such image, or its file is missing, damaged or not what `pixels` is for.
         """
         path, pixels = self.image_path(id), self._pixels_of(id)
-        return self._memory.image(id, lambda: read_image(path, pixels)) if self._memory else read_image(path, pixels)
+
+        def read() -> np.ndarray:
+            return read_image(self.image_file(id), pixels, str(path))
+
+        return self._memory.image(id, read) if self._memory else read()
 
     def in_memory(self, limit: int) -> Dataset:
         """The same dataset, whose images stay in memory once they were read, as far as `limit` bytes go.
@@ -141,7 +171,7 @@ class Dataset:
 
     def size(self, id: str) -> tuple[int, int]:
         """Height and width of the image in pixels, from its header."""
-        return image_size(self.image_path(id), self._pixels_of(id))
+        return image_size(self.image_file(id), self._pixels_of(id), str(self.image_path(id)))
 
     def _pixels_of(self, id: str) -> Pixels | None:
         """The conversion of an image's file; a picture from elsewhere (`with_picture`) is RGB."""
@@ -301,6 +331,19 @@ def _pixels(root: Path, facts: Mapping[str, Any]) -> Pixels | None:
         return Pixels.of_record(facts.get(PIXELS_FACT))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{root / MANIFEST} is damaged ({error}); pull the dataset again or add it again") from None
+
+
+def _in_bucket(root: Path, manifest: Manifest, images: Mapping[str, str]) -> dict[str, Any]:
+    """The parts of a `Dataset` whose images lie in a bucket; none where they lie in its folder."""
+    address = manifest.facts.get(BUCKET_FACT)
+    if address is None:
+        return {}
+    if not isinstance(address, str) or not is_remote(address):
+        raise UserError(f"{root / MANIFEST} is damaged ({address!r} is no s3:// address); pull the dataset again")
+    objects = read_objects(root)
+    if bare := [id for id in images if id not in objects]:
+        raise UserError(f"{root / OBJECTS} says nothing of {some(bare)}; pull the dataset again or add it again")
+    return {"_bucket": BucketImages(address, objects), "_entries": manifest.files}
 
 
 def _row(present: Collection[str], classes: Classes) -> np.ndarray:

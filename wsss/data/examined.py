@@ -2,55 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from wsss.data.attempts import Attempt, Examined, state_of
+from wsss.data.files import paths_of
 from wsss.data.manifest import Entry, file_entry
-from wsss.data.parallel import each
+from wsss.data.parallel import in_batches
 from wsss.data.stored_images import UNREADABLE, Stored, stored
 from wsss.errors import UserError
 
+__all__ = ["Examined", "Reader", "examine", "seen"]
 
-class Examined(NamedTuple):
-    """What is known of an image file.
+_IN_MEMORY = 64 * 2**20
+"""Bytes of a file that is read once, as a whole; a larger one is read for its hash and again for its pixels."""
+
+
+class Reader(NamedTuple):
+    """How images are read.
 
     Attributes:
-        entry: its hash and size; None where it can't be read.
-        holds: what it holds by its header; None where that can't be read.
-        sound: it is RGB of 8 bits, and all of its pixels were decoded.
+        look: the path of a file to its state (see `wsss.data.attempts.Attempt.keep`) and what is in it.
+        state: the path of a file to its state.
+        key: the path of a file to what it is known by from one attempt to the next.
+        threads: how many look at the same time; 0 for processes, a core each.
     """
 
-    entry: Entry | None
-    holds: Stored | None
-    sound: bool
+    look: Callable[[str], tuple[str, Examined]]
+    state: Callable[[str], str]
+    key: Callable[[str], str]
+    threads: int = 0
 
 
-def examine(images: Mapping[str, Path]) -> dict[str, Examined]:
-    """Read images, whatever is wrong with them.
+def examine(images: Mapping[str, Path], name: str, reader: Reader | None = None) -> dict[str, Examined]:
+    """Read images, whatever is wrong with them; what an earlier attempt to add the dataset has read is not read again.
 
     Args:
         images: id to file.
+        name: of the dataset.
+        reader: how; by default as files on a disk.
     """
-    alike: dict[Stored, Stored] = {}
+    attempt, reader = Attempt(name), reader or Reader(_look, _state, os.path.abspath)
+    paths, key = paths_of(images), reader.key
+    known = attempt.known({key(path): reader.state(path) for path in paths.values()}) if attempt.begun else {}
+    unread = [path for path in paths.values() if key(path) not in known] if known else [*paths.values()]
+    found: list[Examined] = []
+    alike: dict[Stored | None, Stored | None] = {}
+    for batch in in_batches(reader.look, unread, "reading images", reader.threads):
+        its = unread[len(found) : len(found) + len(batch)]
+        # Most images are of a few sizes: one object for each.
+        found += [one._replace(holds=alike.setdefault(one.holds, one.holds)) for _, one in batch]
+        attempt.keep((key(path), state, one) for path, (state, one) in zip(its, batch, strict=True))
+    attempt.keep((), last=True)
+    read = iter(found)
+    return {id: (known and known.get(key(path))) or next(read) for id, path in paths.items()}
 
-    def look(path: Path) -> Examined:
-        try:
-            entry = file_entry(path)
-        except OSError:
-            return Examined(None, None, False)
-        try:
-            holds = stored(path, decode=True)
-            # Most images are of a few sizes: one object for each.
-            return Examined(entry, alike.setdefault(holds, holds), holds.kind == "RGB")
-        except (*UNREADABLE, UserError):
-            return Examined(entry, _header(path), False)
 
-    return dict(zip(images, each(look, [*images.values()], "reading images"), strict=True))
+@lru_cache(1024)
+def _shared(holds: Stored) -> Stored:
+    """One object for all that are alike, which goes once with each batch of images."""
+    return holds
 
 
-def _header(path: Path) -> Stored | None:
+def _state(path: str) -> str:
     try:
-        return stored(path)
+        return state_of(os.stat(path))
+    except OSError:
+        return ""
+
+
+def _look(path: str) -> tuple[str, Examined]:
+    """The state of a file, and what is in it."""
+    file: Path | bytes = Path(path)
+    try:
+        with open(path, "rb") as opened:
+            touched = os.fstat(opened.fileno())
+            if touched.st_size <= _IN_MEMORY:
+                file = opened.read()
+                entry = Entry(hashlib.sha256(file).hexdigest(), len(file))
+            else:
+                entry = file_entry(Path(path))
+    except OSError:
+        return "", Examined(None, None, False)
+    return state_of(touched), seen(file, entry)
+
+
+def seen(file: Path | bytes, entry: Entry) -> Examined:
+    """What is in an image file, its path or its bytes."""
+    try:
+        holds = stored(file, decode=True)
+        return Examined(entry, _shared(holds), holds.kind == "RGB")
     except (*UNREADABLE, UserError):
-        return None
+        pass
+    try:
+        return Examined(entry, stored(file), False)
+    except (*UNREADABLE, UserError):
+        return Examined(entry, None, False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from wsss.classes import Classes
 from wsss.data.agreement import OBJECT_OF_MANY, answers
 from wsss.data.assemble import Parts, assemble
+from wsss.data.bucket_folder import BucketFolder, laid_out
 from wsss.data.coco import find_coco
 from wsss.data.coco_masks import COCO, coco_masks
 from wsss.data.dataset import Dataset
@@ -28,13 +30,14 @@ from wsss.data.tag_files import TABLES
 from wsss.data.tags import TagFile, read_class_list, tags_from_masks, take
 from wsss.errors import UserError
 from wsss.progress import say
+from wsss.storage import is_remote
 
 VAL_SHARE = 0.2
 VAL_SHARE_WITHOUT_MASKS = 0.1
 
 
 def add_folder(
-    path: Path,
+    path: str | Path,
     name: str,
     *,
     tags: str | None = None,
@@ -62,7 +65,7 @@ def add_folder(
     metrics. What was recognised is said before anything is written.
 
     Args:
-        path: the folder of images.
+        path: the folder of images, or the s3:// address of one: images stay there, and masks are copied.
         name: how the dataset will be called.
         tags: see `wsss.data.sources.read_source`, or "masks"; None to take what the folder shows.
         class_list: class names, one a line; without it they are those of the tags. Needed with tags "masks".
@@ -84,117 +87,141 @@ def add_folder(
     Raises:
         UserError: a folder without images, bad names, or bad content; see `assemble`.
     """
-    named = ValueNames.of(mask_values, ignore_values, background)
-    if named and value_255 is not None:
-        raise UserError("--value-255 is for masks of 0 and 255 alone; with --mask-values say what 255 is there")
-    said = answers(max_disagreement, value_255)
+    with _opened(path, name) as (path, bucket):
+        drawn_by_coco = masks is not None and str(masks) == COCO
+        masks = None if drawn_by_coco else masks
+        if bucket:
+            tags, groups = bucket.local(tags), bucket.local(groups)
+            masks = bucket.local(None if masks is None else str(masks))
+        named = ValueNames.of(mask_values, ignore_values, background)
+        if named and value_255 is not None:
+            raise UserError("--value-255 is for masks of 0 and 255 alone; with --mask-values say what 255 is there")
+        said = answers(max_disagreement, value_255)
+        refuse_taken(home(name))
+        pictures = find_pictures(path, masks, follow_links=follow_links)
+        if bucket:
+            bucket.fill(pictures.masks)
+        before = states(pictures.files)
+        object_255 = value_255 == "object"
+        if drawn_by_coco and (mask_values or ignore_values or value_255):
+            raise UserError(
+                f"--masks {COCO} draws the masks of the classes; leave --mask-values, --ignore-values and --value-255 "
+                "out"
+            )
+        if named and not pictures.masks and (mask_values or ignore_values):
+            raise UserError(
+                f"--mask-values and --ignore-values say what masks hold, and {path} shows none; give their folder with "
+                "--masks"
+            )
+        examined = examine(pictures.files, name, bucket.reader if bucket else None)
+        pixels, kinds = declared({id: its.holds for id, its in examined.items()}, Pixels.of_words(bands, stretch))
+        if pixels is not None:
+            say(f"{name}: the images are {kinds_of(kinds)}; they are read so: {pixels}")
+        choice = str(tags) if tags is not None else recognise(pictures)
+        annotations = _annotated(choice, path) if drawn_by_coco else []
+        if drawn_by_coco:
+            pictures = replace(pictures, masks={}, found=())
+        table = Path(choice) if Path(choice).suffix.lower() in TABLES and Path(choice).is_file() else None
+        given, splits_source = read_splits(splits, lists, pictures, table)
+        classes = read_class_list(class_list) if class_list else named.classes if named else None
+        classes = classes and Classes(classes.names, background)
+        apart = [text.partition(":")[2] for text in (groups, splits) if text and text.startswith("column:")]
+
+        @cache
+        def values_of(classes: Classes) -> MaskValues | None:
+            where = path if masks is None or str(masks).startswith("suffix:") else Path(masks)
+            return mask_values_of(pictures.masks, named, classes, where)
+
+        if classes and pictures.masks:
+            values_of(classes)  # values without a name are refused before the tags are read
+        found, source = _tags(choice, pictures, classes, given, negative, apart, object_255, values_of)
+        found = found._replace(classes=Classes(found.classes.names, background))
+        if object_255 and len(found.classes) > 1 and source != "folders":
+            raise UserError(OBJECT_OF_MANY)
+        values: MaskReader | None = values_of(found.classes) if pictures.masks else None
+        if drawn_by_coco:
+            masks_of, values, notes = coco_masks(annotations, found.classes, pictures.files, negative)
+            drawn = f"{len(masks_of):,} masks drawn of annotations"
+            pictures = replace(pictures, masks=masks_of, notes=(*pictures.notes, *notes), found=(drawn,))
+        ids = sorted({id for its in given.values() for id in its} if given else pictures.files)
+        found_groups = read_groups(groups, ids, pictures.files, pictures.names, table) if groups else {}
+        if val_share is None:
+            val_share = VAL_SHARE if pictures.masks else VAL_SHARE_WITHOUT_MASKS
+        train, val = list(given.get("train", () if given else ids)), list(given.get("val", ()))
+        if train and "val" not in given and not lists:
+            pool_tags = take(found.tags, train, choice, found.notes)
+            masked = [id for id in train if id in pictures.masks] or train
+            val = list(hold_out(train, masked, pool_tags, val_share, found_groups))
+            held_out = set(val)
+            train = [id for id in train if id not in held_out]
+        learnt = (*train, *val)
+        if given and train and any(found.tags.values()) and not any(found.tags.get(id) for id in learnt):
+            raise UserError(
+                f"no image of train shows a class in {path}, so that nothing can be learnt: classes are in other "
+                "splits alone; have splits chosen anew with --splits none"
+            )
+        shown_tags = {id: found.tags[id] for id in ids if id in found.tags}
+        place = bucket.address if bucket else str(path)
+        _say_recognised(place, pictures, counted(shown_tags, found.classes), source, given, splits_source, found_groups)
+
+        def unchanged() -> None:
+            bucket.refuse_changes() if bucket else pictures.refuse_changes(before)
+
+        try:
+            return assemble(
+                Description(
+                    name=name,
+                    kind="folder",
+                    classes=found.classes,
+                    tags_source=source,
+                    settings={
+                        "tags": Path(choice).name if source != "name" else choice,
+                        "masks": bool(pictures.masks),
+                        "val": splits_source if "val" in given or lists else f"{val_share:g} by hash",
+                        "dev": dev_list.name
+                        if dev_list
+                        else splits_source
+                        if "dev" in given
+                        else f"{DEV_SHARE:g} by hash",
+                        **({"groups": groups} if groups else {}),
+                        **({"negative": sorted(negative)} if negative else {}),
+                        **said,
+                    },
+                ),
+                Parts(
+                    train=train,
+                    val=val,
+                    dev=given.get("dev"),
+                    test=given.get(TEST),
+                    images=pictures.files,
+                    tags=found.tags,
+                    groups=found_groups,
+                    official=pictures.masks,
+                    notes=[bucket.told(note) if bucket else note for note in (*found.notes, *pictures.notes)],
+                    objects=_objects(found, ids) if object_255 else None,
+                    unchanged=unchanged,
+                    values=values,
+                    pixels=pixels,
+                    examined=examined,
+                    bucket=bucket,
+                ),
+                dev_list,
+            )
+        except UserError:
+            if pictures.masks and values is None and not object_255:
+                refuse_values_without_meaning(pictures.masks, found.classes, path if masks is None else Path(masks))
+            raise
+
+
+@contextmanager
+def _opened(path: str | Path, name: str) -> Iterator[tuple[Path, BucketFolder | None]]:
+    """The folder, and what it is that lies in a bucket."""
+    if not is_remote(path):
+        yield Path(path), None
+        return
     refuse_taken(home(name))
-    drawn_by_coco = masks is not None and str(masks) == COCO
-    masks = None if drawn_by_coco else masks
-    pictures = find_pictures(path, masks, follow_links=follow_links)
-    before = states(pictures.files)
-    object_255 = value_255 == "object"
-    if drawn_by_coco and (mask_values or ignore_values or value_255):
-        raise UserError(
-            f"--masks {COCO} draws the masks of the classes; leave --mask-values, --ignore-values and --value-255 out"
-        )
-    if named and not pictures.masks and (mask_values or ignore_values):
-        raise UserError(
-            f"--mask-values and --ignore-values say what masks hold, and {path} shows none; give their folder with "
-            "--masks"
-        )
-    examined = examine(pictures.files)
-    pixels, kinds = declared({id: its.holds for id, its in examined.items()}, Pixels.of_words(bands, stretch))
-    if pixels is not None:
-        say(f"{name}: the images are {kinds_of(kinds)}; they are read so: {pixels}")
-    choice = str(tags) if tags is not None else recognise(pictures)
-    annotations = _annotated(choice, path) if drawn_by_coco else []
-    if drawn_by_coco:
-        pictures = replace(pictures, masks={}, found=())
-    table = Path(choice) if Path(choice).suffix.lower() in TABLES and Path(choice).is_file() else None
-    given, splits_source = read_splits(splits, lists, pictures, table)
-    classes = read_class_list(class_list) if class_list else named.classes if named else None
-    classes = classes and Classes(classes.names, background)
-    apart = [text.partition(":")[2] for text in (groups, splits) if text and text.startswith("column:")]
-
-    @cache
-    def values_of(classes: Classes) -> MaskValues | None:
-        where = path if masks is None or str(masks).startswith("suffix:") else Path(masks)
-        return mask_values_of(pictures.masks, named, classes, where)
-
-    if classes and pictures.masks:
-        values_of(classes)  # values without a name are refused before the tags are read
-    found, source = _tags(choice, pictures, classes, given, negative, apart, object_255, values_of)
-    found = found._replace(classes=Classes(found.classes.names, background))
-    if object_255 and len(found.classes) > 1 and source != "folders":
-        raise UserError(OBJECT_OF_MANY)
-    values: MaskReader | None = values_of(found.classes) if pictures.masks else None
-    if drawn_by_coco:
-        masks_of, values, notes = coco_masks(annotations, found.classes, pictures.files, negative)
-        drawn = f"{len(masks_of):,} masks drawn of annotations"
-        pictures = replace(pictures, masks=masks_of, notes=(*pictures.notes, *notes), found=(drawn,))
-    ids = sorted({id for its in given.values() for id in its} if given else pictures.files)
-    found_groups = read_groups(groups, ids, pictures.files, pictures.names, table) if groups else {}
-    if val_share is None:
-        val_share = VAL_SHARE if pictures.masks else VAL_SHARE_WITHOUT_MASKS
-    train, val = list(given.get("train", () if given else ids)), list(given.get("val", ()))
-    if train and "val" not in given and not lists:
-        pool_tags = take(found.tags, train, choice, found.notes)
-        masked = [id for id in train if id in pictures.masks] or train
-        val = list(hold_out(train, masked, pool_tags, val_share, found_groups))
-        held_out = set(val)
-        train = [id for id in train if id not in held_out]
-    learnt = (*train, *val)
-    if given and train and any(found.tags.values()) and not any(found.tags.get(id) for id in learnt):
-        raise UserError(
-            f"no image of train shows a class in {path}, so that nothing can be learnt: classes are in other splits "
-            "alone; have splits chosen anew with --splits none"
-        )
-    shown_tags = {id: found.tags[id] for id in ids if id in found.tags}
-    _say_recognised(pictures, counted(shown_tags, found.classes), source, given, splits_source, found_groups)
-
-    def unchanged() -> None:
-        pictures.refuse_changes(before, find_pictures(path, masks, follow_links=follow_links))
-
-    try:
-        return assemble(
-            Description(
-                name=name,
-                kind="folder",
-                classes=found.classes,
-                tags_source=source,
-                settings={
-                    "tags": Path(choice).name if source != "name" else choice,
-                    "masks": bool(pictures.masks),
-                    "val": splits_source if "val" in given or lists else f"{val_share:g} by hash",
-                    "dev": dev_list.name if dev_list else splits_source if "dev" in given else f"{DEV_SHARE:g} by hash",
-                    **({"groups": groups} if groups else {}),
-                    **({"negative": sorted(negative)} if negative else {}),
-                    **said,
-                },
-            ),
-            Parts(
-                train=train,
-                val=val,
-                dev=given.get("dev"),
-                test=given.get(TEST),
-                images=pictures.files,
-                tags=found.tags,
-                groups=found_groups,
-                official=pictures.masks,
-                notes=(*found.notes, *pictures.notes),
-                objects=_objects(found, ids) if object_255 else None,
-                unchanged=unchanged,
-                values=values,
-                pixels=pixels,
-                examined=examined,
-            ),
-            dev_list,
-        )
-    except UserError:
-        if pictures.masks and values is None and not object_255:
-            refuse_values_without_meaning(pictures.masks, found.classes, path if masks is None else Path(masks))
-        raise
+    with laid_out(str(path), home(name)) as bucket:
+        yield bucket.root, bucket
 
 
 def _objects(found: TagFile, ids: Sequence[str]) -> dict[str, int]:
@@ -249,6 +276,7 @@ def _tags(
 
 
 def _say_recognised(
+    place: str,
     pictures: Pictures,
     counts: str,
     source: str,
@@ -265,4 +293,4 @@ def _say_recognised(
         parts.append(sentence(groups))
     if any("/" in id for id in pictures.files):
         parts.append(f"ids are paths, such as {some(sorted(pictures.files), 1).partition(' and ')[0]}")
-    say(f"recognised in {pictures.root}: {'; '.join(parts)}")
+    say(f"recognised in {place}: {'; '.join(parts)}")

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 
+from wsss.data.files import Files, paths_of, start_of, suffix, walk
 from wsss.data.images import SUFFIXES
 from wsss.data.parallel import some
 from wsss.errors import UserError
@@ -34,7 +35,7 @@ def files_by_id(
     below: bool = False,
     apart: Collection[Path] = (),
     whole: bool = False,
-) -> dict[str, Path]:
+) -> Files:
     """The files of a folder by id; no such folder is an empty one.
 
     An id is the file's name without its suffix; where such names repeat in subfolders, all ids are relative paths. What
@@ -51,23 +52,36 @@ def files_by_id(
         UserError: a folder that can't be listed, two files of one id, or a name that can't be an id; all are named.
     """
     if not folder.is_dir():
-        return {}
-    files = [file for file in _files(folder, below, apart) if file.suffix.lower() in suffixes]
-    if places := [shown(str(file.relative_to(folder))) for file in files if _is_no_file(file)]:
+        return Files({})
+    refused: list[OSError] = []
+    files, links, odd = [], [], []
+    for path, entry in walk(folder, below, apart, refused):
+        if suffix(path) in suffixes:
+            files.append(path)
+            if entry.is_symlink():
+                links.append(path)
+            if not entry.is_file() and os.path.exists(path):
+                odd.append(path)  # such as a pipe, which would be waited for
+    if refused:
+        named = [f"{shown(str(error.filename))} ({(error.strerror or str(error)).lower()})" for error in refused]
+        raise UserError(f"these folders can't be listed: {some(named)}; change their permissions or move them away")
+    start = len(start_of(folder))
+    if odd:
+        places = [shown(path[start:]) for path in odd]
         raise UserError(f"{folder}: {some(places)} have the names of images and are no files; move them away")
-    found, clashes = _keyed((path_id(file.name), file) for file in files)
+    found, clashes = _keyed((path_id(path[path.rfind("/") + 1 :]), path) for path in files)
     if whole or (below and clashes):
-        found, clashes = _keyed((path_id(file.relative_to(folder).as_posix()), file) for file in files)
-    if wrong := [shown(file.name) for id, file in found.items() if not _can_be_an_id(id)]:
+        found, clashes = _keyed((path_id(path[start:]), path) for path in files)
+    if wrong := [shown(path[path.rfind("/") + 1 :]) for id, path in found.items() if not _can_be_an_id(id)]:
         raise UserError(
             f"{folder}: {some(wrong)} can't be the name of an image: names are UTF-8, not blank, without line breaks, "
             f"not . or .. and not {_RESERVED}; rename the file"
         )
-    if double := [" and ".join(shown(str(file.relative_to(folder))) for file in files) for files in clashes]:
+    if double := [" and ".join(shown(path[start:]) for path in paths) for paths in clashes]:
         raise UserError(
             f"files in {folder} are known by their name without suffix; these clash, rename one: {some(double)}"
         )
-    return found
+    return Files(found, frozenset(links))
 
 
 def path_id(name: str) -> str:
@@ -96,7 +110,7 @@ def refuse_alike(ids: Iterable[str]) -> None:
             f"{some(alike)} differ in capitals or in the form of their accents alone, and would be one file on some "
             "machines; rename one of each"
         )
-    folders = {PurePosixPath(id.rpartition("/")[0]) for id in folded}
+    folders = {PurePosixPath(folder) for folder in {id.rpartition("/")[0] for id in folded}}
     within = {parent for folder in folders for parent in (folder, *folder.parents)}
     beside = [path_id(folder.as_posix()) for folder in sorted(within) if folder.suffix in SUFFIXES]
     if both := [shown(folded[id]) for id in beside if id in folded]:
@@ -179,35 +193,15 @@ def fit_files(files: Mapping[str, Path], images: Mapping[str, Path], where: Path
     return {id: paths[at] for id, at in found.positions.items()}, [shown(paths[at].name) for at in found.strangers]
 
 
-def _keyed(files: Iterable[tuple[str, Path]]) -> tuple[dict[str, Path], list[list[Path]]]:
+def _keyed(files: Iterable[tuple[str, str]]) -> tuple[dict[str, str], list[list[str]]]:
     """The first file of each id, and the files of each id that has more than one."""
-    found: dict[str, Path] = {}
-    more: dict[str, list[Path]] = defaultdict(list)
+    found: dict[str, str] = {}
+    more: dict[str, list[str]] = defaultdict(list)
     for id, file in files:
         if found.setdefault(id, file) is not file:
             more[id].append(file)
     several = [[found[id], *files] for id, files in more.items()]
     return found, [files for files in several if len({os.path.realpath(file) for file in files}) > 1]
-
-
-def _files(folder: Path, below: bool, apart: Collection[Path]) -> Iterator[Path]:
-    """The files, sorted within each folder."""
-    refused: list[OSError] = []
-    seen = {os.path.realpath(path) for path in apart}
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=refused.append):
-        real = os.path.realpath(parent)
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if below and real not in seen else []
-        if real not in seen:
-            yield from (Path(parent, name) for name in sorted(files) if not name.startswith("._"))
-        seen.add(real)
-    if refused:
-        named = [f"{shown(str(error.filename))} ({(error.strerror or str(error)).lower()})" for error in refused]
-        raise UserError(f"these folders can't be listed: {some(named)}; change their permissions or move them away")
-
-
-def _is_no_file(path: Path) -> bool:
-    """Whether something else lies there, such as a pipe, which would be waited for."""
-    return not os.path.isfile(path) and os.path.exists(path)
 
 
 def _can_be_an_id(name: str) -> bool:
@@ -221,25 +215,33 @@ def _can_be_an_id(name: str) -> bool:
 
 
 def _candidates(names: Sequence[str], images: Mapping[str, Path]) -> list[Collection[str]]:
-    ids = {id: id for id in images}
-    file_names = {f"{id}{file.suffix}": id for id, file in images.items()}
-    several = {name for name, id in file_names.items() if ids.get(name, id) != id}
-    exact = {**ids, **file_names}
-    # Where each name is there to the letter, as nearly always, the looser tables are not made.
-    tables = cache(lambda: (_table((ids, file_names)), _table((ids, file_names), _plain), _table_of_ends(ids)))
+    file_names = {f"{id}{_ending(path)}": id for id, path in paths_of(images).items()}
+    several = {name for name, id in file_names.items() if name in images and name != id}
+
+    @cache
+    def tables() -> tuple[Mapping[str, set[str]], Mapping[str, set[str]], Mapping[str, set[str]]]:
+        """Where each name is there to the letter, as nearly always, these are not made."""
+        columns = ({id: id for id in images}, file_names)
+        return _table(columns), _table(columns, _plain), _table_of_ends(images)
 
     def look_up(name: str) -> Collection[str]:
-        if name in exact and name not in several:
-            return (exact[name],)
+        if name not in several and (name in file_names or name in images):
+            return (file_names.get(name, name),)
         to_the_letter, loose, ends = tables()
         return _look_up(name, to_the_letter, loose) or _look_up_end(name, ends)
 
     found = [look_up(name) for name in names]
     if any(len(candidates) > 1 for candidates in found):
-        readings = [[column[name] for name in names] for column in (file_names, ids) if column.keys() >= set(names)]
+        readings = [[file_names[name] for name in names]] if file_names.keys() >= set(names) else []
+        readings += [[*names]] if images.keys() >= set(names) else []
         if len(readings) == 1:
             return [(id,) for id in readings[0]]
     return found
+
+
+def _ending(path: str) -> str:
+    """The suffix as it is written."""
+    return path[len(path) - len(suffix(path)) :]
 
 
 def _table(columns: Iterable[Mapping[str, str]], form: Callable[[str], str] = str) -> Mapping[str, set[str]]:

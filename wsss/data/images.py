@@ -12,71 +12,76 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from wsss.data.pixels import Pixels, convert
-from wsss.data.stored_images import ORIENTATION, UNREADABLE, stored
+from wsss.data.stored_images import ORIENTATION, UNREADABLE, source, stored
 from wsss.errors import UserError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
-def read_image(path: str | Path, pixels: Pixels | None = None) -> np.ndarray:
+def read_image(file: str | Path | bytes, pixels: Pixels | None = None, name: str = "") -> np.ndarray:
     """An image file as uint8 H x W x 3, RGB.
 
     Args:
-        path: the file.
+        file: its path, or its bytes.
         pixels: the declared conversion, `Dataset.pixels`; without one the file must be RGB.
+        name: what messages call it; by default its path.
 
     Raises:
         UserError: the file is missing, damaged, not RGB, or not what the conversion is for.
     """
     problem = "is missing"
-    if Path(path).is_file():
+    file = Path(file) if isinstance(file, str) else file
+    if isinstance(file, bytes) or file.is_file():
         try:
             if pixels is not None:
-                return convert(Path(path), pixels)
-            with Image.open(path) as image:
+                return convert(file, pixels)
+            with Image.open(source(file)) as image:
                 if image.mode == "RGB":
                     return np.array(image)
                 problem = _not_rgb(image)
         except UserError as error:
             problem = str(error)
         except UNREADABLE as error:
-            problem = _why(Path(path), error)
-    raise UserError(f"image {path} {problem}")
+            problem = _why(file, error)
+    raise UserError(f"image {name or file!s} {problem}")
 
 
-def image_size(path: Path, pixels: Pixels | None = None) -> tuple[int, int]:
+def image_size(file: Path | bytes, pixels: Pixels | None = None, name: str = "") -> tuple[int, int]:
     """Height and width of what `read_image` gives, from the file's header.
+
+    Args:
+        file, pixels, name: as there.
 
     Raises:
         UserError: the file is missing or not an image.
     """
     try:
         if pixels is not None:
-            return stored(path).size
-        with Image.open(path) as image:
+            return stored(file).size
+        with Image.open(source(file)) as image:
             return image.height, image.width
     except UserError as error:
-        raise UserError(f"image {path} {error}") from None
+        raise UserError(f"image {name or file!s} {error}") from None
     except UNREADABLE as error:
-        raise UserError(f"image {path} {_why(Path(path), error)}") from None
+        raise UserError(f"image {name or file!s} {_why(file, error)}") from None
 
 
-def image_problem(path: Path, *, decode: bool, upright: bool, pixels: Pixels | None = None) -> str | None:
+def image_problem(file: Path | bytes, *, decode: bool, upright: bool, pixels: Pixels | None = None) -> str | None:
     """What is wrong with an image file, or None.
 
     Args:
-        path: the file.
+        file: its path, or its bytes.
         decode: read all of its pixels, not only the header.
         upright: an orientation flag other than "as stored" is a problem, where no conversion turns the image.
         pixels: the declared conversion.
     """
-    if not path.is_file():
+    if isinstance(file, Path) and not file.is_file():
         return "is missing"
     try:
         if pixels is not None:
-            convert(path, pixels) if decode else stored(path)
+            convert(file, pixels) if decode else stored(file)
             return None
-        with Image.open(path) as image:
+        with Image.open(source(file)) as image:
             if image.mode != "RGB":
                 return _not_rgb(image)
             if upright and image.getexif().get(ORIENTATION, 1) != 1:
@@ -86,14 +91,14 @@ def image_problem(path: Path, *, decode: bool, upright: bool, pixels: Pixels | N
     except UserError as error:
         return str(error)
     except UNREADABLE as error:
-        return _why(path, error)
+        return _why(file, error)
     return None
 
 
-def _why(path: Path, error: Exception) -> str:
+def _why(file: Path | bytes, error: Exception) -> str:
     """Why an image file can't be read."""
     why: object = error
-    if path.is_file() and not path.stat().st_size:
+    if file == b"" or (isinstance(file, Path) and file.is_file() and not file.stat().st_size):
         why = "it is empty, 0 bytes; copy it again, or take it out"
     elif isinstance(error, Image.DecompressionBombError):
         why = f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, as no image may; cut it into several"

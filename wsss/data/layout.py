@@ -6,6 +6,7 @@ A dataset is a folder `data/<name>/` of the workspace:
     tags.csv                          image,labels: one row for each id; labels joined by ";"; empty for background
     manifest.json                     sha256 and size of every other file
     groups.csv                        image,group: which images belong together; missing where each is its own group
+    objects.csv                       image,object: where images lie that are in a bucket and not in JPEGImages
     JPEGImages/<id>.<jpg|png|...>     RGB images; an id may hold folders
     SegmentationClass/<id>.png        masks (the official ones of VOC); may be missing
     SegmentationClassAug/<id>.png     further masks (SBD's), only for ids without an official one; may be missing
@@ -30,10 +31,12 @@ from typing import Any
 
 from wsss.classes import Classes
 from wsss.commands import command
+from wsss.data.bucket_images import OBJECTS
+from wsss.data.files import Files, paths_of, suffix
 from wsss.data.groups import GROUPS, write_groups
 from wsss.data.ids import files_by_id, path_id, shown
 from wsss.data.images import SUFFIXES
-from wsss.data.manifest import MANIFEST, Entry, names_below, refresh_manifest, write_manifest
+from wsss.data.manifest import MANIFEST, Entry, Manifest, names_below, refresh_manifest, write_manifest
 from wsss.data.parallel import some
 from wsss.data.tags import write_csv
 from wsss.data.text import read_lines
@@ -123,7 +126,7 @@ def refuse_taken(target: Path) -> None:
 
 def _taken(target: Path) -> str:
     """That a dataset can't be made where there is something: only what is a dataset and nothing else may be removed."""
-    known = {DESCRIPTION, TAGS, GROUPS, MANIFEST, IMAGES, MASKS, MASKS_AUG, LISTS.partition("/")[0]}
+    known = {DESCRIPTION, TAGS, GROUPS, OBJECTS, MANIFEST, IMAGES, MASKS, MASKS_AUG, LISTS.partition("/")[0]}
     if not (target / DESCRIPTION).is_file():
         return f"{target} exists and is no dataset; leave it, and choose another name with --name"
     if {path.name for path in target.iterdir()} <= known:
@@ -131,32 +134,42 @@ def _taken(target: Path) -> str:
     return f"{target} exists, a dataset with other files beside it; leave it, and choose another name with --name"
 
 
-def image_name(id: str, file: Path) -> str:
+def image_name(id: str, file: str) -> str:
     """What the manifest calls the image of an id that is added from a file."""
-    return f"{IMAGES}/{id}{file.suffix.lower()}"
+    return f"{IMAGES}/{id}{suffix(file)}"
 
 
-def link_all(sources: Mapping[str, Path], folder: Path) -> None:
+def link_all(sources: Mapping[str, Path], folder: Path, *, copied: bool = False) -> None:
     """Link each file into `folder` as `<id><suffix>`; the folder is made only when there is something to link.
+
+    Args:
+        sources: id to file.
+        folder: where to.
+        copied: copy the files, which will not stay where they are.
 
     Raises:
         UserError: files that can't be read (names the first ten, and how many more).
     """
-    if closed := [shown(str(source)) for source in sources.values() if not os.access(source, os.R_OK)]:
+    paths = paths_of(sources)
+    if closed := [shown(path) for path in paths.values() if not os.access(path, os.R_OK)]:
         raise UserError(f"{some(closed)} can't be read; change the permissions, or take away links that lead nowhere")
-    made: set[Path] = set()
-    for id, source in sources.items():
-        target = folder / f"{id}{source.suffix.lower()}"
-        if target.parent not in made:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            made.add(target.parent)
-        _link(source, target)
+    made: set[str] = set()
+    for id, path in paths.items():
+        target = f"{folder}/{id}{suffix(path)}"
+        parent = os.path.dirname(target)
+        if parent not in made:
+            os.makedirs(parent, exist_ok=True)
+            made.add(parent)
+        if copied:
+            shutil.copyfile(path, target)
+        else:
+            _link(path, target)
 
 
-def _link(source: Path, target: Path) -> None:
+def _link(source: str, target: str) -> None:
     """Make `target` the same file as `source`: a hard link, else a symbolic link, else a copy."""
-    file = os.path.realpath(source) if os.path.islink(source) else os.path.abspath(source)
-    for way in (os.link, os.symlink):
+    file = os.path.realpath(source) if os.path.islink(source) else source
+    for way in (os.link, lambda file, target: os.symlink(os.path.abspath(file), target)):
         try:
             way(file, target)
         except OSError:
@@ -216,7 +229,7 @@ def ids_of(names: Iterable[str], folder: str) -> dict[str, str]:
     return {path_id(name[len(start) :]): name for name in names if name.startswith(start)}
 
 
-def ids_in(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> dict[str, Path]:
+def ids_in(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> Files:
     """The files of a folder of a dataset by id."""
     return files_by_id(folder, suffixes, below=True, whole=True)
 
@@ -288,7 +301,7 @@ def finish(
     groups: Mapping[str, str] | None = None,
     facts: Mapping[str, Any] | None = None,
     known: Mapping[str, Entry] | None = None,
-) -> None:
+) -> Manifest:
     """Finish a dataset folder whose images and masks are in place: write its description, tags, lists and manifest.
 
     Args:
@@ -299,6 +312,9 @@ def finish(
         groups: id to group of every image; None where each is its own.
         facts: what the manifest says of the dataset, see `wsss.data.manifest.Manifest`.
         known: files that were hashed already, by their path below the folder.
+
+    Returns:
+        The manifest that was written.
     """
     write_description(root, description)
     write_csv(root / TAGS, tags, description.classes)
@@ -306,4 +322,4 @@ def finish(
         write_groups(root, groups)
     for name, ids in lists.items():
         write_list(root, name, ids)
-    write_manifest(root, facts, known)
+    return write_manifest(root, facts, known)

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -14,6 +22,8 @@ from wsss.process import own_cores
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _AT_ONCE = 64
+_WORTH_PROCESSES = 512
+"""Fewer jobs are done on threads before processes would have begun."""
 
 
 def each(work: Callable[[Item], Result], items: Sequence[Item], what: str) -> list[Result]:
@@ -48,6 +58,61 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], what: str) -> li
     if problems:
         raise UserError(some(sorted(problems)))
     return results
+
+
+def in_batches(
+    work: Callable[[Item], Result], items: Sequence[Item], what: str, threads: int = 0
+) -> Iterator[list[Result]]:
+    """`work(item)` of all items in their order, some at a time, in a process for each core where that is worth it.
+
+    Jobs that are mostly Python, such as those on small images, stand in each other's way on threads.
+
+    Args:
+        work: a function of a module.
+        items: what it is called with.
+        what: the label of the progress bar.
+        threads: so many instead of processes, for work that waits for others.
+
+    Raises:
+        UserError: the work raised it first, or the system ended one of the processes.
+    """
+    workers = threads or own_cores()
+    apart = not threads and sys.platform == "linux" and workers > 1 and len(items) >= _WORTH_PROCESSES
+    size = max(1, min(_AT_ONCE, len(items) // (8 * workers)))
+    batches = [items[start : start + size] for start in range(0, len(items), size)]
+    pool: Executor = (
+        ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _follow, (os.getpid(),))
+        if apart
+        else ThreadPoolExecutor(threads or min(16, 2 * workers))
+    )
+    try:
+        with tqdm(total=len(items), desc=what, disable=None, delay=1, leave=False) as bar:
+            for done in pool.map(partial(_all, work), batches):
+                yield done
+                bar.update(len(done))
+    except BrokenProcessPool:
+        raise UserError(
+            f"{what} was broken off: the system ended a process that did it, mostly as memory ran out; run the same "
+            "command again with more memory, or fewer cores (WSSS_CORES)"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _all(work: Callable[[Item], Result], batch: Sequence[Item]) -> list[Result]:
+    return [work(item) for item in batch]
+
+
+def _follow(parent: int) -> None:
+    """Leave interrupts to the process that began this one, and end with it however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def some(items: Sequence[str], limit: int = 10) -> str:

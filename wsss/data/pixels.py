@@ -8,7 +8,7 @@ become colours, and the picture is turned as its EXIF orientation says.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -207,10 +207,17 @@ def kinds_of(kinds: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items(), key=lambda pair: -pair[1]))
 
 
-def with_limits(pixels: Pixels | None, paths: Sequence[Path]) -> Pixels | None:
+def with_limits(
+    pixels: Pixels | None, paths: Sequence[Path], read: Callable[[Path], Path | bytes] = lambda path: path
+) -> Pixels | None:
     """A stretch with the values at its percentiles, over all pixels of the training images.
 
     The value at a percentile is the smallest that at least so many of the pixels don't exceed.
+
+    Args:
+        pixels: the conversion.
+        paths: of the images.
+        read: gives what an image is read from, where that is not its path.
 
     Raises:
         UserError: an image that can't be read.
@@ -218,7 +225,7 @@ def with_limits(pixels: Pixels | None, paths: Sequence[Path]) -> Pixels | None:
     if pixels is None or pixels.percentiles is None:
         return pixels
     total = np.zeros((3, _LEVELS), np.int64)
-    count = partial(_histogram, pixels=pixels)
+    count = partial(_histogram, pixels=pixels, read=read)
     for start in range(0, len(paths), _AT_ONCE):
         total += sum(each(count, paths[start : start + _AT_ONCE], "measuring values"))
     bands = 1 if pixels.bands and len(pixels.bands) == 1 else 3
@@ -230,10 +237,10 @@ def with_limits(pixels: Pixels | None, paths: Sequence[Path]) -> Pixels | None:
     return replace(pixels, limits=tuple(limits))
 
 
-def _histogram(path: Path, pixels: Pixels) -> np.ndarray:
+def _histogram(path: Path, pixels: Pixels, read: Callable[[Path], Path | bytes]) -> np.ndarray:
     """How often each value occurs in each of three bands: int64 3 x 65,536."""
     try:
-        values = _chosen(samples(path)[0], pixels)
+        values = _chosen(samples(read(path))[0], pixels)
     except UserError as error:
         raise UserError(f"image {path} {error}") from None
     except UNREADABLE as error:

@@ -6,9 +6,13 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
+from wsss.data.files import Files, paths_of, start_of, walk
+from wsss.data.files import suffix as suffix_of
 from wsss.data.ids import files_by_id, fit_files, shown
 from wsss.data.images import SUFFIXES
 from wsss.data.parallel import some
@@ -33,44 +37,43 @@ class Pictures:
         masks: id to mask file.
         notes: sentences on what was left out.
         found: sentences on what was recognised.
+        apart: folders of masks below, in which no images are looked for.
     """
 
     root: Path
-    files: Mapping[str, Path]
+    files: Files
     masks: Mapping[str, Path]
     notes: tuple[str, ...] = ()
     found: tuple[str, ...] = ()
+    apart: tuple[Path, ...] = ()
 
-    @cached_property
+    @property
     def names(self) -> dict[str, str]:
         """Id to the path of its file below the folder, with forward slashes."""
-        return {id: below(self.root, file) for id, file in self.files.items()}
+        start = len(start_of(self.root))
+        return {id: path[start:] for id, path in self.files.paths.items()}
 
-    def refuse_changes(self, before: Mapping[str, tuple[int, int]], after: Pictures) -> None:
+    def refuse_changes(self, before: np.ndarray) -> None:
         """Check that the images are those of a moment ago.
 
         Args:
             before: what `states` gave then.
-            after: what the folder holds now.
 
         Raises:
             UserError: names those that are new, gone or other.
         """
-        now = states(self.files)
-        other = [id for id, state in before.items() if now[id] != state]
-        new = [id for id in after.files if id not in before]
-        if other or new:
-            names = {**after.names, **self.names}
+        paths = [*self.files.paths.values()]
+        other = [paths[at] for at in np.flatnonzero((states(self.files) != before).any(1))]
+        known = {*paths, *paths_of(self.masks).values()}
+        there = (path for path, _ in walk(self.root, True, self.apart, []) if suffix_of(path) in SUFFIXES)
+        new = [path for path in there if path not in known]
+        if changed := [*other, *new]:
+            start = len(start_of(self.root))
             raise UserError(
-                f"{len(other) + len(new):,} files in {self.root} changed, went or came while they were read: "
-                f"{some([shown(names[id]) for id in (*other, *new)])}; wait until what writes there is done, then run "
+                f"{len(changed):,} files in {self.root} changed, went or came while they were read: "
+                f"{some([shown(path[start:]) for path in changed])}; wait until what writes there is done, then run "
                 "the command again"
             )
-
-
-def below(root: Path, file: Path) -> str:
-    """The path of a file below a folder that it was found in, with forward slashes."""
-    return file.as_posix().removeprefix(f"{root.as_posix()}/") if root.parts else file.as_posix()
 
 
 def find_pictures(path: Path, masks: str | Path | None = None, *, follow_links: bool = False) -> Pictures:
@@ -117,16 +120,18 @@ def find_pictures(path: Path, masks: str | Path | None = None, *, follow_links: 
     notes = []
     if strangers:
         notes.append(f"masks in {given or path} left out, as there is no such image: {some(strangers, 5)}")
-    if hidden := [shown(file.name) for file in files.values() if file.name.startswith(".")]:
+    names = (path[path.rfind("/") + 1 :] for path in files.paths.values())
+    if hidden := [shown(name) for name in names if name.startswith(".")]:
         notes.append(f"{len(hidden):,} hidden files are among the images: {some(hidden, 5)}")
     found = [f"{len(official):,} masks" + (f" in {some(where, 5)}" if where else "")] if official else []
-    return Pictures(path, files, official, tuple(notes), tuple(found))
+    return Pictures(path, files, official, tuple(notes), tuple(found), (given,) if given else tuple(recognised))
 
 
-def near(files: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+def near(files: Mapping[str, Path], folder: Path) -> Files:
     """The images in a folder and below; all of them where none is there."""
-    inside = {id: file for id, file in files.items() if folder in file.parents}
-    return inside or dict(files)
+    paths, start = paths_of(files), start_of(folder)
+    inside = {id: path for id, path in paths.items() if path.startswith(start)}
+    return Files(inside or paths)
 
 
 def split_word(name: str) -> str:
@@ -141,7 +146,7 @@ def split_depth(names: Mapping[str, str]) -> int | None:
     Args:
         names: id to path.
     """
-    folders = [PurePosixPath(name).parts[:-1] for name in names.values()]
+    folders = [PurePosixPath(folder).parts for folder in {name.rpartition("/")[0] for name in names.values()}]
     for depth in range(min(map(len, folders), default=0)):
         if all(split_word(parts[depth]) for parts in folders):
             return depth
@@ -155,12 +160,14 @@ def class_folders(names: Mapping[str, str]) -> dict[str, str]:
         names: id to path; images that lie in no such folder are left out.
     """
     depth = split_depth(names)
-    found = {}
-    for id, name in names.items():
-        folders = [part for at, part in enumerate(PurePosixPath(name).parts[:-1]) if at != depth]
-        if own := [part for part in folders if part.casefold() not in IMAGE_FOLDERS]:
-            found[id] = own[0]
-    return found
+
+    @cache
+    def own(folder: str) -> str:
+        folders = [part for at, part in enumerate(PurePosixPath(folder).parts) if at != depth]
+        return next((part for part in folders if part.casefold() not in IMAGE_FOLDERS), "")
+
+    found = {id: own(name.rpartition("/")[0]) for id, name in names.items()}
+    return {id: folder for id, folder in found.items() if folder}
 
 
 def mask_folders(root: Path) -> list[Path]:
@@ -202,37 +209,38 @@ def ending_of_masks(files: Mapping[str, Path]) -> str:
     return ""
 
 
-def states(files: Mapping[str, Path]) -> dict[str, tuple[int, int]]:
-    """Id to size in bytes and time of the last change in ns; (0, 0) for a file that is gone."""
-
-    def state(file: Path) -> tuple[int, int]:
+def states(files: Mapping[str, Path]) -> np.ndarray:
+    """Size in bytes and time of the last change in ns, int64 N x 2 in the files' order; 0 for a file that is gone."""
+    found = np.zeros((len(files), 2), np.int64)
+    for at, path in enumerate(paths_of(files).values()):
         try:
-            touched = os.stat(file)
+            touched = os.stat(path)
         except OSError:
-            return 0, 0
-        return touched.st_size, touched.st_mtime_ns
+            continue
+        found[at] = touched.st_size, touched.st_mtime_ns
+    return found
 
-    return {id: state(file) for id, file in files.items()}
 
-
-def _beside(files: Mapping[str, Path], ending: str) -> tuple[dict[str, Path], dict[str, Path]]:
+def _beside(files: Files, ending: str) -> tuple[Files, Files]:
     """The images, and the masks by the id of their image."""
-    masks = {id.removesuffix(ending): file for id, file in files.items() if id.endswith(ending)}
-    masks = {id: file for id, file in masks.items() if id in files}
+    masks = {id.removesuffix(ending): path for id, path in files.paths.items() if id.endswith(ending)}
+    masks = {id: path for id, path in masks.items() if id in files}
     taken = {f"{id}{ending}" for id in masks}
-    return {id: file for id, file in files.items() if id not in taken}, masks
+    return Files({id: path for id, path in files.paths.items() if id not in taken}, files.links), Files(masks)
 
 
-def _refuse_links(root: Path, files: Mapping[str, Path]) -> None:
+def _refuse_links(root: Path, files: Files) -> None:
     """Refuse images behind links that lead out of the folder."""
-    home, links = os.path.realpath(root), {}
+    home = os.path.realpath(root)
     leads_out = cache(lambda folder: os.path.commonpath([home, os.path.realpath(folder)]) != home)
-    for file in files.values():
-        path = str(file)
-        if leads_out(os.path.realpath(path) if os.path.islink(path) else os.path.dirname(path)):
-            links[shown(file.relative_to(root).as_posix())] = path
-    if links:
+    start = len(start_of(root))
+    outside = [
+        shown(path[start:])
+        for path in files.paths.values()
+        if leads_out(os.path.realpath(path) if path in files.links else os.path.dirname(path))
+    ]
+    if outside:
         raise UserError(
-            f"{len(links):,} images in {root} lie behind links that lead out of it: {some([*links])}; if they are "
+            f"{len(outside):,} images in {root} lie behind links that lead out of it: {some(outside)}; if they are "
             f"meant, say so with --follow-links, else take the links away"
         )

@@ -14,11 +14,12 @@ from wsss.classes import VOC, Classes
 from wsss.data.agreement import answers
 from wsss.data.assemble import Parts, assemble
 from wsss.data.dataset import Dataset
+from wsss.data.groups import read_groups
 from wsss.data.ids import files_by_id, fit_files
 from wsss.data.layout import Description
 from wsss.data.lists import read_ids
 from wsss.data.splits import DEV_SHARE
-from wsss.data.tag_files import read_tags
+from wsss.data.tag_files import TABLES, read_tags
 from wsss.data.tags import TagFile, tags_from_masks
 from wsss.errors import UserError
 
@@ -69,6 +70,7 @@ def add_sbd(
     *,
     tags: str = "masks",
     dev_list: Path | None = None,
+    groups: str | None = None,
     max_disagreement: float | None = None,
 ) -> Dataset:
     """Make a dataset of SBD alone, with its own train and val lists and its own masks.
@@ -78,6 +80,7 @@ def add_sbd(
         name: how the dataset will be called.
         tags: "masks", or a .csv or .npz file.
         dev_list: a file with the dev ids, instead of those chosen by hash.
+        groups: see `wsss.data.groups.read_groups`; None where each image is its own.
         max_disagreement: the share of masks that may disagree with the tags, see `wsss.data.agreement.answers`.
 
     Raises:
@@ -87,11 +90,15 @@ def add_sbd(
     classes = Classes(VOC)
     ids = [*benchmark.train, *benchmark.val]
     source = "masks" if tags == "masks" else Path(tags).suffix.lower()[1:]
+    apart = [groups.removeprefix("column:")] if groups and groups.startswith("column:") else []
     found = (
         TagFile(tags_from_masks(benchmark.masks, ids, classes), classes, ())
         if tags == "masks"
-        else read_tags(Path(tags), classes, benchmark.images)
+        else read_tags(Path(tags), classes, benchmark.images, apart)
     )
+    table = Path(tags) if Path(tags).suffix.lower() in TABLES and Path(tags).is_file() else None
+    file_names = {id: file.name for id, file in benchmark.images.items()}
+    found_groups = read_groups(groups, ids, benchmark.images, file_names, table) if groups else {}
     return assemble(
         Description(
             name=name,
@@ -101,6 +108,7 @@ def add_sbd(
             settings={
                 "tags": Path(tags).name,
                 "dev": dev_list.name if dev_list else f"{DEV_SHARE:g} by hash",
+                **({"groups": groups} if groups else {}),
                 **answers(max_disagreement),
             },
         ),
@@ -109,6 +117,7 @@ def add_sbd(
             val=benchmark.val,
             images=benchmark.images,
             tags=found.tags,
+            groups=found_groups,
             official=benchmark.masks,
             notes=found.notes,
         ),

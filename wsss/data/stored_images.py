@@ -58,11 +58,11 @@ _KINDS = {"L": "grey", "1": "black and white", "P": "palette", "LA": "transparen
 }  # fmt: skip
 
 
-def stored(path: Path, *, decode: bool = False) -> Stored:
+def stored(file: Path | bytes, *, decode: bool = False) -> Stored:
     """What an image file holds.
 
     Args:
-        path: the file.
+        file: its path, or its bytes.
         decode: read all pixels too, of RGB of 8 bits.
 
     Raises:
@@ -71,25 +71,26 @@ def stored(path: Path, *, decode: bool = False) -> Stored:
     """
     bits = 8
     try:
-        with Image.open(path) as image:
+        with Image.open(source(file)) as image:
             mode, (width, height), flag = image.mode, image.size, int(image.getexif().get(ORIENTATION, 1))
             if image.format == "PNG":
-                with path.open("rb") as file:
-                    bits = file.read(25)[24]
+                bits = _beginning(file, 25)[24]
             elif image.format == "TIFF":
                 tags = image.tag_v2  # type: ignore[attr-defined]
                 bits = max(np.atleast_1d(tags.get(258, 8)))
                 if tags.get(277, 1) != len(image.getbands()) and mode != "P":
-                    return _stored_bands(path)  # of which Pillow would leave some out
+                    return _stored_bands(file)  # of which Pillow would leave some out
                 if 5 <= flag <= 8:  # Pillow turns TIFFs by itself, and says so beforehand
                     width, height = height, width
             bands = len(image.getbands())
             if decode and mode == "RGB" and bits == 8:
+                # A JPEG's data are all read at any scale, and at an eighth little has to be computed of them.
+                image.draft(mode, (1, 1))
                 image.load()
     except UNREADABLE:
-        if not _is_tiff(path):
+        if not _begins_as_tiff(_beginning(file, 4)):
             raise
-        return _stored_bands(path)
+        return _stored_bands(file)
     orientation = flag if 1 <= flag <= 8 else 1
     if mode not in _KINDS:
         raise UserError(f"is of mode {mode}, which is not read; save it with 8 or 16 bits a band")
@@ -98,19 +99,26 @@ def stored(path: Path, *, decode: bool = False) -> Stored:
     return Stored(_KINDS[mode], height, width, bands, mode.startswith("I;16"), orientation)
 
 
-def _is_tiff(path: Path) -> bool:
-    with path.open("rb") as file:
-        return _begins_as_tiff(file.read(4))
+def source(file: Path | bytes) -> Path | io.BytesIO:
+    """What Pillow and tifffile open."""
+    return io.BytesIO(file) if isinstance(file, bytes) else file
+
+
+def _beginning(file: Path | bytes, count: int) -> bytes:
+    if isinstance(file, bytes):
+        return file[:count]
+    with file.open("rb") as opened:
+        return opened.read(count)
 
 
 def _begins_as_tiff(data: bytes) -> bool:
     return data in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def _stored_bands(path: Path) -> Stored:
+def _stored_bands(stored_file: Path | bytes) -> Stored:
     import tifffile
 
-    with tifffile.TiffFile(path) as file:
+    with tifffile.TiffFile(source(stored_file)) as file:
         series, flag = _checked_series(file), file.pages.first.tags.valueof(ORIENTATION, 1)
         sizes = dict(zip(series.axes, series.shape, strict=True))
         bands, bits = next((n for axis, n in sizes.items() if axis not in "YX"), 1), 8 * series.dtype.itemsize
@@ -141,13 +149,13 @@ def samples(file: Path | bytes, formats: tuple[str, ...] | None = None) -> tuple
     """
     import tifffile
 
-    if _begins_as_tiff(file[:4]) if isinstance(file, bytes) else _is_tiff(file):
-        with tifffile.TiffFile(io.BytesIO(file) if isinstance(file, bytes) else file) as tiff:
+    if _begins_as_tiff(_beginning(file, 4)):
+        with tifffile.TiffFile(source(file)) as tiff:
             series, flag = _checked_series(tiff), int(tiff.pages.first.tags.valueof(ORIENTATION, 1))
             array = series.asarray()
             other = next((place for place, axis in enumerate(series.axes) if axis not in "YX"), None)
         return array[..., None] if other is None else np.moveaxis(array, other, 2), flag
-    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=formats) as image:
+    with Image.open(source(file), formats=formats) as image:
         flag = int(image.getexif().get(ORIENTATION, 1))
         array = np.array(image.convert("RGB") if image.mode == "P" else image)
     if array.dtype not in (np.uint8, np.uint16, bool):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -67,11 +68,13 @@ def read_csv(path: Path, classes: Classes | None, images: Mapping[str, Path], ap
             raise UserError(f"{path} has the columns {' and '.join(found)}; rename the one that does not hold the tags")
         at, cells = table.image_column(images), table.column(found[0])
         rows = [Row(*row) for row in zip(table.lines, (row[at] for row in table.rows), cells, strict=True)]
-    says = [split_labels(row.labels, frozenset()) for row in rows]
-    told = [", ".join(names) or "none" for names in says]
+    split = cache(split_labels)  # most cells are the same few
+    told_of = cache(lambda cell: ", ".join(split(cell, frozenset())) or "none")
+    told = [told_of(row.labels) for row in rows]
     found_images = fit([row.image for row in rows], images, str(path), [f"line {row.line}" for row in rows], told)
     whole = frozenset(classes.names) if classes else frozenset()
-    labels = {id: split_labels(class_name(rows[at].labels), whole) for id, at in found_images.positions.items()}
+    named = cache(class_name)
+    labels = {id: split(named(rows[at].labels), whole) for id, at in found_images.positions.items()}
     if classes:
         refuse_unknown(path, {rows[at].line: labels[id] for id, at in found_images.positions.items()}, classes)
     notes = left_out(path, [rows[at].image for at in found_images.strangers])

@@ -130,11 +130,12 @@ def read_written(path: Path, classes: Classes) -> Tags:
     known = frozenset(classes.names)
     labels = cache(lambda cell: split_labels(cell, known))  # most cells are the same few
     for row in parse_rows(path):
-        if row.image in tags:
-            double.append(f"{shown(row.image)} (line {row.line})")
-        tags[row.image] = labels(row.labels)
-        if not known.issuperset(tags[row.image]):
-            strange[row.line] = tags[row.image]
+        id = row.image
+        if id in tags:
+            double.append(f"{shown(id)} (line {row.line})")
+        tags[id] = labels(row.labels)
+        if not known.issuperset(tags[id]):
+            strange[row.line] = tags[id]
     if double:
         raise UserError(f"{path} names {some(double)} more than once; every image once")
     refuse_unknown(path, strange, classes)

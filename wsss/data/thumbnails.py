@@ -9,7 +9,7 @@ from PIL import Image
 
 from wsss.data.dataset import Dataset
 from wsss.data.palette_png import encode_palette_png
-from wsss.data.stored_images import UNREADABLE
+from wsss.data.stored_images import UNREADABLE, source
 from wsss.errors import UserError
 
 SIDE = 160
@@ -25,7 +25,7 @@ def image_thumbnail(dataset: Dataset, id: str, side: int = SIDE) -> bytes:
     path = dataset.image_path(id)
     try:
         if dataset.pixels is None:
-            with Image.open(path) as image:
+            with Image.open(source(dataset.image_file(id))) as image:
                 image.draft("RGB", (side, side))
                 small = image.convert("RGB")
         else:

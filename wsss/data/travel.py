@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 
 from wsss import storage
+from wsss.data.changes import here
 from wsss.data.dataset import Dataset
 from wsss.data.layout import MASKS, MASKS_AUG
-from wsss.data.manifest import MANIFEST, file_entry, read_manifest
+from wsss.data.manifest import MANIFEST, file_entry, open_manifest, read_manifest
 from wsss.data.parallel import some
 from wsss.errors import UserError
 
@@ -92,8 +93,10 @@ def _masks(dataset: Dataset, splits: Collection[str]) -> list[str]:
 
 
 def _pack(dataset: Dataset, splits: Collection[str], target: Path) -> None:
-    """Write the files as a tar: sorted, with no times and no owners."""
-    others = [name for name in read_manifest(dataset.root) if PurePosixPath(name).parts[0] not in (MASKS, MASKS_AUG)]
+    """Write the files as a tar: sorted, with no times and no owners; images in a bucket stay there."""
+    others = [
+        name for name in here(open_manifest(dataset.root)) if PurePosixPath(name).parts[0] not in (MASKS, MASKS_AUG)
+    ]
     names = sorted([MANIFEST, *others, *_masks(dataset, splits)])
     if missing := [name for name in names if not (dataset.root / name).is_file()]:
         raise UserError(f"dataset {dataset.name} can't be sent to other machines: {some(missing)} missing")

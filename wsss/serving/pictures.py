@@ -18,8 +18,12 @@ from wsss.serving.headers import Picture, unreadable
 from wsss.serving.memory import LabellingMemory
 from wsss.serving.networks import Saliency
 from wsss.serving.segmenter import Segmenter
+from wsss.serving.uploads import limit_of, max_bytes
 
+MEGAPIXELS = "WSSS_UPLOAD_MEGAPIXELS"
 MAX_PIXELS = 16 * 2**20
+"""By default; WSSS_UPLOAD_MEGAPIXELS allows other numbers, up to what Pillow decodes."""
+_MOST_MEGAPIXELS = 170
 MAX_SIDE = 2**15
 MAX_SCORES = 2**30
 """Pixels times classes: what the time of an answer grows with."""
@@ -46,6 +50,7 @@ class Limits:
 
     def __init__(self, segmenter: Segmenter, memory: int = MEMORY) -> None:
         self._work = memory - _RESERVED
+        max_pixels(), max_bytes()  # refused before any upload is
         # A CRF, and gradients, take more than what a small image is allowed.
         self._measured = segmenter.inference.crf is not None or isinstance(segmenter.module, Saliency)
         self._classes = len(segmenter.classes.with_background)
@@ -55,12 +60,15 @@ class Limits:
         """The bytes of memory that decoding and labelling an image take.
 
         Raises:
-            HTTPException: 413 for more than `MAX_PIXELS` pixels (or `MAX_SCORES` of pixels times classes), `MAX_SIDE`
+            HTTPException: 413 for more pixels than `max_pixels` (or `MAX_SCORES` of pixels times classes), `MAX_SIDE`
                 px a side, or more memory than is left for one image.
         """
         pixels, sides = picture.width * picture.height, f"{picture.width} x {picture.height} px"
-        if pixels > (most := min(MAX_PIXELS, MAX_SCORES // self._classes)):
-            raise _too_large(f"has {sides}, at most {most:,} pixels are taken")
+        # Whoever allows more pixels allows as many times the time.
+        allowed = max_pixels()
+        scores = int(MAX_SCORES * max(1, allowed / MAX_PIXELS))
+        if pixels > (most := min(allowed, scores // self._classes)):
+            raise _too_large(f"has {sides}, at most {most:,} pixels are taken (the server's {MEGAPIXELS} allows more)")
         if max(picture.width, picture.height) > MAX_SIDE:
             raise _too_large(f"has {sides}, at most {MAX_SIDE:,} px a side are taken")
         needed = picture.memory
@@ -75,6 +83,16 @@ class Limits:
             padded = (picture.width + _PADDING) * (picture.height + _PADDING)
             needed = min(max(needed, _SMALL_BYTES * padded), self._work)
         return needed
+
+
+def max_pixels() -> int:
+    """The pixels that an image may have: WSSS_UPLOAD_MEGAPIXELS millions, else `MAX_PIXELS`.
+
+    Raises:
+        UserError: it is no number of megapixels that can be decoded.
+    """
+    megapixels = limit_of(MEGAPIXELS, _MOST_MEGAPIXELS, "megapixels")
+    return MAX_PIXELS if megapixels is None else int(megapixels * 1e6)
 
 
 class WorkingMemory:

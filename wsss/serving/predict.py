@@ -7,6 +7,7 @@ OUT/inputs.jsonl       a line for each image that is done: its id and the sha256
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,11 +57,18 @@ class Prediction:
     split: str = ""
 
     @cached_property
-    def paths(self) -> dict[str, Path]:
-        if not self.split:
+    def paths(self) -> Mapping[str, Path]:
+        if self._dataset is None:
             return files_by_id(self.images)
-        dataset = Dataset.open(self.images)
-        return {id: dataset.image_path(id) for id in dataset.splits[self.split]}
+        return {id: self._dataset.image_path(id) for id in self._dataset.splits[self.split]}
+
+    @cached_property
+    def _dataset(self) -> Dataset | None:
+        return Dataset.open(self.images) if self.split else None
+
+    def file(self, image_id: str) -> Path | bytes:
+        """What an image is read from, see `Dataset.image_file`."""
+        return self._dataset.image_file(image_id) if self._dataset else self.paths[image_id]
 
     def stream(self, ids: Sequence[str], device: torch.device) -> Iterator[Row]:
         """Label images and write their maps; "id", "sha256" and, where an image can't be labelled, "problem"."""
@@ -75,10 +83,10 @@ class Prediction:
         yield from ordered_map(partial(self._label, model), ids)
 
     def _label(self, model: Segmenter, image_id: str) -> Row:
-        path = self.paths[image_id]
         try:
-            sha256 = file_digest(path)
-            labels = model(read_image(path, model.inference.pixels))
+            file = self.file(image_id)
+            sha256 = _digest(file)
+            labels = model(read_image(file, model.inference.pixels, str(self.paths[image_id])))
         except (UserError, OSError) as error:
             return {"id": image_id, "sha256": "", "problem": str(error)}
         write_palette_png(self.out / f"{image_id}.png", labels)
@@ -192,5 +200,10 @@ def _entry(line: str) -> Mapping[str, str] | None:
 
 
 def _is_done(prediction: Prediction, image_id: str, sha256: str) -> bool:
-    path = prediction.paths.get(image_id)
-    return path is not None and (prediction.out / f"{image_id}.png").is_file() and file_digest(path) == sha256
+    if image_id not in prediction.paths or not (prediction.out / f"{image_id}.png").is_file():
+        return False
+    return _digest(prediction.file(image_id)) == sha256
+
+
+def _digest(file: Path | bytes) -> str:
+    return hashlib.sha256(file).hexdigest() if isinstance(file, bytes) else file_digest(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -11,9 +12,12 @@ from contextlib import contextmanager
 from fastapi import HTTPException, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from wsss.errors import UserError
 from wsss.serving.multipart import is_form
 
+MEBIBYTES = "WSSS_UPLOAD_MIB"
 MAX_BYTES = 32 * 2**20
+"""Of one body, by default; WSSS_UPLOAD_MIB allows others, up to `MAX_HELD`."""
 MAX_REQUESTS = 64
 """Images that are received, wait or are labelled at the same time."""
 MAX_HELD = 192 * 2**20
@@ -26,11 +30,39 @@ DRAIN_S = 20
 """How long a body that nobody wants is still taken, as most clients listen only when they have sent it."""
 
 
-def announced_bytes(request: Request) -> int:
-    """How many bytes the body of a request may have, known before it is read: `MAX_BYTES` where the client is silent.
+def max_bytes() -> int:
+    """The bytes that a body may have: WSSS_UPLOAD_MIB, else `MAX_BYTES`.
 
     Raises:
-        HTTPException: 413 for more than `MAX_BYTES`, 415 for another content type than image/... or a form.
+        UserError: it is no number of MiB that bodies may take together.
+    """
+    mebibytes = limit_of(MEBIBYTES, MAX_HELD // 2**20, "MiB")
+    return MAX_BYTES if mebibytes is None else int(mebibytes * 2**20)
+
+
+def limit_of(variable: str, most: float, unit: str) -> float | None:
+    """What a variable allows; None where it is not set.
+
+    Raises:
+        UserError: it is no number above 0 and up to `most`.
+    """
+    text = os.environ.get(variable)
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= most:
+        raise UserError(f"{variable} is {text!r}; it must be a number of {unit} above 0 and up to {most:g}")
+    return value
+
+
+def announced_bytes(request: Request) -> int:
+    """How many bytes the body of a request may have, known before it is read: `max_bytes` where the client is silent.
+
+    Raises:
+        HTTPException: 413 for more than `max_bytes`, 415 for another content type than image/... or a form.
     """
     kind = request.headers.get("content-type", "")
     if not kind.strip().lower().startswith("image/") and not is_form(kind):
@@ -40,8 +72,9 @@ def announced_bytes(request: Request) -> int:
             "form: curl -F image=@photo.jpg",
         )
     length = request.headers.get("content-length", "")
-    size = int(length) if length.isdecimal() else MAX_BYTES
-    if size > MAX_BYTES:
+    most = max_bytes()
+    size = int(length) if length.isdecimal() else most
+    if size > most:
         raise _too_many_bytes()
     return size
 
@@ -69,20 +102,20 @@ class Turns:
 
 
 async def read_body(request: Request, turns: Turns) -> bytearray:
-    """The body of a request, never more than `MAX_BYTES` of it in memory.
+    """The body of a request, never more than `max_bytes` of it in memory.
 
     Raises:
         HTTPException: 413 for a larger body, 408 for one that takes longer than `UPLOAD_S` or stops for `STALL_S`, 400
             for one cut short.
     """
-    body = bytearray()
+    body, most = bytearray(), max_bytes()
     try:
         async with asyncio.timeout(UPLOAD_S):
             async for message in turns.pieces(request.receive):
                 if message["type"] == "http.disconnect":
                     raise closed_early()
                 body += message.get("body", b"")
-                if len(body) > MAX_BYTES:
+                if len(body) > most:
                     raise _too_many_bytes()
     except TimeoutError:
         sentence = f"the image did not arrive within {UPLOAD_S} s, or none of it for {STALL_S} s; send a smaller file"
@@ -96,7 +129,11 @@ def closed_early() -> HTTPException:
 
 
 def _too_many_bytes() -> HTTPException:
-    return HTTPException(413, f"the file is larger than {MAX_BYTES // 2**20} MiB; scale or compress the image")
+    return HTTPException(
+        413,
+        f"the file is larger than {max_bytes() // 2**20} MiB; scale or compress the image (the server's {MEBIBYTES} "
+        "allows more)",
+    )
 
 
 class Admission:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from wsss.errors import UserError
 from wsss.storage import bucket
+from wsss.storage.bucket import UnreachableError
 from wsss.storage.disk import (
     StoredFile,
     disk_errors,
@@ -28,9 +29,12 @@ from wsss.storage.disk import (
     tree,
     unfinished,
 )
+from wsss.storage.object_cache import ObjectCache
 
 __all__ = [
+    "ObjectCache",
     "StoredFile",
+    "UnreachableError",
     "check_exclusive_writes",
     "copy_file",
     "disk_errors",
@@ -95,12 +99,12 @@ def read_bytes(url: str | Path) -> bytes:
     return bucket.read_bytes(str(url)) if is_remote(url) else Path(url).read_bytes()
 
 
-def write_bytes(url: str | Path, data: bytes, if_absent: bool = False) -> bool:
+def write_bytes(url: str | Path, data: bytes | Iterable[bytes], if_absent: bool = False) -> bool:
     """Write a file, its parent folders too.
 
     Args:
         url: where to.
-        data: the whole content.
+        data: the whole content, or its pieces, which on a disk are not held together.
         if_absent: leave a file that is already there alone; of several writers exactly one succeeds.
 
     Returns:
@@ -110,13 +114,14 @@ def write_bytes(url: str | Path, data: bytes, if_absent: bool = False) -> bool:
         UserError: the place is full or can't be written.
     """
     if is_remote(url):
-        return bucket.write_bytes(str(url), data, if_absent)
+        return bucket.write_bytes(str(url), data if isinstance(data, bytes) else b"".join(data), if_absent)
     target = Path(url)
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         part = unfinished(target)
         try:
-            part.write_bytes(data)
+            with part.open("wb") as file:
+                file.writelines([data] if isinstance(data, bytes) else data)
             if if_absent:
                 os.link(part, target)
             else:

@@ -31,7 +31,12 @@ _REFUSED = {
 }
 """What a store's refusal means and how to mend it, by S3's code."""
 _CHUNK = 1 << 20
+_BUSY = ("SlowDown", "RequestTimeout", "Throttling", "ThrottlingException")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "MLFLOW_S3_ENDPOINT_URL")
+
+
+class UnreachableError(UserError):
+    """A bucket that does not answer, or says that it is busy: asked again later it may."""
 
 
 def exists(url: str) -> bool:
@@ -132,7 +137,8 @@ def tree(url: str) -> Iterator[StoredFile]:
     with _errors(url) as s3:
         for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
             for item in page.get("Contents", ()):
-                yield StoredFile(item["Key"].removeprefix(prefix), item["Size"], item["LastModified"].timestamp())
+                name, written = item["Key"].removeprefix(prefix), item["LastModified"].timestamp()
+                yield StoredFile(name, item["Size"], written, item["ETag"].strip('"'))
 
 
 def upload(folder: Path, url: str) -> None:
@@ -200,7 +206,7 @@ def _split(url: str) -> tuple[str, str]:
 def _errors(url: str) -> Iterator[Any]:
     """An S3 client whose failures become FileNotFoundError or one sentence."""
     from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
     try:
         yield _client(next(filter(None, map(os.environ.get, _ENDPOINTS)), None), os.getpid())
@@ -210,11 +216,14 @@ def _errors(url: str) -> Iterator[Any]:
             raise FileNotFoundError(errno.ENOENT, "nothing is stored there", url) from error
         if code == "NoSuchBucket":
             raise UserError(f"{url}: there is no such bucket; create it or name another") from error
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500 or code in _BUSY:
+            raise UnreachableError(f"{url}: the store is busy or broken: {error}; try again later") from error
         if code in _REFUSED:
             raise UserError(f"{url}: the store refuses ({code}): {_REFUSED[code]}") from error
         raise UserError(f"{url}: the store refused: {error}; check the credentials and the bucket's rules") from error
     except (BotoCoreError, Boto3Error) as error:
-        raise UserError(
+        kind = UnreachableError if isinstance(error, HTTPClientError | IncompleteReadError) else UserError
+        raise kind(
             f"{url}: the store can't be used: {error}; check AWS_ENDPOINT_URL, the credentials and the network"
         ) from error
 

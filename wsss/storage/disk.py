@@ -24,11 +24,15 @@ _PLAIN = re.compile(r"(?:[^/\0.][^/\0]*/)*[^/\0.][^/\0]*")
 
 
 class StoredFile(NamedTuple):
-    """A file below a place: its name there with slashes, its bytes, when it was written (seconds since 1970)."""
+    """A file below a place: its name there with slashes, its bytes, when it was written (seconds since 1970).
+
+    Of an object in a bucket `mark` is another when its content is; of a file on a disk it is empty.
+    """
 
     name: str
     size: int
     written: float
+    mark: str = ""
 
 
 def inside(root: str | Path, name: object) -> Path:

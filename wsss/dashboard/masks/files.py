@@ -36,7 +36,8 @@ def add_routes(server: FastAPI, context: Context) -> None:
         with _missing():
             opened = reading.dataset(dataset)
             path = opened.image_path(image_id)
-            if kept := _kept(request, tag := _tag_of(path), _MINUTE):
+            tag = f'W/"{opened.digest[:32]}"' if opened.address else _tag_of(path)
+            if kept := _kept(request, tag, _MINUTE):
                 return kept
             file = io.BytesIO()
             Image.fromarray(opened.image(image_id)).save(file, "JPEG", quality=QUALITY, subsampling=0)

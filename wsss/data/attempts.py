@@ -1,0 +1,148 @@
+"""What attempts to add a dataset have read, kept until one succeeds: after a kill the next goes on from there.
+
+    data/.adding/<name>.sqlite    a row for each image file that was read: its state then, its hash, what it holds
+
+A row holds as long as its file has the size and the time of its last change that it had. Nothing here is a part of a
+dataset: without it everything is read again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from wsss.data.manifest import Entry
+from wsss.data.parallel import some
+from wsss.data.stored_images import Stored
+from wsss.errors import UserError
+from wsss.progress import say
+
+ADDING = ".adding"
+_EVERY_S = 2.0
+_JUST_NOW_NS = 2_000_000_000
+"""File systems count time in steps of up to two seconds: a file touched just now may change again unnoticed."""
+_TABLE = """create table if not exists read (path text primary key, state text, sha256 text, size integer, kind text,
+    height integer, width integer, bands integer, deep integer, orientation integer, sound integer) without rowid"""
+
+
+class Examined(NamedTuple):
+    """What is known of an image file.
+
+    Attributes:
+        entry: its hash and size; None where it can't be read.
+        holds: what it holds by its header; None where that can't be read.
+        sound: it is RGB of 8 bits, and all of its pixels were decoded.
+    """
+
+    entry: Entry | None
+    holds: Stored | None
+    sound: bool
+
+
+class Attempt:
+    """The rows of one dataset; what is not there yet is written every two seconds, so that small ones write nothing.
+
+    Args:
+        name: of the dataset that is being added to the workspace.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._path = _table_of(name)
+        self._rows: list[tuple] = []
+        self._written = time.monotonic()
+
+    @property
+    def begun(self) -> bool:
+        """Whether an earlier attempt left rows."""
+        return self._path.is_file()
+
+    def known(self, states: Mapping[str, str]) -> dict[str, Examined]:
+        """What earlier attempts have read of files that did not change since; what they have and did is said.
+
+        Args:
+            states: path to state; see `keep`.
+        """
+        found: dict[str, Examined] = {}
+        changed = []
+        alike: dict[Stored, Stored] = {}
+        with contextlib.suppress(sqlite3.Error), self._open() as table:
+            total = table.execute("select count(*) from read").fetchone()[0]
+            for path, state in states.items():
+                row = table.execute("select * from read where path = ?", (path,)).fetchone()
+                if row is None:
+                    continue
+                if row[1] != state:
+                    changed.append(path)
+                    continue
+                holds = Stored(row[4], row[5], row[6], row[7], bool(row[8]), row[9])
+                found[path] = Examined(Entry(row[2], row[3]), alike.setdefault(holds, holds), bool(row[10]))
+            gone = total - len(found) - len(changed)
+            again = f"; {len(changed):,} changed since and are read again: {some(changed, 5)}" if changed else ""
+            again += f"; {gone:,} that it had read are no longer there" if gone else ""
+            say(
+                f"{self.name}: an attempt that broke off had read {len(found):,} of the {len(states):,} images, which "
+                f"are not read again{again}"
+            )
+        return found
+
+    def keep(self, read: Iterable[tuple[str, str, Examined]], last: bool = False) -> None:
+        """Take in what was read: path, state and what is known of it.
+
+        A state is any text that is another once the file has changed; an empty one is that of a file that may change
+        unnoticed.
+        """
+        for path, state, its in read:
+            if state and its.entry and its.holds:
+                holds = (its.holds.kind, its.holds.height, its.holds.width, its.holds.bands)
+                rest = (its.holds.deep, its.holds.orientation, its.sound)
+                self._rows.append((path, state, its.entry.sha256, its.entry.size, *holds, *rest))
+        if self._rows and (time.monotonic() > self._written + _EVERY_S or (last and self.begun)):
+            self._write()
+
+    def _write(self) -> None:
+        """Write the rows, out of git's sight; a folder that can't be written does without."""
+        with contextlib.suppress(OSError, UserError, sqlite3.Error):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            (self._path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
+            try:
+                self._insert()
+            except sqlite3.DatabaseError:  # damaged: begin anew
+                self._path.unlink()
+                self._insert()
+        self._rows = []
+        self._written = time.monotonic()
+
+    def _insert(self) -> None:
+        with self._open() as table, table:
+            table.execute(_TABLE)
+            table.executemany(f"insert or replace into read values ({', '.join('?' * 11)})", self._rows)
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        table = sqlite3.connect(self._path, timeout=60)
+        try:
+            yield table
+        finally:
+            table.close()
+
+
+def forget(name: str) -> None:
+    """Forget what attempts have read: the dataset is there."""
+    _table_of(name).unlink(missing_ok=True)
+
+
+def _table_of(name: str) -> Path:
+    return Path("data") / ADDING / f"{name}.sqlite"
+
+
+def state_of(touched: os.stat_result) -> str:
+    """The state of a file on a disk; empty where it was touched just now."""
+    if touched.st_mtime_ns > time.time_ns() - _JUST_NOW_NS:
+        return ""
+    return f"{touched.st_size} {touched.st_mtime_ns} {touched.st_ino}"
