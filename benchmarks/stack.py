@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -138,10 +138,12 @@ def _stack() -> Iterator[Layout]:
     folder.chmod(0o711)
     layout = Layout(folder / "stack")
     try:
-        start(layout, ["mlflow"], free_ports())
+        with redirect_stdout(sys.stderr):  # rows alone go to the standard output
+            start(layout, ["mlflow"], free_ports())
         yield layout
     finally:
-        stop(layout)
+        with redirect_stdout(sys.stderr):
+            stop(layout)
         shutil.rmtree(folder, ignore_errors=True)
 
 
