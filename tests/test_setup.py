@@ -107,7 +107,7 @@ def test_mlflow_builds_the_demos_command() -> None:
 
 def test_make_help_names_every_target_a_person_calls() -> None:
     targets = {line.split()[1] for line in make("--no-print-directory", "help").splitlines()}
-    wanted = "help demo dashboard test lint generate docs performance gpu env lock sbom soak"
+    wanted = "help demo dashboard test lint generate docs performance gpu env lock sbom soak stack"
     assert targets == set(wanted.split())
 
 
