@@ -22,7 +22,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that were decoded in this process."""
     names: list[str] = []
     read = dataset.read_image
-    monkeypatch.setattr(dataset, "read_image", lambda path, pixels=None: (names.append(Path(path).stem), read(path))[1])
+    monkeypatch.setattr(dataset, "read_image", lambda path, *how: (names.append(Path(path).stem), read(path, *how))[1])
     return names
 
 

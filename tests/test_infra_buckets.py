@@ -88,8 +88,8 @@ def test_keys_that_nobody_knows_are_one_sentence(with_keys, monkeypatch) -> None
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
-        ("ExpiredToken", "the credentials have expired; get new ones"),
-        ("InvalidAccessKeyId", "knows no key of this id"),
+        ("ExpiredToken", "the credentials have expired; log in anew"),
+        ("InvalidAccessKeyId", "knows no such access key"),
         ("SignatureDoesNotMatch", "the secret key is wrong"),
         ("AccessDenied", "these keys may not do that here"),
     ],

@@ -100,7 +100,7 @@ def test_a_folder_that_can_not_be_listed_is_named(photos, monkeypatch):
 
 
 def test_photographs_that_can_not_be_read_are_named_by_their_own_path(photos, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: path.name != "p3.png")
+    monkeypatch.setattr(os, "access", lambda path, mode: os.path.basename(path) != "p3.png")
     with pytest.raises(UserError, match=r"photos/p3\.png can't be read"):
         add(photos)
 

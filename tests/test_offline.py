@@ -117,7 +117,7 @@ def test_a_record_is_the_run_that_would_have_been_made_here(store, here, root: P
     assert here("import", root / "out") == (
         0,
         f"run {folder.name}: cam-demo-shapes-0, finished, brought in, model models:/wsss-shapes-candidates/1\n"
-        "11 step outputs entered the store",
+        "12 step outputs entered the store",
     )
     code, text = here("import", root / "out")
     assert code == 0 and "nothing new" in text and "step outputs" not in text

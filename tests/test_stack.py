@@ -178,7 +178,7 @@ def test_a_database_of_another_version_is_refused(stack):
 def test_nobody_without_an_account_reads_and_no_researcher_writes_the_ledger(stack, researcher, monkeypatch):
     from mlflow.exceptions import MlflowException
 
-    with pytest.raises(UserError, match="may not do this"):
+    with pytest.raises(UserError, match="may not do that"):
         storage.write_bytes(f"{stack.variables('researcher')['WSSS_LEDGER']}/x", b"1")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "guessed")
     with pytest.raises(MlflowException, match="401|not authenticated"):

@@ -76,7 +76,9 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[Server]:
-    started = Server(tmp_path_factory.mktemp("objects"))
+    folder = tmp_path_factory.mktemp("objects") / "server"
+    folder.mkdir()
+    started = Server(folder)
     s3 = started.client()
     s3.create_bucket(Bucket="bucket", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
     s3.create_bucket(Bucket="plain")
@@ -248,7 +250,7 @@ def test_doctor_says_what_is_wrong_with_a_credential(server, monkeypatch):
     for name, secret, bucket, said in (
         ("nobody", SECRET, "bucket", "no such access key"),
         ("admin", "guessed", "bucket", "the secret key is wrong"),
-        ("reader", SECRET, "bucket", "may not do this"),
+        ("reader", SECRET, "bucket", "may not do that"),
         ("admin", SECRET, "nowhere", "no such bucket"),
     ):
         as_somebody(monkeypatch, server, name, secret, bucket)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import wsss.methods as methods
 from tune.grid import Cell, Grid, compared, goal_of, metrics_until
@@ -91,7 +92,7 @@ def plan_combinations(
         metrics=compared(goals[0].metric, dataset),
         left_out=tuple(left_out),
     )
-    name = f"combinations-{preset}-{dataset.name}-{digest([grid.content, [c.settings for _, c, _ in cells]])[:8]}"
+    name = f"combinations-{preset}-{Path(data).name}-{digest([grid.content, [c.settings for _, c, _ in cells]])[:8]}"
     return replace(grid, search=replace(search, given=name))
 
 

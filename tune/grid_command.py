@@ -58,8 +58,6 @@ def grid_command(
         name=name,
     )
     carry_out(grid, budget, ray_address=ray_address, quiet=quiet)
-    if grid.until is None:
-        print(f"Whole runs with their figures on val:\n  {results_command(grid)}")
 
 
 def carry_out(
@@ -93,6 +91,8 @@ def carry_out(
         rows = with_intervals(grid, rows)
     paths = write_pages(grid, rows, all_runs, folder)
     print(f"\n{text_of(grid, rows)}\n\n{', '.join(os.fspath(path) for path in paths)}")
+    if grid.until is None:
+        print(f"Whole runs with their figures on val:\n  {results_command(grid)}")
     if failed:
         raise UserError(
             f"{len(failed)} of {len(all_runs)} runs of the grid failed, the first with: {failed[0].error}; "

@@ -18,6 +18,7 @@ from wsss.storage.disk import StoredFile, inside
 
 SCHEME = "s3://"
 _THREADS = 8
+_NO_RIGHT = "these keys may not do that here; take those of a role that may, or ask who administers the bucket"
 _REFUSED = {
     "InvalidAccessKeyId": "it knows no such access key; correct AWS_SHARED_CREDENTIALS_FILE or ~/.aws/credentials",
     "SignatureDoesNotMatch": "the secret key is wrong; correct AWS_SHARED_CREDENTIALS_FILE or ~/.aws/credentials",
@@ -25,8 +26,8 @@ _REFUSED = {
     "ExpiredToken": "the credentials have expired; log in anew, or make new keys",
     "ExpiredTokenException": "the credentials have expired; log in anew, or make new keys",
     "RequestTimeTooSkewed": "this machine's clock is off; set it",
-    "AccessDenied": "these keys may not do this here; ask whoever gave them to you, or use others",
-    "403": "these keys may not do this here; ask whoever gave them to you, or use others",
+    "AccessDenied": _NO_RIGHT,
+    "403": _NO_RIGHT,
     "InsufficientStorage": "its disk is full; make room, then run the same command again: finished steps are kept",
 }
 """What a store's refusal means and how to mend it, by S3's code."""
