@@ -24,7 +24,8 @@ from wsss import storage
 from wsss.errors import unknown
 from wsss.failures import ended
 from wsss.interface import Method
-from wsss.run.plan import PRESETS, all_settings, make_plan, stands_alone
+from wsss.run.plan import all_settings, make_plan, stands_alone
+from wsss.run.preset import PRESETS
 from wsss.settings import Setting
 from wsss.tables.catalogue import FILE, entry
 from wsss.tables.render import as_markdown

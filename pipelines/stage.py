@@ -41,7 +41,7 @@ def run_stage(stage: str, method: str) -> None:
     from wsss.labels.exchange import label_path
     from wsss.registry.models import publish
     from wsss.run.method import label_folder, run_method
-    from wsss.run.plan import PRESETS
+    from wsss.run.preset import PRESETS
     from wsss.scores import metric_names
 
     params = yaml.safe_load(Path(PARAMS).read_text(encoding="utf-8"))

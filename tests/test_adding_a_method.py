@@ -19,7 +19,8 @@ from wsss import methods
 from wsss.data import Dataset
 from wsss.data.score_maps import ScoreMaps
 from wsss.progress import ConsoleReporter
-from wsss.run.plan import PRESETS, make_plan, stands_alone
+from wsss.run.plan import make_plan, stands_alone
+from wsss.run.preset import PRESETS
 from wsss.run.steps import StepRunner
 from wsss.scores.scored import SCORED
 from wsss.tables import catalogue

@@ -8,7 +8,8 @@ import pytest
 
 from wsss import methods
 from wsss.errors import UserError
-from wsss.run.plan import PRESETS, Plan, all_settings, make_plan
+from wsss.run.plan import Plan, all_settings, make_plan
+from wsss.run.preset import PRESETS
 from wsss.settings import as_text
 
 

@@ -18,7 +18,8 @@ from wsss import methods
 from wsss.cli import main
 from wsss.data import Dataset
 from wsss.errors import UserError
-from wsss.run.plan import PRESETS, make_plan, read_preset, stands_alone
+from wsss.run.plan import make_plan, stands_alone
+from wsss.run.preset import PRESETS, read_preset
 
 GOOD = {"method": "affinity", "preset": "demo", "settings": {"refine.walk.beta": 4, "refine.crf.iterations": "3"}}
 

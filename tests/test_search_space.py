@@ -10,7 +10,8 @@ from tune.objective import Objective
 from tune.space import Narrowing, search_space
 from wsss import methods
 from wsss.errors import UserError
-from wsss.run.plan import PRESETS, Plan, make_plan
+from wsss.run.plan import Plan, make_plan
+from wsss.run.preset import PRESETS
 from wsss.settings import Search, Setting, choice, factor, loguniform, settings_of, uniform
 
 PLANS = {f"{method}-{preset}": (method, preset) for method in methods.names() for preset in PRESETS}

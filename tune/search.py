@@ -16,7 +16,8 @@ from wsss.commands import command
 from wsss.data import Dataset, open_dataset
 from wsss.errors import UserError
 from wsss.run.fingerprints import mask_digests
-from wsss.run.plan import Plan, check_background, make_plan, read_preset, stands_alone
+from wsss.run.plan import Plan, check_background, make_plan, stands_alone
+from wsss.run.preset import read_preset
 from wsss.settings import Search, as_text
 
 ALL = "all"

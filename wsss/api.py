@@ -198,7 +198,7 @@ def run(
     """
     from wsss.registry.models import publish
     from wsss.run.method import run_method
-    from wsss.run.plan import read_preset
+    from wsss.run.preset import read_preset
 
     outcome = run_method(
         method, str(preset), _address(data), rng=rng, overrides=settings, device=device, until=until, publish=publish

@@ -4,40 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import wsss.methods as methods
 from wsss.data import Dataset
 from wsss.errors import UserError, unknown
 from wsss.interface import STAGES, Method, Stage, Step
+from wsss.run.preset import PRESETS, Preset, of_preset, read_preset
 from wsss.settings import Setting, check_files, flatten, parse, settings_of
 from wsss.stages.evaluate import EVALUATIONS
-from wsss.stages.presets import longer
 
-PRESETS = ("demo", "small", "medium", "paper")
-_FILE = '{"method": NAME, "preset": NAME, "settings": {KEY: VALUE, ...}}'
 _NAMED = 3
 """So many of a file's bad settings are named."""
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Where the settings of a plan begin.
-
-    Attributes:
-        name: one of `PRESETS`, by which runs are grouped.
-        file: the preset file that was named; empty without one.
-        method: whose file it is.
-        settings: what the file says, on top of the preset: "<stage>.name", "<stage>.<step>.<setting>" or "weights" to
-            a value or its text.
-    """
-
-    name: str
-    file: str = ""
-    method: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -161,44 +140,6 @@ def check_background(plan: Plan, dataset: Dataset) -> None:
             )
 
 
-def read_preset(preset: str) -> Preset:
-    """A preset by its name, or by the path of a preset file, such as a search writes.
-
-    Raises:
-        UserError: there is no such preset or file, or the file is not one; its settings are checked by `make_plan`.
-    """
-    if preset in PRESETS:
-        return Preset(preset)
-    path = Path(preset)
-    if not path.is_file():
-        if path.suffix or len(path.parts) > 1:
-            raise UserError(f"there is no preset file {preset}; presets by name are {', '.join(PRESETS)}")
-        raise UserError(f"{unknown('preset', preset, PRESETS)}, or name a preset file")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"preset file {preset} can't be read as JSON: {error}") from None
-    if wrong := _no_preset_file(content):
-        raise UserError(f"{preset} is no preset file{wrong}; it is {_FILE}")
-    if content["preset"] not in PRESETS:
-        raise UserError(f"preset file {preset}: {unknown('preset', content['preset'], PRESETS)}")
-    if content["method"] not in methods.names():
-        raise UserError(f"preset file {preset}: {unknown('method', content['method'], methods.names())}")
-    return Preset(content["preset"], preset, content["method"], content["settings"])
-
-
-def _no_preset_file(content: Any) -> str:
-    """What is wrong with the content of a file, in brackets; empty where it is a preset file's."""
-    parts = {"method", "preset", "settings"}
-    if not isinstance(content, dict):
-        return " (no object)"
-    if missing := sorted(parts - content.keys()):
-        return f" ({', '.join(missing)} is missing)"
-    if more := sorted(content.keys() - parts):
-        return f" ({', '.join(more)} is unknown)"
-    return "" if isinstance(content["settings"], dict) else " (settings is no object)"
-
-
 def _check_file(method: Method, preset: Preset) -> None:
     """Refuse a preset file's settings; where some are wrong, each is tried by itself, so that all of them are known.
 
@@ -288,8 +229,8 @@ def _values(
     """Step key to {setting: value}: the stages' presets, then the method's, then the layers."""
     chosen: dict[str, Any] = {}
     for kind, stage in stages.items():
-        chosen |= {f"{kind}.{key}": value for key, value in _of_preset(stage.presets, preset).items()}
-    chosen |= _of_preset(method.presets, preset)
+        chosen |= {f"{kind}.{key}": value for key, value in of_preset(stage.presets, preset).items()}
+    chosen |= of_preset(method.presets, preset)
     steps = [(kind, step) for kind, stage in stages.items() for step in stage.steps]
     for layer in layers:
         if "weights" in layer:
@@ -313,13 +254,6 @@ def _values(
             raise unknown(f"step in setting {key!r}:", step or key, known)
         values.setdefault(step, {})[name] = value
     return values
-
-
-def _of_preset(presets: Mapping[str, Mapping[str, Any]], preset: str) -> Mapping[str, Any]:
-    """What presets say under a name; where `medium` is not among them, it is `small` for longer."""
-    if preset == "medium" and preset not in presets:
-        return longer(presets.get("small", {}))
-    return presets.get(preset, {})
 
 
 def _inputs(step: Step, kind: str, earlier: list[PlannedStep]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from rich.table import Table
 from wsss.commands import command
 from wsss.console import show
 from wsss.run.method import Outcome
-from wsss.run.plan import read_preset
+from wsss.run.preset import read_preset
 from wsss.scores import metric_names
 from wsss.scores.scored import SCORED, reported
 from wsss.tables.catalogue import roles

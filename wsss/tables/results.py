@@ -16,7 +16,8 @@ from wsss.errors import UserError
 from wsss.interface import STAGES
 from wsss.registry.models import publish
 from wsss.run.method import group_of, run_method
-from wsss.run.plan import Plan, make_plan, read_preset
+from wsss.run.plan import Plan, make_plan
+from wsss.run.preset import read_preset
 from wsss.scores import Evaluation, Scores, metric_names
 from wsss.scores.scored import reported
 from wsss.tables.groups import same_but_for_rng
