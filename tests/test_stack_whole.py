@@ -175,20 +175,23 @@ def test_nothing_fell_back_to_a_file_here(team):
 
 
 def seen(team: Team, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What a backup has to bring back, but for runs: aliases, ledger, accounts, masks, studies, the served answer."""
+    """What a backup has to bring back, but for runs and accounts: aliases, ledger, masks, studies, the answer."""
     client = as_role(team.stack, "admin", monkeypatch)
-    with _connect(team.stack, "mlflow_auth") as database:
-        accounts = database.execute("SELECT username, password_hash FROM users ORDER BY username").fetchall()
     with _connect(team.stack, "studies") as database:
         studied = database.execute("SELECT number, state FROM trials ORDER BY trial_id").fetchall()
     return {
         "aliases": client.get_registered_model(NAME).aliases,
         "ledger": json.loads(team.does("researcher", "wsss.cli", "history", NAME, "--json")),
-        "accounts": accounts,
         "masks": labels(team, "masks"),
         "studies": studied,
         "served": team.served(),
     }
+
+
+def accounts(team: Team) -> list[tuple[str, str]]:
+    """Everybody's account, with the hash of the password."""
+    with _connect(team.stack, "mlflow_auth") as database:
+        return database.execute("SELECT username, password_hash FROM users ORDER BY username").fetchall()
 
 
 def finished(client: MlflowClient) -> dict[str, Any]:
@@ -206,7 +209,7 @@ def test_what_was_backed_up_while_eight_write_is_there_again_after_all_is_destro
     if not Started(team.stack, "serve").pid:
         pytest.skip("what the tests before this one make is not there")
     client = as_role(team.stack, "admin", monkeypatch)
-    before, to = seen(team, monkeypatch), str(tmp_path / "backups")
+    before, people, to = seen(team, monkeypatch), accounts(team), str(tmp_path / "backups")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "logging")
     writing = team.begins("researcher", "benchmarks.stack_logging", "backup", "8", "12")
     assert wait_until(lambda: len(finished_of_writers(client)) >= 8 or writing.poll() is not None, 300)
@@ -230,6 +233,7 @@ def test_what_was_backed_up_while_eight_write_is_there_again_after_all_is_destro
     shutil.copytree(tmp_path / "secrets", team.stack.secrets)
     team.calls("start", "postgres", "objects", *ports)
     assert "is restored" in team.does("operator", "wsss.cli", "restore", to)
+    assert accounts(team) == people and len(people) == 4
     team.calls("start", "mlflow", "serve")
     client = as_role(team.stack, "admin", monkeypatch)
     runs = finished(client)
