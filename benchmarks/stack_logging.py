@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import socket
@@ -11,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from wsss.classes import VOC
 from wsss.errors import UserError
 from wsss.git import GitState
 from wsss.scores import Evaluation
+from wsss.tracking.connection import mlflow_client
 from wsss.tracking.info import DatasetInfo, RunInfo
 from wsss.tracking.runs import method_run
 
@@ -29,6 +32,7 @@ WRITERS = 8
 ROUNDS = 3
 RUNS = 6
 """Of each writer, in each round."""
+_PATIENCE_S = 120
 
 
 def logging_row() -> Row:
@@ -73,37 +77,38 @@ def log_from(layout: Layout, writers: int, runs: int, name: str) -> float:
     """
     environment = os.environ | resolved(layout.variables("researcher"))
     environment |= {"PYTHONPATH": str(Path(__file__).parent.parent), "MLFLOW_EXPERIMENT_NAME": "logging"}
+    words = [sys.executable, "-m", "benchmarks.stack_logging", name, str(writers), str(runs)]
     with tempfile.TemporaryDirectory() as folder:
-        processes = []
-        for writer in range(writers):
-            own = Path(folder, str(writer))
-            own.mkdir()
-            words = [sys.executable, "-m", "benchmarks.stack_logging", f"{name}-{writer}", str(runs)]
-            processes.append(
-                subprocess.Popen(
-                    words, cwd=own, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-                )
-            )
-        try:
-            _all_say(processes, "ready")
-            began = time.perf_counter()
-            for process in processes:
-                assert process.stdin
-                process.stdin.write("go\n")
-                process.stdin.flush()
-            _all_say(processes, "done")
-            return time.perf_counter() - began
-        finally:
-            for process in processes:
-                process.kill()
-                process.communicate()
+        done = subprocess.run(words, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise UserError("a writer ended with an error, which is above")
+    return float(done.stdout)
 
 
-def _all_say(processes: list[subprocess.Popen[str]], word: str) -> None:
+def _log_at_once(name: str, writers: int, runs: int) -> float:
+    """Fork writers from this process, which has imported what they need, and wait for them; their seconds."""
+    fork = multiprocessing.get_context("fork")
+    ready = fork.Barrier(writers + 1)
+    processes = [fork.Process(target=_writer, args=(f"{name}-{n}", runs, ready)) for n in range(writers)]
     for process in processes:
-        assert process.stdout
-        if process.stdout.readline() != f"{word}\n":
-            raise UserError("a writer ended with an error, which is above")
+        process.start()
+    ready.wait(_PATIENCE_S)
+    began = time.perf_counter()
+    for process in processes:
+        process.join()
+    seconds = time.perf_counter() - began
+    if any(process.exitcode for process in processes):
+        raise UserError("a writer ended with an error, which is above")
+    return seconds
+
+
+def _writer(name: str, runs: int, ready: Barrier) -> None:
+    """One writer, in a folder of its own."""
+    Path(name).mkdir()
+    os.chdir(name)
+    mlflow_client()
+    ready.wait(_PATIENCE_S)
+    write(name, runs)
 
 
 def write(name: str, runs: int) -> None:
@@ -157,11 +162,4 @@ def free_ports() -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    from wsss.tracking.connection import mlflow_client
-
-    mlflow_client()
-    print("ready", flush=True)
-    sys.stdin.readline()
-    write(sys.argv[1], int(sys.argv[2]))
-    print("done", flush=True)
-    sys.stdin.read()
+    print(_log_at_once(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

@@ -17,6 +17,7 @@ import pytest
 from conftest import empty_store
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
+from mlflow.store.artifact import s3_artifact_repo
 from PIL import Image
 from served_examples import asking, save_one_answer
 from typer.testing import CliRunner
@@ -101,6 +102,8 @@ def expected(number: int) -> tuple[dict[str, str], dict[str, float], str]:
 
 def write_runs(uri: str, first: int, ended: Any, pause: float = 0.0, count: int = 10**6) -> None:
     """Log run after run, with a pause between them (seconds)."""
+    # A client that another process has, whose connection this copy of it would speak into.
+    s3_artifact_repo._cached_get_s3_client.cache_clear()
     client = MlflowClient(uri)
     for number in range(first, first + count):
         if ended.is_set():

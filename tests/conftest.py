@@ -220,6 +220,15 @@ def s3() -> Iterator[str]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def stack():
+    """A team's stack of database, objects and MLflow, started once for all modules, at the first that asks for it."""
+    import stack_examples
+
+    with stack_examples.started("mlflow") as layout:
+        yield layout
+
+
 @pytest.fixture(params=["folder", "bucket"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty place to store things in, of either kind."""

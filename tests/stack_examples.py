@@ -11,12 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import boto3
 import pytest
+from mlflow import MlflowClient
 
 from benchmarks.stack_logging import free_ports
 from infra.stack import postgres
 from infra.stack.layout import Layout, resolved
+from wsss import storage
 from wsss.errors import UserError
+from wsss.tracking.connection import mlflow_client
 
 CALL = [sys.executable, "-m", "infra.stack"]
 
@@ -57,3 +61,18 @@ def surroundings(layout: Layout, role: str) -> dict[str, str]:
     own = ("AWS_ACCESS", "AWS_SECRET", "MLFLOW_RUN", "WSSS_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     return inherited | resolved(layout.variables(role)) | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+
+
+@pytest.fixture
+def researcher(stack, monkeypatch):
+    """This process works on the stack as a researcher; its client."""
+    return as_role(stack, "researcher", monkeypatch)
+
+
+def as_role(stack: Layout, role: str, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    """This process works on a stack in a role; its client."""
+    for name, value in resolved(stack.variables(role)).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    storage.bucket._client.cache_clear()
+    return mlflow_client()

@@ -16,6 +16,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import empty_store
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from tracking_examples import CLASSES, INFO, artifact, step
 
 from wsss.errors import UserError
@@ -195,6 +197,29 @@ def test_what_an_earlier_process_could_not_send_is_sent_by_the_next_command(stor
     with sqlite3.connect(folder / "unsent.db") as database:
         ((refused,),) = database.execute("SELECT write FROM refused")
     assert Write.from_json(refused) == writes[2]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        '(psycopg.errors.UniqueViolation) duplicate key value violates unique constraint "dataset_pk" [SQL: INSERT '
+        "INTO datasets ...",
+        "(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id, datasets.name, datasets.digest",
+    ],
+)
+def test_a_dataset_that_another_run_brings_at_the_same_moment_is_found(store, monkeypatch, said):
+    log, said_once = MlflowClient.log_inputs, [MlflowException(said)]
+
+    def log_inputs(self, *arguments):
+        if said_once:
+            raise said_once.pop()
+        log(self, *arguments)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", log_inputs)
+    with method_run(INFO) as run:
+        pass
+    inputs = store.get_run(run.id).inputs.dataset_inputs
+    assert len(inputs) == len(INFO.dataset.inputs) > 0
 
 
 def test_a_server_that_goes_away_costs_nothing(server, template, tmp_path, monkeypatch, caplog):

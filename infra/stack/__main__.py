@@ -8,11 +8,9 @@ import sys
 from pathlib import Path
 
 from infra.stack import supervise
-from infra.stack.layout import ROLES, Layout, Secret
+from infra.stack.layout import FOLDER, ROLES, Layout, Secret
 from wsss.errors import UserError
 from wsss.failures import ended
-
-FOLDER = Path("work/stack")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -27,6 +27,8 @@ from wsss.commands import command
 from wsss.errors import UserError
 from wsss.storage import write_bytes
 
+FOLDER = Path("work/stack")
+"""Where a stack is that is told no other folder."""
 INFRA = Path(__file__).resolve().parent.parent
 PORTS = {
     "postgres": 5433,
@@ -38,8 +40,10 @@ PORTS = {
     "dashboard": 8050,
 }
 """A port for each that listens; none is a default of the system's PostgreSQL or of Ray."""
-ROLES = {"reader": "serving", "researcher": "researcher", "promoter": "promoter", "admin": ""}
-"""Roles, and the account files (`account_NAME`) that infra/secrets.sh makes for them."""
+OPERATOR = "operator"
+ROLES = {"reader": "serving", "researcher": "researcher", "promoter": "promoter", "admin": "", OPERATOR: ""}
+"""Roles, and the account files (`account_NAME`) that infra/secrets.sh makes for them; an operator, who backs up and
+restores, has the administrator's."""
 BUCKETS = ("wsss-artifacts", "wsss-store", "wsss-ledger")
 _S3 = {
     "AWS_DEFAULT_REGION": "us-east-1",
@@ -104,6 +108,11 @@ class Layout:
         name = f"wsss-ray-{os.getuid()}-{hashlib.sha256(str(own).encode()).hexdigest()[:8]}"
         return Path(tempfile.gettempdir(), name)
 
+    def command(self, *words: str) -> str:
+        """A command for this stack, as the program prints it."""
+        own = () if self.folder == FOLDER.resolve() else ("--folder", str(self.folder))
+        return command("python", "-m", "infra.stack", *own, *words)
+
     @property
     def there(self) -> bool:
         """Whether a stack was ever started here."""
@@ -119,8 +128,7 @@ class Layout:
         try:
             return PORTS | json.loads((self.folder / "stack.json").read_text(encoding="utf-8"))["ports"]
         except FileNotFoundError:
-            start = command("python", "-m", "infra.stack", "start")
-            raise UserError(f"there is no stack in {self.folder}; `{start}` makes one") from None
+            raise UserError(f"there is no stack in {self.folder}; `{self.command('start')}` makes one") from None
         except (ValueError, KeyError) as error:
             raise UserError(f"{self.folder / 'stack.json'} is damaged ({error}); remove it and start again") from None
 
@@ -175,7 +183,7 @@ class Layout:
 
     def account(self, role: str) -> dict[str, str | Secret]:
         """The variables of who uses MLflow in a role."""
-        if role == "admin":
+        if not ROLES[role]:
             name: str | Secret = "admin"
             password = Secret(self.secrets / "mlflow_admin_password")
         else:
@@ -199,6 +207,17 @@ class Layout:
         }
         if role == "reader":
             return {**self.account(role), **self.s3(role), **places}
+        if role == OPERATOR:
+            return {
+                **self.account(role),
+                **self.s3("admin"),
+                **places,
+                **self.database("postgres", "postgres_password"),
+                "WSSS_STUDIES": "postgresql:///studies",
+                "MLFLOW_BACKEND_STORE_URI": "postgresql:///mlflow",
+                "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{BUCKETS[0]}",
+                "MLFLOW_AUTH_CONFIG_PATH": str(INFRA / "mlflow" / "basic_auth.ini"),
+            }
         return {
             **self.account(role),
             **self.s3(role),

@@ -11,7 +11,6 @@ import subprocess
 from pathlib import Path
 
 from infra.stack.layout import Layout, Secret
-from wsss.commands import command
 from wsss.errors import UserError
 
 PROGRAMS = "/usr/lib/postgresql"
@@ -173,7 +172,7 @@ def check_schemas(layout: Layout) -> None:
         if not row or row[0] == newest or not newest:
             continue
         if row[0] in known:
-            upgrade = command("python", "-m", "infra.stack", "start", "--upgrade")
+            upgrade = layout.command("start", "--upgrade")
             raise UserError(
                 f"the database {database} has the schema {row[0]} of an older MLflow, and this one needs {newest}; "
                 f"make a backup, since there is no way down, then `{upgrade}`"

@@ -17,7 +17,6 @@ from urllib.request import Request, urlopen
 
 from infra.stack import postgres
 from infra.stack.layout import BUCKETS, INFRA, Layout, Secret, resolved
-from wsss.commands import command
 from wsss.errors import UserError
 from wsss.process import own_cores
 
@@ -273,4 +272,4 @@ def _machines(layout: Layout) -> int:
 
 def hint(layout: Layout) -> str:
     """How a person has the variables of the stack."""
-    return f'eval "$({command("python", "-m", "infra.stack", "env")})"'
+    return f'eval "$({layout.command("env")})"'

@@ -15,7 +15,6 @@ from infra.stack import services as table
 from infra.stack.layout import PORTS, Layout, resolved
 from infra.stack.processes import Started
 from infra.stack.services import Service
-from wsss.commands import command
 from wsss.errors import UserError, unknown
 
 NAMES = ("postgres", "objects", "mlflow", "ray-head", "ray-worker", "serve", "dashboard")
@@ -71,8 +70,7 @@ def start(
         if all(Started(layout, each.name).pid for each in wanted if each.name != "serve"):
             serves = not names and not Started(layout, "serve").pid and (model or table.champion(layout))
             if not serves:
-                status = command("python", "-m", "infra.stack", "status")
-                raise UserError(f"the stack in {layout.folder} runs already; `{status}` shows it")
+                raise UserError(f"the stack in {layout.folder} runs already; `{layout.command('status')}` shows it")
         _check_ports(layout, wanted)
         for each in wanted:
             if each.name == "serve" and not Started(layout, "serve").pid:
@@ -104,9 +102,7 @@ def _check_ports(layout: Layout, wanted: Sequence[Service]) -> None:
                 try:
                     probe.bind(("127.0.0.1", layout.ports[name]))
                 except OSError:
-                    again = command(
-                        "python", "-m", "infra.stack", "start", "--port", f"{name}={layout.ports[name] + 1}"
-                    )
+                    again = layout.command("start", "--port", f"{name}={layout.ports[name] + 1}")
                     raise UserError(
                         f"port {layout.ports[name]}, which {name} is to have, is taken by another program; end that, "
                         f"or choose another: {again}"
@@ -202,8 +198,7 @@ def clean(layout: Layout) -> None:
         UserError: it runs, or is none.
     """
     if running := [name for name in NAMES if Started(layout, name).pid]:
-        ends = command("python", "-m", "infra.stack", "stop")
-        raise UserError(f"{', '.join(running)} run; end them first: {ends}")
+        raise UserError(f"{', '.join(running)} run; end them first: {layout.command('stop')}")
     if not layout.there:
         raise UserError(f"there is no stack in {layout.folder}")
     shutil.rmtree(layout.ray_folder, ignore_errors=True)

@@ -28,6 +28,11 @@ BLOCK = 1 << 20
 ANSWER_S = 8
 _WORK = ("runs", "model_versions", "trials", "users")
 """Tables whose rows are somebody's: a database without any of them is empty."""
+_OTHER_OWNER = (
+    "SELECT rolname FROM pg_database JOIN pg_roles ON pg_roles.oid = datdba WHERE datname = current_database() "
+    "AND rolname <> current_user AND pg_has_role(datdba, 'MEMBER')"
+)
+"""Whose the database is, where this is another role that may act as that one."""
 _INSTALLED = "/usr/lib/postgresql/*/bin"
 
 
@@ -73,12 +78,16 @@ def dump(uri: str, folder: Path) -> dict[str, Any]:
 def load(folder: Path, uri: str) -> None:
     """Put a database back that `dump` copied; what had no work in it (`work_in`) is replaced.
 
+    Of PostgreSQL the tables belong to whoever owns the database, whoever restores them.
+
     Raises:
         UserError: it can't be written; of PostgreSQL, its programs are not here or are older than the dump.
     """
     if kind_of(uri) == POSTGRESQL:
         with connected(uri) as connection:
             clean = ["--clean", "--if-exists"] if _tables(connection) else []
+            if owner := connection.exec_driver_sql(_OTHER_OWNER).scalar():
+                clean.append(f"--role={owner}")
         options = ["--no-owner", "--no-acl", "--single-transaction", "--exit-on-error"]
         _run("pg_restore", uri, *options, *clean, str(folder), target="--dbname")
         return

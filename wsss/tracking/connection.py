@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from wsss.errors import UserError, one_line
 from wsss.tracking.beside import database, settle_addresses
+from wsss.tracking.forks import fork_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,6 +32,8 @@ _ENVIRONMENT = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 _NOISY = ("alembic", "mlflow.store", "mlflow.tracking")
+_asking = fork_lock()
+"""One thread at a time: impatience is in the process's variables."""
 
 
 def tracking_uri() -> str:
@@ -90,10 +93,10 @@ def mlflow_client() -> MlflowClient:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    # Two processes that make the same tables at once would both fail.
+    # Two processes that make the same tables at once would both fail; a server has made its own.
     lock = f"wsss-tracking-{os.getuid()}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
     try:
-        with FileLock(Path(tempfile.gettempdir(), lock)), _impatience():
+        with _asking if is_server else FileLock(Path(tempfile.gettempdir(), lock)), _impatience():
             client = MlflowClient()
             client.search_experiments(max_results=1)
             settle_addresses(uri)

@@ -56,16 +56,17 @@ def mark_dead_runs(client: MlflowClient) -> list[str]:
         The ids of the methods' and searches' runs that were marked.
     """
     dead = []
-    for kind in (names.METHOD_RUN, names.SEARCH_RUN):
-        for run in search(client, f"tags.`{names.KIND}` = '{kind}' and attributes.status = 'RUNNING'"):
-            if not process_gone(run.data.tags):
-                continue
-            ended = int(float(run.data.tags.get(names.HEARTBEAT, time.time())) * 1000)
-            for part in _parts(client, run):
-                if part.info.status == "RUNNING":
-                    client.set_terminated(part.info.run_id, "FAILED", ended)
-            client.set_terminated(run.info.run_id, "FAILED", ended)
-            dead.append(run.info.run_id)
+    # One question for both kinds: each run that begins asks it.
+    for run in search(client, "attributes.status = 'RUNNING'"):
+        ours = run.data.tags.get(names.KIND) in (names.METHOD_RUN, names.SEARCH_RUN)
+        if not ours or not process_gone(run.data.tags):
+            continue
+        ended = int(float(run.data.tags.get(names.HEARTBEAT, time.time())) * 1000)
+        for part in _parts(client, run):
+            if part.info.status == "RUNNING":
+                client.set_terminated(part.info.run_id, "FAILED", ended)
+        client.set_terminated(run.info.run_id, "FAILED", ended)
+        dead.append(run.info.run_id)
     return dead
 
 
@@ -85,10 +86,8 @@ def find_interrupted(client: MlflowClient, fingerprint: str, experiment: str | N
         fingerprint: the run's.
         experiment: the id of the one to look in; all by default.
     """
-    same = search(client, f"tags.`{names.KIND}` = '{names.METHOD_RUN}' and tags.{names.FINGERPRINT} = '{fingerprint}'")
-    for run in same:
-        if experiment not in (None, run.info.experiment_id):
-            continue
+    condition = f"tags.`{names.KIND}` = '{names.METHOD_RUN}' and tags.{names.FINGERPRINT} = '{fingerprint}'"
+    for run in search(client, condition, within=experiment):
         if run.info.status in ("FAILED", "KILLED") or (run.info.status == "RUNNING" and process_gone(run.data.tags)):
             return run
     return None

@@ -32,9 +32,10 @@ def open_run(client: MlflowClient, info: RunInfo, parent: str | None) -> Run:
         UserError: MLFLOW_RUN_ID names a run that is not there, or one of another fingerprint.
     """
     given = os.environ.pop(_RUN_ID, None)
-    run = _given(client, given, info.fingerprint) if given else _interrupted(client, info.fingerprint)
+    where = None if given else experiment_id(client)
+    run = _given(client, given, info.fingerprint) if given else find_interrupted(client, info.fingerprint, where)
     if run is None:
-        run = new_run(client, info.title, source_tags(info))
+        run = new_run(client, info.title, source_tags(info), where=where)
     else:
         client.update_run(run.info.run_id, "RUNNING")
         if names.ERROR in run.data.tags:
@@ -45,11 +46,6 @@ def open_run(client: MlflowClient, info: RunInfo, parent: str | None) -> Run:
     for write in (batch(run_id, params=params, tags=tags), Write("inputs", run_id, {"datasets": info.dataset.inputs})):
         send(client, write, run_id, Path())
     return run
-
-
-def _interrupted(client: MlflowClient, fingerprint: str) -> Run | None:
-    """One that was begun in the experiment that a new run would be in, such as that of a search."""
-    return find_interrupted(client, fingerprint, experiment_id(client))
 
 
 def _given(client: MlflowClient, run_id: str, fingerprint: str) -> Run:
@@ -64,20 +60,23 @@ def _given(client: MlflowClient, run_id: str, fingerprint: str) -> Run:
     return run
 
 
-def new_run(client: MlflowClient, title: str, tags: Mapping[str, str], start: int | None = None) -> Run:
-    """Begin a run in the experiment of the surroundings, see `experiment_id`.
+def new_run(
+    client: MlflowClient, title: str, tags: Mapping[str, str], start: int | None = None, where: str | None = None
+) -> Run:
+    """Begin a run.
 
     Args:
         client: MLflow's.
         title: the run's name in lists.
         tags: its first ones.
         start: milliseconds since 1970; now by default.
+        where: the experiment's id; by default that of the surroundings, see `experiment_id`.
 
     Raises:
         UserError: there is no such experiment, or it was deleted.
     """
     with _refusals():
-        return client.create_run(experiment_id(client), start, dict(tags), title)
+        return client.create_run(where or experiment_id(client), start, dict(tags), title)
 
 
 def experiment_id(client: MlflowClient) -> str:

@@ -182,17 +182,18 @@ def experiments(client: MlflowClient) -> list[str]:
     return [experiment.experiment_id for experiment in pages]
 
 
-def search(client: MlflowClient, condition: str, deleted: bool = False) -> Iterator[Run]:
-    """The runs of all experiments that meet a condition in MLflow's search language, newest first.
+def search(client: MlflowClient, condition: str, deleted: bool = False, within: str | None = None) -> Iterator[Run]:
+    """The runs that meet a condition in MLflow's search language, newest first.
 
     Args:
         client: MLflow's.
         condition: in its search language.
         deleted: the runs that were deleted, instead of the others.
+        within: the id of the experiment to look in; all by default.
     """
     from mlflow.entities import ViewType
 
-    ids, order = experiments(client), ["attributes.start_time DESC"]
+    ids, order = [within] if within else experiments(client), ["attributes.start_time DESC"]
     view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
     yield from every(
         lambda page: client.search_runs(ids, condition, view, max_results=PAGE, order_by=order, page_token=page)

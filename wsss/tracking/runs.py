@@ -161,11 +161,11 @@ class MethodRun(_Tracked):
             for id, miou in zip(evaluation.ids, evaluation.per_image, strict=True)
         ]
         content = json.dumps({"columns": ["image", metric_names.MIOU], "data": rows}).encode()
-        self.artifacts({names.confusion_file(*where): encode(evaluation), table: content})
         entry = {"path": table, "type": "table"}
         if entry not in self._tables:
             self._tables.append(entry)
-            self.tags({names.MLFLOW_TABLES: json.dumps(self._tables)})
+            self.tags({names.MLFLOW_TABLES: json.dumps(self._tables)})  # goes with the metrics, before the files
+        self.artifacts({names.confusion_file(*where): encode(evaluation), table: content})
 
     def panel(self, image_id: str, panel: bytes) -> None:
         """The panel picture of an image (PNG)."""

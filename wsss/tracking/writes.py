@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MAX_METRICS = 1000
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -136,17 +137,24 @@ def _batch(client: MlflowClient, body: dict[str, Any], run: str, files: Path) ->
 
 def _inputs(client: MlflowClient, body: dict[str, Any], run: str, files: Path) -> str:
     from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.exceptions import MlflowException
 
-    client.log_inputs(
-        run,
-        [
-            DatasetInput(
-                Dataset(item["name"], item["digest"], "local", json.dumps({"uri": item["source"]})),
-                [InputTag(key, value) for key, value in item["tags"].items()],
-            )
-            for item in body["datasets"]
-        ],
-    )
+    inputs = [
+        DatasetInput(
+            Dataset(item["name"], item["digest"], "local", json.dumps({"uri": item["source"]})),
+            [InputTag(key, value) for key, value in item["tags"].items()],
+        )
+        for item in body["datasets"]
+    ]
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            client.log_inputs(run, inputs)
+            break
+        except MlflowException as error:
+            # Of several runs that bring an experiment a new dataset at once, one does; asked again, the others find it.
+            said = str(error).lower()
+            if not left or "unique" not in said or "datasets" not in said:
+                raise
     return run
 
 

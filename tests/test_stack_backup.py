@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
-import signal
-import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -29,60 +25,44 @@ from backup_examples import (
 )
 from mlflow import MlflowClient
 
+from infra.stack.layout import Layout, Secret, resolved
+from infra.stack.postgres import ADMINISTRATOR
 from wsss import storage
 from wsss.backup import databases, trees
 from wsss.backup.vault import Vault
 from wsss.registry.standing import history
 from wsss.tracking.connection import mlflow_client
 
-PASSWORD = "correct-horse-battery"
-PROGRAMS = sorted(glob("/usr/lib/postgresql/*/bin"))[-1:] or [str(Path(shutil.which("initdb") or "").parent)]
-pytestmark = pytest.mark.skipif(not Path(PROGRAMS[0], "initdb").exists(), reason="PostgreSQL is not installed")
+
+@pytest.fixture(scope="module")
+def postgres(stack: Layout) -> Iterator[str]:
+    """What an address on the stack's PostgreSQL begins with, for the administrator of all databases."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PGPASSWORD", Secret(stack.secrets / "postgres_password").value())
+        yield f"postgresql://{ADMINISTRATOR}@127.0.0.1:{stack.ports['postgres']}"
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL server that asks for a password; what an address on it begins with."""
-    root = os.getuid() == 0
-    user = pwd.getpwnam("nobody" if root else pwd.getpwuid(os.getuid()).pw_name)
-    # Short, since a socket's path may not have more than 107 characters, and below no folder that is root's alone.
-    folder = Path(subprocess.check_output(["mktemp", "-d", "/tmp/pg-XXXXXX"], text=True).strip())
-    (folder / "password").write_text(PASSWORD)
-    for path in (folder, folder / "password"):
-        os.chown(path, user.pw_uid, user.pw_gid)
-    drop = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if root else {}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["-D", str(folder / "data"), "-U", "postgres", "--auth=scram-sha-256", f"--pwfile={folder}/password"]
-    subprocess.run([f"{PROGRAMS[0]}/initdb", *options, "-N"], check=True, capture_output=True, cwd=folder, **drop)
-    settings = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
-    program = [f"{PROGRAMS[0]}/postgres", "-D", str(folder / "data"), "-p", str(port), *settings]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(program, stdout=log, stderr=log, cwd=folder, **drop)
-    try:
-        address = f"postgresql://postgres@127.0.0.1:{port}"
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PGPASSWORD", PASSWORD)
-            deadline = time.monotonic() + 30
-            while subprocess.run(["pg_isready", "-q", "-d", f"{address}/postgres"], check=False).returncode:
-                assert time.monotonic() < deadline, (folder / "log").read_text()
-                time.sleep(0.1)
-            yield address
-    finally:
-        # At once, whoever is connected.
-        server.send_signal(signal.SIGINT)
-        server.wait(30)
-        shutil.rmtree(folder)
+def objects(stack: Layout) -> Iterator[None]:
+    """The stack's buckets, for who may do all there."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.delenv(name, raising=False)
+        for name, value in resolved(stack.s3("admin")).items():
+            patch.setenv(name, value)
+        patch.setattr(boto3, "DEFAULT_SESSION", None)
+        storage.bucket._client.cache_clear()
+        for name in ("bucket", "artifacts"):
+            boto3.client("s3").create_bucket(Bucket=name)
+        yield
 
 
 @pytest.fixture(scope="module")
-def team(postgres, s3, tmp_path_factory) -> Iterator[Path]:
+def team(postgres, objects, tmp_path_factory) -> Iterator[Path]:
     """A workspace of a team: what it keeps lies on servers."""
-    boto3.client("s3").create_bucket(Bucket="artifacts")
-    make_database(postgres, "mlflow")
-    make_database(postgres, "studies")
-    with databases.connected(f"{postgres}/studies", "AUTOCOMMIT") as connection:
+    make_database(postgres, "runs")
+    make_database(postgres, "trials")
+    with databases.connected(f"{postgres}/trials", "AUTOCOMMIT") as connection:
         connection.exec_driver_sql("CREATE TABLE trials (trial_id integer)")
         connection.exec_driver_sql("INSERT INTO trials VALUES (1), (2)")
     folder = tmp_path_factory.mktemp("team")
@@ -90,7 +70,7 @@ def team(postgres, s3, tmp_path_factory) -> Iterator[Path]:
         settle_in(patch, folder, postgres)
         mlflow_client()
         # As its server would have it with --default-artifact-root.
-        with databases.connected(f"{postgres}/mlflow", "AUTOCOMMIT") as connection:
+        with databases.connected(f"{postgres}/runs", "AUTOCOMMIT") as connection:
             connection.exec_driver_sql("UPDATE experiments SET artifact_location = 's3://artifacts/0'")
         make_everything()
         yield folder
@@ -102,11 +82,11 @@ def settle_in(patch: pytest.MonkeyPatch, folder: Path, postgres: str) -> None:
     lines = ["[core]", "no_scm = True", "remote = team", "['remote \"team\"']", "url = s3://bucket/dvc"]
     (folder / ".dvc" / "config").write_text("\n".join(lines))
     patch.chdir(folder)
-    patch.setenv("MLFLOW_TRACKING_URI", f"{postgres}/mlflow")
+    patch.setenv("MLFLOW_TRACKING_URI", f"{postgres}/runs")
     patch.setenv("MLFLOW_ARTIFACTS_DESTINATION", "s3://artifacts")
     patch.setenv("WSSS_STORE", "s3://bucket/steps")
     patch.setenv("WSSS_LEDGER", "s3://bucket/ledger")
-    patch.setenv("WSSS_STUDIES", f"{postgres}/studies")
+    patch.setenv("WSSS_STUDIES", f"{postgres}/trials")
     for name in ("MLFLOW_BACKEND_STORE_URI", "MLFLOW_AUTH_CONFIG_PATH"):
         patch.delenv(name, raising=False)
 
@@ -114,7 +94,7 @@ def settle_in(patch: pytest.MonkeyPatch, folder: Path, postgres: str) -> None:
 def make_database(postgres: str, name: str) -> None:
     with databases.connected(f"{postgres}/postgres", "AUTOCOMMIT") as connection:
         connection.exec_driver_sql(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-        connection.exec_driver_sql(f'CREATE DATABASE "{name}"')
+        connection.exec_driver_sql(f'CREATE DATABASE "{name}" OWNER mlflow')
 
 
 def command_lines(ended: threading.Event, found: set[str]) -> None:
@@ -132,7 +112,7 @@ def test_everything_comes_back_on_servers_that_are_empty(team, postgres, tmp_pat
     client = MlflowClient()
     before = served(), history(NAME), client.get_registered_model(NAME).aliases
     # Connections are not shared with the writers, which begin as copies of this process.
-    uri = f"{postgres}/mlflow?application_name=writer"
+    uri = f"{postgres}/runs?application_name=writer"
     to = "s3://bucket/backups"
     with writers(uri, pause=0.5):
         acknowledged = wait_for_runs(client, 16)
@@ -146,7 +126,7 @@ def test_everything_comes_back_on_servers_that_are_empty(team, postgres, tmp_pat
     assert "backup" in again and Vault(to).read().new < Vault(to).read().size
 
     # Destroyed: the databases, the buckets but for the backups, the folder.
-    for name in ("mlflow", "studies"):
+    for name in ("runs", "trials"):
         make_database(postgres, name)
     for place in ("s3://artifacts/0", "s3://bucket/steps", "s3://bucket/ledger", "s3://bucket/dvc"):
         storage.remove(place)
@@ -155,13 +135,15 @@ def test_everything_comes_back_on_servers_that_are_empty(team, postgres, tmp_pat
     settle_in(monkeypatch, there, postgres)
     said = wsss("restore", to, "--backup", Vault(to).names()[0])
     assert "is restored" in said
-    fresh = MlflowClient(f"{postgres}/mlflow?application_name=reader")
+    fresh = MlflowClient(f"{postgres}/runs?application_name=reader")
     runs = finished(fresh)
     assert acknowledged.keys() <= runs.keys()
     assert_whole(fresh, dict(list(runs.items())[:16]))
     assert before == (served(), history(NAME), fresh.get_registered_model(NAME).aliases)
-    with databases.connected(f"{postgres}/studies") as connection:
+    with databases.connected(f"{postgres}/trials") as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM trials").scalar() == 2
+        owner = connection.exec_driver_sql("SELECT tableowner FROM pg_tables WHERE tablename = 'trials'").scalar()
+        assert owner == "mlflow", "who restored is not whose the database is"
     assert sum(1 for _ in trees.listed("s3://bucket/dvc")) == 4
     refused = wsss("restore", to, status=2)
     for part in ("ledger: s3://bucket/ledger has", "tracking: ", " runs", "studies: ", "2 trials", "artifacts: "):
@@ -169,9 +151,10 @@ def test_everything_comes_back_on_servers_that_are_empty(team, postgres, tmp_pat
 
 
 def test_the_password_of_an_address_is_nowhere(team, postgres, tmp_path, monkeypatch, capfd) -> None:
+    password = os.environ["PGPASSWORD"]
     monkeypatch.delenv("PGPASSWORD")
     monkeypatch.delenv("WSSS_STUDIES")
-    address = postgres.replace("postgres@", f"postgres:{PASSWORD}@")
+    address = postgres.replace("postgres@", f"postgres:{password}@")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{address}/mlflow")
     ended, lines = threading.Event(), set()
     looking = threading.Thread(target=command_lines, args=(ended, lines))
@@ -181,10 +164,10 @@ def test_the_password_of_an_address_is_nowhere(team, postgres, tmp_path, monkeyp
     said.append(wsss("backup", str(tmp_path / "to"), status=2))
     ended.set()
     looking.join()
-    assert any("pg_dump" in line for line in lines) and not any(PASSWORD in line for line in lines)
+    assert any("pg_dump" in line for line in lines) and not any(password in line for line in lines)
     assert "can't be used" in said[-1] and "nothing" in said[-1]
-    assert not any(PASSWORD in text for text in (*said, *capfd.readouterr()))
-    assert not any(PASSWORD.encode() in path.read_bytes() for path in (tmp_path / "to").rglob("*") if path.is_file())
+    assert not any(password in text for text in (*said, *capfd.readouterr()))
+    assert not any(password.encode() in path.read_bytes() for path in (tmp_path / "to").rglob("*") if path.is_file())
     wrong = postgres.replace("postgres@", "postgres:wrong-password@")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{wrong}/mlflow")
     refused = wsss("backup", str(tmp_path / "to"), status=2)
@@ -195,7 +178,7 @@ def test_a_table_that_did_not_change_is_not_kept_again(team, postgres, tmp_path)
     to = str(tmp_path / "to")
     wsss("backup", to)
     first = Vault(to).read()
-    write_runs(f"{postgres}/mlflow?application_name=one", 1, threading.Event(), count=1)
+    write_runs(f"{postgres}/runs?application_name=one", 1, threading.Event(), count=1)
     wsss("backup", to)
     vault = Vault(to)
     second = vault.read()
