@@ -18,8 +18,8 @@ def superpixels(image: np.ndarray, count: int, compactness: float) -> np.ndarray
     """SLIC superpixels (Achanta et al., TPAMI 2012), each connected.
 
     A large picture is shrunk by a whole factor until it is none: its superpixels are found in that, and their borders
-    are as exact as the factor. What it shows may be smaller than a superpixel; these then fall into pieces, small pieces
-    go to their neighbours, and few are left. There, the compactness is raised until at least half of `count` are.
+    are as exact as the factor. What it shows may be smaller than a superpixel; these then fall into pieces, small
+    pieces go to their neighbours, and few are left. The compactness is raised there until at least half of `count` is.
 
     Args:
         image: uint8 H x W x 3.
