@@ -59,12 +59,13 @@ class Augmentation:
         top, left = (_offset(side, self.crop, draw) for side in (height, width))
 
         rows, columns = (slice(max(start, 0), start + self.crop) for start in (top, left))
+        window: tuple[EllipsisType | slice, ...] = (..., rows, columns)
         if is_large(*image.shape[:2]):
             cut = torch.from_numpy(_part(image, (height, width), rows, columns, Image.Resampling.BILINEAR))
             tensor, window = cut.permute(2, 0, 1), (...,)
         else:
             picture = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-            tensor, window = torch.from_numpy(np.array(picture)).permute(2, 0, 1), (..., rows, columns)
+            tensor = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
         cut = _jitter(tensor, window, self.jitter, draw) if self.jitter else tensor[window]
         pixels = _crop(normalise(cut.permute(1, 2, 0)), self.crop, min(top, 0), min(left, 0), 0.0)
         if labels is None:
