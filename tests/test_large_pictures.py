@@ -1,7 +1,10 @@
-"""A picture of 10,000 px through CAM and IAL, and the memory that it takes: `make soak`."""
+"""A picture of 10,000 px through CAM and IAL, and the memory that it takes; one of 2 GB: `make soak`."""
 
+import struct
 import subprocess
 import sys
+import zlib
+from pathlib import Path
 
 import layouts
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 from PIL import Image
 
 from wsss.data.folder import add_folder
+from wsss.errors import UserError
 from wsss.run.plan import make_plan
 
 SIDE, LIMIT_GB = 10_000, 12
@@ -76,3 +80,25 @@ def test_a_picture_of_10000_px_goes_through_a_method(pictures, method):
     peak = int(done.stdout.rpartition("peak ")[2]) / 2**20
     print(f"{method}: {peak:.1f} GB")
     assert peak < LIMIT_GB
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("side", "said"),
+    [(30_000, "more than 178,956,970 pixels, as no image may; cut it"), (10_000, "broken data stream")],
+)
+def test_a_png_of_2_gb_is_refused_in_one_sentence(side, said, tmp_path, monkeypatch):
+    """A header of many pixels, or of some, and 2 GB of nothing behind it."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(6):
+        layouts.save(Path("photos", f"{number}.png"), layouts.scene(number))
+    header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    with open("photos/big.png", "wb") as file:
+        file.write(start + struct.pack(">I", 2**31 - 1) + b"IDAT")
+        file.truncate(2**31)
+    Path("tags.csv").write_text("image,labels\nbig.png,cat\n" + "".join(f"{n}.png,cat\n" for n in range(6)))
+    with pytest.raises(UserError) as refused:
+        add_folder(Path("photos"), "pets", tags="tags.csv")
+    assert "big.png can't be read (" in str(refused.value) and said in str(refused.value)
+    assert not Path("data/pets").exists()

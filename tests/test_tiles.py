@@ -211,6 +211,15 @@ def test_regions_of_a_large_picture_keep_to_objects_as_those_at_full_size_do(mon
     assert best_accuracy(coarse) > best_accuracy(fine) - 0.02 > 0.9
 
 
+def test_a_large_picture_of_many_small_things_has_about_as_many_regions_as_asked_for(monkeypatch):
+    image = np.tile(draw_scene(np.random.default_rng(7), 64, 3, 0).image, (10, 10, 1))
+    few = superpixels(image, 40, 10.0).max() + 1
+    monkeypatch.setattr(tiles, "LARGE", 400_000)
+    found = superpixels(image, 40, 10.0).max() + 1
+    print(few, found)
+    assert few < 15 and 20 <= found <= 50
+
+
 def test_means_and_statistics_of_regions_in_tiles_are_those_without(monkeypatch):
     draw = np.random.default_rng(4)
     regions = np.kron(draw.integers(0, 12, (10, 9)), np.ones((11, 13), int))

@@ -137,7 +137,11 @@ class Wildcat(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores B x C before the sigmoid."""
-        return spatial_pool(self.heatmaps(images), self.k_top, self.k_bottom, self.alpha, self.legacy_half)
+        return self.pool(self.heatmaps(images))
+
+    def pool(self, heatmaps: Tensor) -> Tensor:
+        """Class scores B x C of z_c, B x C x h x w."""
+        return spatial_pool(heatmaps, self.k_top, self.k_bottom, self.alpha, self.legacy_half)
 
     def maps(self, images: Tensor) -> Tensor:
         """The heatmaps as score maps before normalisation: B x C x h x w, at least 0."""

@@ -10,12 +10,16 @@ from torch import Tensor
 
 from wsss.ops import tiles
 
+MOST_COMPACT = 1000.0
+"""At such a compactness superpixels are all but squares."""
+
 
 def superpixels(image: np.ndarray, count: int, compactness: float) -> np.ndarray:
     """SLIC superpixels (Achanta et al., TPAMI 2012), each connected.
 
     A large picture is shrunk by a whole factor until it is none: its superpixels are found in that, and their borders
-    are as exact as the factor.
+    are as exact as the factor. What it shows may be smaller than a superpixel; these then fall into pieces, small
+    pieces go to their neighbours, and few are left. The compactness is raised there until at least half of `count` is.
 
     Args:
         image: uint8 H x W x 3.
@@ -33,7 +37,11 @@ def superpixels(image: np.ndarray, count: int, compactness: float) -> np.ndarray
         factor = 2
         while tiles.is_large(-(-height // factor), -(-width // factor)):
             factor += 1
-        coarse = superpixels(np.array(Image.fromarray(image).reduce(factor)), count, compactness)
+        small = np.array(Image.fromarray(image).reduce(factor))
+        coarse = superpixels(small, count, compactness)
+        while coarse.max() + 1 < count / 2 and compactness < MOST_COMPACT:
+            compactness *= 3
+            coarse = superpixels(small, count, compactness)
         return coarse.repeat(factor, 0)[:height].repeat(factor, 1)[:, :width]
     found = slic(image.astype(np.float32) / 255, count, compactness, start_label=0)
     used = np.bincount(found.ravel()) > 0

@@ -89,7 +89,15 @@ class Classifier(nn.Module):
 
     def maps(self, images: Tensor) -> Tensor:
         """The class activation maps before any normalisation: B x C x h x w, at least 0."""
-        return F.relu(self.head(self.backbone(images)[-1]))
+        return F.relu(self.heatmaps(images))
+
+    def heatmaps(self, images: Tensor) -> Tensor:
+        """The scores of cells, B x C x h x w, whose mean is the class score: both layers are linear."""
+        return self.head(self.backbone(images)[-1])
+
+    def pool(self, heatmaps: Tensor) -> Tensor:
+        """Class scores B x C of the scores of cells."""
+        return heatmaps.mean((2, 3))
 
 
 def check_training(settings: Any) -> None:
@@ -263,8 +271,17 @@ def tag_metrics(context: StepContext, model: nn.Module) -> dict[str, float]:
 
 
 def class_scores(model: Any, images: Sequence[np.ndarray], device: torch.device) -> Tensor:
-    """A network's output at scale 1, float32 B x K, for uint8 H x W x 3 images of one size; large ones are halved."""
+    """A network's output at scale 1, float32 B x K, for uint8 H x W x 3 images of one size.
+
+    Of large images a network with `heatmaps` and `pool` has its cells' scores made in tiles and then pools them all;
+    for another they are halved until they are small.
+    """
     stride = model.backbone.output_stride
+    height, width = images[0].shape[:2]
+    if is_large(height, width) and hasattr(model, "pool"):
+        grid, one = node_grid(height, width, stride), (1.0,)
+        cells = multi_scale(model.heatmaps, images, scales=one, flip=False, stride=stride, grid=grid, device=device)
+        return model.pool(cells)
     while is_large(*images[0].shape[:2]):
         images = [image[::2, ::2] for image in images]
     scores = multi_scale(
