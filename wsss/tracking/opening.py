@@ -33,7 +33,8 @@ def open_run(client: MlflowClient, info: RunInfo, parent: str | None) -> Run:
     """
     given = os.environ.pop(_RUN_ID, None)
     where = None if given else experiment_id(client)
-    run = _given(client, given, info.fingerprint) if given else find_interrupted(client, info.fingerprint, where)
+    with _refusals():
+        run = _given(client, given, info.fingerprint) if given else find_interrupted(client, info.fingerprint, where)
     if run is None:
         run = new_run(client, info.title, source_tags(info), where=where)
     else:
