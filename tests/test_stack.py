@@ -72,6 +72,11 @@ def test_a_stack_that_runs_already_is_a_sentence(stack):
     assert moved.returncode == 2 and "stop the stack first" in moved.stderr
 
 
+def test_the_server_can_be_asked_for_beside_what_runs(stack):
+    asked = call(stack.folder, "start", "serve")
+    assert asked.returncode == 0 and "serve       waits for a champion" in asked.stdout
+
+
 def test_a_port_that_is_taken_is_a_sentence(stack, tmp_path):
     ports = [f"--port={name}={port}" for name, port in free_ports().items() if name != "objects"]
     done = call(tmp_path / "stack", "start", "objects", *ports, f"--port=objects={stack.ports['objects']}")

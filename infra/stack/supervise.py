@@ -68,8 +68,8 @@ def start(
         listed = table.services(layout, model, upgrade)
         wanted = _with_needs(listed, names or NAMES)
         if all(Started(layout, each.name).pid for each in wanted if each.name != "serve"):
-            serves = not names and not Started(layout, "serve").pid and (model or table.champion(layout))
-            if not serves:
+            without_server = "serve" in {each.name for each in wanted} and not Started(layout, "serve").pid
+            if not (without_server and (names or model or table.champion(layout))):
                 raise UserError(f"the stack in {layout.folder} runs already; `{layout.command('status')}` shows it")
         _check_ports(layout, wanted)
         for each in wanted:
