@@ -97,6 +97,8 @@ def test_what_can_not_be_is_left_out_and_named_or_refused(data: Path) -> None:
     assert set(cells) == {("cam", "cam")} and "cam with affinity: refine.labels.alpha_low = 200" in grid.left_out[0]
     with pytest.raises(UserError, match="no combination can be"):
         planned(data, "bound")
+    with pytest.raises(UserError, match=r"no combination has a setting refine\.walk\.bata"):
+        planned(data, fixed={"refine.walk.bata": "4", "refine.walk.beta": "4"})
     with pytest.raises(UserError, match="unknown method 'best'"):
         planned(data, "best")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import wsss.methods as methods
 from tune.grid import Cell, Grid, compared, goal_of, metrics_until
-from tune.grid_axes import methods_of
+from tune.grid_axes import WEIGHTS, methods_of
 from tune.search import Candidate, MethodSearch, SearchPlan, data_digest, digest
 from wsss.data import open_dataset
 from wsss.errors import UserError
@@ -50,7 +50,7 @@ def plan_combinations(
         The grid; combinations that can't be are named in its `left_out`.
 
     Raises:
-        UserError: an unknown name, or no combination that can be.
+        UserError: an unknown name, a setting that no combination has, or no combination that can be.
     """
     dataset, fixed = open_dataset(data), dict(fixed or {})
     dataset.check_trainable()
@@ -58,20 +58,27 @@ def plan_combinations(
     known = sorted(map(methods.load, methods.names()), key=lambda method: shown_order(method.name))
     own = [method for method in known if method.name in names]
     cells: list[tuple[dict[str, str], Candidate, Plan]] = []
-    left_out = []
+    left_out, unknown_settings = [], set(fixed)
     for localizer in dict.fromkeys(m.stages["localize"].name for m in own if "localize" in m.stages):
         for steps in dict.fromkeys(refiner_steps(m) for m in own if refines_maps(m)):
             owner = next(m for m in known if refines_maps(m) and refiner_steps(m) == steps)
             shown = {LOCALIZER: localizer, REFINER: owner.stages["refine"].name}
             try:
                 candidate = _candidate(known, localizer, owner, preset)
-                cells.append((shown, *_with_fixed(candidate, preset, fixed)))
-                for planned in cells[-1][2].steps:
+                settings = make_plan(candidate.method, preset, candidate.settings).settings.keys() | {WEIGHTS}
+                unknown_settings -= settings
+                upon = {key: value for key, value in fixed.items() if key in settings}
+                candidate = Candidate(candidate.method, {**candidate.settings, **upon})
+                plan = make_plan(candidate.method, preset, candidate.settings)
+                for planned in plan.steps:
                     planned.check()
-                check_background(cells[-1][2], dataset)
+                check_background(plan, dataset)
             except UserError as error:
                 left_out.append(f"{localizer} with {shown[REFINER]}: {error}")
-                cells = [cell for cell in cells if cell[0] is not shown]
+            else:
+                cells.append((shown, candidate, plan))
+    if unknown_settings:
+        raise UserError(f"no combination has a setting {', '.join(sorted(unknown_settings))}")
     if not cells:
         raise UserError(f"no combination can be: {'; '.join(left_out) or 'no method has a localizer and a refiner'}")
     goals = [goal_of(plan, dataset) for _, _, plan in cells]
@@ -137,11 +144,3 @@ def _exponents(plan: Plan, ratio: float) -> dict[str, float]:
                     value = ratio * getattr(planned.settings, each.key)
                     values[f"{planned.key}.{each.key}"] = round(min(max(value, each.low), each.high), 6)
     return values
-
-
-def _with_fixed(candidate: Candidate, preset: str, fixed: Mapping[str, str]) -> tuple[Candidate, Plan]:
-    """A candidate with those of the fixed settings that its steps know, and its plan."""
-    known = make_plan(candidate.method, preset, candidate.settings).settings.keys() | {"weights"}
-    own = {key: value for key, value in fixed.items() if key in known}
-    candidate = Candidate(candidate.method, {**candidate.settings, **own})
-    return candidate, make_plan(candidate.method, preset, candidate.settings)
