@@ -20,8 +20,9 @@ from PIL import Image
 
 from benchmarks.common import Row, row_of, timed
 from benchmarks.memory import highest
-from wsss.data.dataset import Dataset, open_dataset
+from wsss.data.dataset import Dataset
 from wsss.data.folder import add_folder
+from wsss.data.workspace import open_dataset
 from wsss.run.method import run_method
 from wsss.run.steps import StepRunner
 

@@ -13,8 +13,8 @@ import pytest
 
 from benchmarks.data import write_images
 from wsss.data import examined, open_dataset
-from wsss.data.dataset import dataset_names
 from wsss.data.folder import add_folder
+from wsss.data.workspace import dataset_names
 
 COUNT = 40
 HELD = """

@@ -25,9 +25,9 @@ from tune.search import SearchPlan
 from tune.trial import Surroundings
 from wsss import storage
 from wsss.data import open_dataset
-from wsss.data.dataset import dataset_names
 from wsss.data.parallel import some
 from wsss.data.travel import send_dataset
+from wsss.data.workspace import dataset_names
 from wsss.errors import UserError
 from wsss.process import this_process
 from wsss.progress import say

@@ -89,7 +89,7 @@ class RunResult:
 
 def datasets() -> list[str]:
     """The names of the datasets in this workspace; the built-in "shapes" is drawn when it is first opened."""
-    from wsss.data.dataset import dataset_names
+    from wsss.data.workspace import dataset_names
 
     return dataset_names()
 

@@ -42,8 +42,8 @@ def list_datasets(
 ) -> None:
     """The datasets of the workspace."""
     from wsss.data import open_dataset
-    from wsss.data.dataset import dataset_names
     from wsss.data.layout import SPLITS
+    from wsss.data.workspace import dataset_names
     from wsss.tables.render import Column, Table, as_text
 
     columns = (

@@ -131,7 +131,7 @@ def _ray() -> tuple[str, str]:
 
 
 def _datasets() -> tuple[str, str]:
-    from wsss.data.dataset import dataset_names
+    from wsss.data.workspace import dataset_names
 
     names = dataset_names()
     if names:

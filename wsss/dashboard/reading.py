@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import Literal
 
 from wsss.data import Dataset, layout, open_dataset
-from wsss.data.dataset import dataset_names
+from wsss.data.workspace import dataset_names
 from wsss.errors import UserError, one_line
 from wsss.failures import sentence
 from wsss.scores.evaluation import Evaluation

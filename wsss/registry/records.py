@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from wsss import storage, versions
 from wsss.commands import command
 from wsss.data import open_dataset
-from wsss.data.dataset import dataset_names
 from wsss.data.described import described
+from wsss.data.workspace import dataset_names
 from wsss.errors import UserError
 from wsss.interface import StepResult
 from wsss.progress import ConsoleReporter, say

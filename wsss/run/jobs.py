@@ -22,10 +22,10 @@ from typing import Any
 
 from wsss import storage
 from wsss.data import open_dataset
-from wsss.data.dataset import dataset_names
 from wsss.data.layout import DESCRIPTION
 from wsss.data.parallel import some
 from wsss.data.travel import fetch_dataset, send_dataset
+from wsss.data.workspace import dataset_names
 from wsss.errors import UserError, one_line
 from wsss.run.cluster import forwarded
 

@@ -19,8 +19,9 @@ from wsss.dashboard.page import State as Address
 from wsss.dashboard.plain import choice, named, table
 from wsss.data import layout as files
 from wsss.data import open_dataset
-from wsss.data.dataset import DEFAULT, Dataset, dataset_names
+from wsss.data.dataset import Dataset
 from wsss.data.summary import Sizes, Summary, sizes, summary
+from wsss.data.workspace import DEFAULT, dataset_names
 from wsss.errors import UserError, unknown
 from wsss.versions import version_of
 

@@ -11,7 +11,7 @@ from wsss.dashboard.masks import image_order
 from wsss.dashboard.masks.image_order import DISAGREE, SORTS, WORST, Ordered
 from wsss.dashboard.page import State, listed
 from wsss.dashboard.reading import Reading
-from wsss.data.dataset import dataset_names
+from wsss.data.workspace import dataset_names
 from wsss.errors import UserError
 from wsss.scores import Masks
 from wsss.scores.evaluation import Evaluation
