@@ -45,6 +45,21 @@ def test_a_live_run_in_another_container_of_the_same_host_name_is_left_alone(sto
     assert process_gone(elsewhere | {names.HEARTBEAT: f"{time.time() - liveness.SILENT_S - 1:.0f}"})
 
 
+def test_a_run_that_ends_well_while_another_looks_is_not_marked(store, monkeypatch):
+    """Its process ends it and goes, after the other has read that it runs."""
+    run = store.create_run("0", tags=INFO.all_tags | process_tags()).info.run_id
+
+    def ends(tags):
+        store.set_terminated(run, "FINISHED")
+        return True
+
+    monkeypatch.setattr(liveness, "process_gone", ends)
+    assert mark_dead_runs(store) == []
+    store.update_run(run, "RUNNING")
+    assert liveness.find_interrupted(store, INFO.fingerprint) is None
+    assert store.get_run(run).info.status == "FINISHED"
+
+
 def test_the_tags_of_an_earlier_version_are_judged_by_the_heartbeat():
     """They name a host and a number, which may be another container's."""
     old = process_tags() | {names.PID: "999999999"}

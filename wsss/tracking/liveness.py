@@ -59,7 +59,7 @@ def mark_dead_runs(client: MlflowClient) -> list[str]:
     # One question for both kinds: each run that begins asks it.
     for run in search(client, "attributes.status = 'RUNNING'"):
         ours = run.data.tags.get(names.KIND) in (names.METHOD_RUN, names.SEARCH_RUN)
-        if not ours or not process_gone(run.data.tags):
+        if not ours or not _died(client, run):
             continue
         ended = int(float(run.data.tags.get(names.HEARTBEAT, time.time())) * 1000)
         for part in _parts(client, run):
@@ -88,9 +88,14 @@ def find_interrupted(client: MlflowClient, fingerprint: str, experiment: str | N
     """
     condition = f"tags.`{names.KIND}` = '{names.METHOD_RUN}' and tags.{names.FINGERPRINT} = '{fingerprint}'"
     for run in search(client, condition, within=experiment):
-        if run.info.status in ("FAILED", "KILLED") or (run.info.status == "RUNNING" and process_gone(run.data.tags)):
+        if run.info.status in ("FAILED", "KILLED") or (run.info.status == "RUNNING" and _died(client, run)):
             return run
     return None
+
+
+def _died(client: MlflowClient, run: Run) -> bool:
+    """Whether the process of a run that was RUNNING when it was read is gone, and did not end the run before it went."""
+    return process_gone(run.data.tags) and client.get_run(run.info.run_id).info.status == "RUNNING"
 
 
 def beat(client: MlflowClient, run_id: str) -> None:
