@@ -1,5 +1,7 @@
 """Large pictures in tiles: seamless, and what they would be without tiles."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,8 @@ from wsss.methods.affinity.network import AffinityNet, grid_features
 from wsss.methods.affinity.walk import WalkSettings, walk
 from wsss.methods.dcsm.network import DcsmNet
 from wsss.methods.dcsm.saliency import SaliencySettings, saliency_maps
-from wsss.methods.dcsm.tiled import saliency_of
+from wsss.methods.dcsm.tiled import saliency_of, scores_of_large
+from wsss.methods.fcn_mil.network import FcnMil
 from wsss.methods.ial.refinement import energy
 from wsss.methods.ial.refinement import refine as refine_probabilities
 from wsss.methods.ial.settings import RoundsSettings
@@ -24,9 +27,10 @@ from wsss.ops import tiles
 from wsss.ops.pairs import pair_affinity
 from wsss.ops.region_crf import region_statistics
 from wsss.ops.superpixels import masked_average, region_means, region_weights, superpixels
-from wsss.ops.tiles import labels_in_tiles, part_at_size, windows
+from wsss.ops.tiles import each_tile, labels_in_tiles, part_at_size, windows
 from wsss.stages import evaluate, inference, refine
 from wsss.stages.inference import multi_scale, node_grid, resize
+from wsss.stages.localize import Classifier, class_scores
 from wsss.stages.outputs import save_model
 from wsss.stages.refine import CrfSettings, argmax_labels, crf_label_map
 
@@ -124,6 +128,84 @@ def test_a_crf_in_tiles_is_the_crf_away_from_what_it_can_see(monkeypatch, small_
 def test_labels_in_tiles_puts_every_middle_in_its_place(small_tiles):
     truth = np.random.default_rng(3).integers(0, 5, (300, 200), np.uint8)
     assert (labels_in_tiles(300, 200, lambda rows, columns: truth[rows, columns]) == truth).all()
+
+
+def test_tiles_of_one_picture_are_worked_on_together_and_those_of_two_never(monkeypatch):
+    """Two pictures in threads of their own: as many tiles at work as there are cores, kept in their order."""
+    monkeypatch.setattr("wsss.stream.own_cores", lambda: 2)
+    at_work, seen, met = set(), [], threading.Barrier(2)
+
+    def work(tile):
+        at_work.add(tile)
+        met.wait(20)  # none passes alone
+        seen.append({picture for picture, _ in at_work})
+        met.wait(20)
+        at_work.discard(tile)
+        return tile
+
+    kept = {"a": [], "b": []}
+
+    def go_through(picture):
+        each_tile([(picture, n) for n in range(6)], work, lambda tile, made: kept[picture].append(made))
+
+    threads = [threading.Thread(target=go_through, args=(picture,)) for picture in kept]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert kept == {p: [(p, n) for n in range(6)] for p in kept}
+    assert all(len(pictures) == 1 for pictures in seen) and len(seen) == 12
+
+
+def test_a_picture_whose_tile_fails_does_not_hold_up_the_next():
+    def fail(tile):
+        raise ValueError(tile)
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="0"):
+            each_tile([0, 1, 2], fail, lambda tile, made: None)
+    kept = []
+    each_tile([1, 2], str, lambda tile, made: kept.append(made))
+    assert kept == ["1", "2"]
+
+
+def test_tiles_keep_the_number_format_that_they_are_asked_for(monkeypatch):
+    """The threads of tiles have none of their caller's modes by themselves."""
+    for name, value in {"LARGE": 40_000, "TILE": 128, "OVERLAP": 48}.items():
+        monkeypatch.setattr(tiles, name, value)
+    modes = set()
+
+    def maps(x):
+        dtype = torch.get_autocast_dtype("cpu")
+        modes.add((torch.is_autocast_enabled("cpu"), dtype, torch.is_inference_mode_enabled()))
+        return x[:, :1, ::8, ::8]
+
+    image = np.zeros((241, 241, 3), np.uint8)
+    with torch.autocast("cpu", torch.bfloat16):
+        multi_scale(maps, [image], scales=(1.0,), flip=True, stride=8, grid=(31, 31), device=DEVICE)
+    assert modes == {(True, torch.bfloat16, True)}
+
+
+@pytest.mark.parametrize("name", ["cam", "fcn_mil", "dcsm", "dcsm of averages"])
+def test_class_scores_in_tiles_are_those_without(name, monkeypatch):
+    """Their highest cell, or the mean of all cells, is that of the whole picture."""
+    torch.manual_seed(0)
+    if name == "fcn_mil":
+        net = FcnMil(3, "tiny", "none", 8, 0.0)
+    elif name == "cam":
+        net = Classifier(3, "tiny", "none", 8, 0.0)
+    else:
+        net = DcsmNet(3, "tiny", "none", 8, 0.0, "average" if "averages" in name else "max")
+    net.eval().requires_grad_(False).head.weight.data.normal_(std=100)
+    image = draw_scene(np.random.default_rng(0), 417, 3).image
+    whole = class_scores(net, [image], DEVICE)
+    for name_, value in {"LARGE": 100_000, "TILE": 288, "OVERLAP": 112}.items():
+        monkeypatch.setattr(tiles, name_, value)
+    tiled = (scores_of_large if "dcsm" in name else class_scores)(net, [image], DEVICE)
+    shrunk = class_scores(net, [image[::2, ::2]], DEVICE)
+    off, off_shrunk = ((scores - whole).abs().max() / whole.abs().max() for scores in (tiled, shrunk))
+    print(f"{name}: of tiles {off:.1e}, of a copy of half the side {off_shrunk:.1e}")
+    assert off < 1e-3 < off_shrunk
 
 
 def test_a_walk_in_tiles_is_the_walk_away_from_what_it_can_reach(monkeypatch, tmp_path):

@@ -20,6 +20,8 @@ from wsss.stream import ordered_map
 
 Maps = TypeVar("Maps")
 Result = TypeVar("Result")
+ImageTile = tuple[tiles.Window, tuple[slice, slice]]
+"""A window of cells, and the rows and columns of the image that it sees."""
 
 PIXELS = {"cpu": 1 << 16, "cuda": 1 << 22}
 """Pixels in a batch: on a CPU, few enough for its caches."""
@@ -147,10 +149,17 @@ def multi_scale(
     height, width = images[0].shape[:2]
     if tiles.is_large(height, width) and min(grid) > 1:
 
-        def infer(parts: Sequence[np.ndarray], window: tiles.Window) -> Tensor:
-            return multi_scale(maps, parts, scales=scales, flip=flip, stride=stride, grid=window.size, device=device)
+        def of_part(parts: Sequence[np.ndarray], size: tuple[int, int]) -> Tensor:
+            return multi_scale(maps, parts, scales=scales, flip=False, stride=stride, grid=size, device=device)
 
-        return maps_in_tiles(infer, images, grid)
+        def infer(parts: Sequence[np.ndarray], window: tiles.Window) -> Tensor:
+            plain = of_part(parts, window.size)
+            if not flip:
+                return plain
+            # One after the other: together they would take twice the memory.
+            return (plain + of_part([part[:, ::-1] for part in parts], window.size).flip(3)) / 2
+
+        return maps_in_tiles(infer, images, grid, device)
     batch = normalise(torch.from_numpy(np.stack(images)).to(device)).contiguous(memory_format=torch.channels_last)
     total: Tensor | None = None
     for scale in scales:
@@ -167,8 +176,8 @@ def multi_scale(
 
 
 def grid_windows(
-    size: tuple[int, int], grid: tuple[int, int], period: int = 4
-) -> Iterator[tuple[tiles.Window, tuple[slice, slice]]]:
+    size: tuple[int, int], grid: tuple[int, int], period: int = 4, tile: int | None = None
+) -> Iterator[ImageTile]:
     """The tiles of a large image, which begin and end on a grid's cells, to half a pixel.
 
     Args:
@@ -176,12 +185,14 @@ def grid_windows(
         grid: h x w.
         period: tiles begin at its multiples, in cells. By 4, the cells of a network at one of the usual scales lie in a
             tile where the whole image's do.
+        tile: about their side in px; `TILE` by default.
 
     Returns:
         Windows of cells, and the rows and columns of the image that each sees.
     """
     steps = [(length - 1) / (cells - 1) for length, cells in zip(size, grid, strict=True)]
-    side, overlap = period * max(1, round(tiles.TILE / max(steps) / period)) + 1, round(tiles.OVERLAP / max(steps))
+    side = period * max(1, round((tile or tiles.TILE) / max(steps) / period)) + 1
+    overlap = round(tiles.OVERLAP / max(steps))
     for window in tiles.windows(*grid, side, overlap, period):
         rows, columns = (
             slice(round(span.start * step), round((span.stop - 1) * step) + 1)
@@ -194,20 +205,47 @@ def maps_in_tiles(
     infer: Callable[[Sequence[np.ndarray], tiles.Window], Tensor],
     images: Sequence[np.ndarray],
     grid: tuple[int, int],
+    device: torch.device,
 ) -> Tensor:
     """Maps of large images on a grid, tile by tile; see `grid_windows`.
 
     Args:
         infer: from parts of the images, all of one size, and the window of cells that they are to their maps
-            B x K x h x w.
+            B x K x h x w; on a CPU called from several threads at once, see `tile_workers`.
         images: uint8 H x W x 3, all of one size.
         grid: h x w of the result.
+        device: where the maps are made.
     """
     whole: Tensor | None = None
-    for window, seen in grid_windows((images[0].shape[0], images[0].shape[1]), grid):
-        part = infer([image[seen] for image in images], window)
+
+    def work(tile: ImageTile) -> Tensor:
+        window, seen = tile
+        return infer([image[seen] for image in images], window)[:, :, *window.middle]
+
+    def keep(tile: ImageTile, part: Tensor) -> None:
+        nonlocal whole
         if whole is None:
             whole = part.new_empty(*part.shape[:2], *grid)
-        whole[:, :, *window.kept] = part[:, :, *window.middle]
+        whole[:, :, *tile[0].kept] = part
+
+    every = [*grid_windows((images[0].shape[0], images[0].shape[1]), grid)]
+    tiles.each_tile(every, in_this_mode(work, device), keep, tile_workers(device))
     assert whole is not None
     return whole
+
+
+def tile_workers(device: torch.device) -> int | None:
+    """Threads for the tiles of an image (`each_tile`): all cores, or the calling one alone with a GPU."""
+    return None if device.type == "cpu" else 0
+
+
+def in_this_mode(work: Callable[[ImageTile], Result], device: torch.device) -> Callable[[ImageTile], Result]:
+    """`work` with this thread's inference mode and number format, which torch has by thread, in whichever calls it."""
+    inference, autocast = torch.is_inference_mode_enabled(), torch.is_autocast_enabled(device.type)
+    dtype = torch.get_autocast_dtype(device.type)
+
+    def as_here(tile: ImageTile) -> Result:
+        with torch.inference_mode(inference), torch.autocast(device.type, dtype=dtype, enabled=autocast):
+            return work(tile)
+
+    return as_here

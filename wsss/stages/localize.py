@@ -247,17 +247,22 @@ def tagged_score_map(maps: Tensor, tags: np.ndarray, size: tuple[int, int]) -> S
     return ScoreMap(kept.numpy().astype(np.float16), (present + 1).astype(np.uint8), size)
 
 
-def tag_metrics(context: StepContext, model: nn.Module) -> dict[str, float]:
+def tag_metrics(
+    context: StepContext,
+    model: nn.Module,
+    of_large: Callable[[Any, Sequence[np.ndarray], torch.device], Tensor] | None = None,
+) -> dict[str, float]:
     """How well a network's class scores rank the tags of dev and val: the mean average precision "<split>/tags/map".
 
     The network's output is B x C, or B x (1 + C) with the background first, which has no tag and is left out. NaN for
-    an empty split.
+    an empty split. `of_large` is what gives the scores of large images in place of `class_scores`.
     """
     dataset, device = context.dataset, context.device
     network = folded(model)
 
     def infer(images: Sequence[np.ndarray]) -> Sequence[Tensor]:
-        return class_scores(network, images, device)[:, -len(dataset.classes) :].unbind()
+        scores = of_large if of_large and is_large(*images[0].shape[:2]) else class_scores
+        return scores(network, images, device)[:, -len(dataset.classes) :].unbind()
 
     found = {}
     for split in ("dev", "val"):

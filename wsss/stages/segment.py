@@ -20,7 +20,7 @@ from wsss.interface import CRF, NETWORK, Stage, Step, StepContext
 from wsss.nets.backbones import BACKBONES
 from wsss.nets.deeplab import DeepLab
 from wsss.nets.folding import folded
-from wsss.ops.tiles import is_large, part_at_size, windows
+from wsss.ops.tiles import Window, each_tile, is_large, part_at_size, windows
 from wsss.scores.metric_names import TRAIN_LOSS
 from wsss.settings import factor, setting
 from wsss.stages.inference import multi_scale, node_grid, resize, stream_images
@@ -187,9 +187,14 @@ def predict(context: StepContext) -> None:
             own, after = decide(image, resize(scores.cpu()[None, first:], size)[0].numpy())
         else:
             coarse, own, after = scores[first:].cpu().numpy(), np.empty(size, np.uint8), np.empty(size, np.uint8)
-            for window in windows(*size):
-                both = decide(image[window.seen], part_at_size(coarse, size, *window.seen))
+
+            def of_tile(window: Window) -> tuple[np.ndarray, np.ndarray]:
+                return decide(image[window.seen], part_at_size(coarse, size, *window.seen))
+
+            def keep(window: Window, both: tuple[np.ndarray, np.ndarray]) -> None:
                 own[window.kept], after[window.kept] = (labels[window.middle] for labels in both)
+
+            each_tile([*windows(*size)], of_tile, keep)
         return encode_label_map(own), encode_label_map(after)
 
     def decide(image: np.ndarray, full: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -100,7 +100,7 @@ def walk(context: StepContext) -> None:
                 None
             ]
 
-        scores = maps_in_tiles(walked, [image], grid)[0].clamp(0, 1).cpu().numpy().astype(np.float16)
+        scores = maps_in_tiles(walked, [image], grid, device)[0].clamp(0, 1).cpu().numpy().astype(np.float16)
         return ScoreMap(scores, full.classes, full.size)
 
     with (

@@ -18,7 +18,7 @@ from wsss.interface import NETWORK, Method, Stage, Step, StepContext
 from wsss.methods.cam import LOCALIZE
 from wsss.methods.dcsm.network import DcsmNet, DcsmSettings, cam_training, check_dcsm, pooling_of, train_dcsm
 from wsss.methods.dcsm.saliency import LabellingSettings, SaliencySettings
-from wsss.methods.dcsm.tiled import saliency_of
+from wsss.methods.dcsm.tiled import saliency_of, scores_of_large
 from wsss.nets.kernels import own_depthwise
 from wsss.scores import metric_names
 from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
@@ -111,7 +111,7 @@ def infer_dcsm(context: StepContext) -> None:
             done += len(made)
             context.report.progress(done, len(ids), "images")
     empty = ScoreMaps(context.out / "cam").count_empty()
-    write_metrics(context.out, {metric_names.EMPTY_CAMS: empty, **tag_metrics(context, model)})
+    write_metrics(context.out, {metric_names.EMPTY_CAMS: empty, **tag_metrics(context, model, scores_of_large)})
 
 
 def as_cam_trains(preset: str) -> dict[str, object]:

@@ -26,10 +26,15 @@ from wsss.methods.dcsm.saliency import (
     pair_differences,
     saliency_maps,
 )
+from wsss.ops import tiles
 from wsss.ops.guided import Guided, class_gradients
-from wsss.ops.tiles import Window, is_large
-from wsss.stages.inference import grid_windows, node_grid, node_size, resize
+from wsss.ops.tiles import Window, each_tile, is_large
+from wsss.stages.inference import ImageTile, grid_windows, node_grid, node_size, resize, tile_workers
 
+_NEAREST_STRIDE = 8
+"""Of the grid by which tiles are cut where class scores alone are wanted."""
+MOST_IN_TILE = 1024
+"""Side of a tile in px: what gradients are made from is in memory for all layers and classes."""
 LONGEST_PERIOD = 48
 """Cells; where no period up to this suits all scales, cells lie in a tile as in the whole to half a node."""
 
@@ -64,23 +69,40 @@ def _of_large(
 ) -> tuple[Tensor, list[int]]:
     size = (image.shape[0], image.shape[1])
     grid = node_grid(*size, settings.stride)
-    tiles = list(grid_windows(size, grid, _period(model, settings)))
-    compared = compared_classes(_pooled_scores(model, image, tiles, settings, device), tags, at_least_one)
+    every = list(grid_windows(size, grid, _period(model, settings), min(tiles.TILE, MOST_IN_TILE)))
+    compared = compared_classes(_pooled_scores(model, image, every, settings, device), tags, at_least_one)
     total = torch.zeros(len(compared.candidates), *grid, device=device)
     if not compared.classes:
         return total.cpu(), []
     classes = torch.tensor([compared.classes], device=device)
     peaks: dict[tuple[int, int], Tensor] = defaultdict(lambda: torch.zeros((), device=device))
-    for window, seen in tiles:
-        for number, layer, saliency in _saliency(model, image[seen], window, classes, settings, device):
-            divided = pair_differences(saliency) if subtract else saliency
-            highest = divided[(..., *window.middle)].amax((-2, -1))
-            peaks[number, layer] = torch.maximum(peaks[number, layer], highest)
-    for window, seen in tiles:
+
+    def highest(tile: ImageTile) -> dict[tuple[int, int], Tensor]:
+        window, seen = tile
+        return {
+            (number, layer): (pair_differences(saliency) if subtract else saliency)[(..., *window.middle)].amax(
+                (-2, -1)
+            )
+            for number, layer, saliency in _saliency(model, image[seen], window, classes, settings, device)
+        }
+
+    def keep_highest(_: ImageTile, found: dict[tuple[int, int], Tensor]) -> None:
+        for place, peak in found.items():
+            peaks[place] = torch.maximum(peaks[place], peak)
+
+    def differences(tile: ImageTile) -> Tensor:
+        window, seen = tile
+        added = torch.zeros_like(total[:, *window.kept])
         for number, layer, saliency in _saliency(model, image[seen], window, classes, settings, device):
             of_picture = (class_difference if subtract else normalised)(saliency, peaks[number, layer])
-            difference = of_picture[: len(total), *window.middle]
-            total[:, *window.kept] += compared.counts[number, :, None, None] * difference
+            added += compared.counts[number, :, None, None] * of_picture[: len(total), *window.middle]
+        return added
+
+    def keep_differences(tile: ImageTile, added: Tensor) -> None:
+        total[:, *tile[0].kept] = added
+
+    each_tile(every, highest, keep_highest, tile_workers(device))
+    each_tile(every, differences, keep_differences, tile_workers(device))
     return normalised(total).cpu(), compared.candidates
 
 
@@ -102,11 +124,18 @@ def _saliency(
             yield number, layer, cropped(gradient.abs().amax(2), size, (0, 0), size, window.size)[:, 0]
 
 
-@torch.no_grad()
+def scores_of_large(model: DcsmNet, images: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    """The class scores at scale 1 of large images of one size, float B x C: pooled over the cells of all tiles."""
+    size = (images[0].shape[0], images[0].shape[1])
+    settings = SaliencySettings(scales=(1.0,), stride=_NEAREST_STRIDE)
+    every = list(grid_windows(size, node_grid(*size, settings.stride), _period(model, settings)))
+    return torch.cat([_pooled_scores(model, image, every, settings, device) for image in images])
+
+
 def _pooled_scores(
     model: DcsmNet,
     image: np.ndarray,
-    tiles: Sequence[tuple[Window, tuple[slice, slice]]],
+    every: Sequence[ImageTile],
     settings: SaliencySettings,
     device: torch.device,
 ) -> Tensor:
@@ -114,9 +143,11 @@ def _pooled_scores(
     shape = (len(settings.scales), model.head.out_channels)
     highest, total = torch.full(shape, -torch.inf, device=device), torch.zeros(shape, device=device)
     counts = [0] * len(settings.scales)
-    for window, seen in tiles:
-        batch = normalise(image[seen])[None].to(device)
-        for number, scaled in enumerate(_scaled(model, batch, settings)):
+
+    @torch.inference_mode()
+    def at_scales(tile: ImageTile) -> list[tuple[Tensor, Tensor, int]]:
+        (window, seen), found = tile, []
+        for scaled in _scaled(model, normalise(image[seen])[None].to(device), settings):
             scores = model.scores(scaled)[0]
             rows, columns = (
                 _cells_kept(cells, length, model.spacing, kept, of, device)
@@ -125,9 +156,16 @@ def _pooled_scores(
                 )
             )
             kept = scores[:, rows][:, :, columns].flatten(1)
-            highest[number] = torch.maximum(highest[number], kept.amax(1))
-            total[number] += kept.sum(1)
-            counts[number] += kept.shape[1]
+            found.append((kept.amax(1), kept.sum(1), kept.shape[1]))
+        return found
+
+    def keep(_: ImageTile, found: list[tuple[Tensor, Tensor, int]]) -> None:
+        for number, (peak, added, cells) in enumerate(found):
+            highest[number] = torch.maximum(highest[number], peak)
+            total[number] += added
+            counts[number] += cells
+
+    each_tile(every, at_scales, keep, tile_workers(device))
     if model.pooling == "max":
         return highest
     return total / torch.tensor(counts, device=device)[:, None]

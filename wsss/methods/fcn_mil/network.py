@@ -106,6 +106,14 @@ class FcnMil(nn.Module):
         """p, the score maps of background and classes: B x (C + 1) x h x w in [0, 1]."""
         return self.log_probabilities(images).exp()
 
+    def heatmaps(self, images: Tensor) -> Tensor:
+        """What `pool` takes of images without padding: the log-probabilities, B x (C + 1) x h x w."""
+        return self.log_probabilities(images)
+
+    def pool(self, heatmaps: Tensor) -> Tensor:
+        """For each class its best cell's, B x (C + 1) of B x (C + 1) x h x w."""
+        return heatmaps.amax((2, 3))
+
 
 def _fully_connected(weights: str, dilation: int, dropout: float) -> nn.Sequential:
     """pool5, fc6 (7 x 7) and fc7 (1 x 1) of VGG16, with their ImageNet weights where there are weights."""

@@ -61,7 +61,7 @@ def refined_in_tiles(
         terms = [each.sum(1) for each in (unary_before, pairwise_before, unary, pairs, degrees)]
         return torch.cat([y, torch.stack(terms).view(_TERMS, *window.size).to(y.dtype)])[None]
 
-    maps = maps_in_tiles(walked, [image], grid)[0]
+    maps = maps_in_tiles(walked, [image], grid, device)[0]
     sums = maps[-_TERMS:].double().sum((1, 2)).tolist()
     before, after = (
         (unary / settings.steps + pairs) / sums[4] for unary, pairs in ((sums[0], sums[1]), (sums[2], sums[3]))
