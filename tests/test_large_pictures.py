@@ -1,4 +1,4 @@
-"""A picture of 10,000 px through CAM and IAL, and the memory that it takes; one of 2 GB: `make soak`."""
+"""A picture of 6,000 px through CAM and IAL, and the memory that it takes; one of 2 GB: `make soak`."""
 
 import struct
 import subprocess
@@ -15,8 +15,11 @@ from wsss.data.folder import add_folder
 from wsss.errors import UserError
 from wsss.run.plan import make_plan
 
-SIDE, LIMIT_GB = 10_000, 12
-FAST = {"epochs": "1", "iterations": "1", "rounds": "1", "pairwise_epochs": "1", "pretrain_epochs": "1"}
+SIDE, LIMIT_GB = 6000, 6
+"""36 million pixels are a large picture; docs/data.md has what 10,000 px took."""
+FAST = {
+    "epochs": "1", "iterations": "1", "rounds": "1", "pairwise_epochs": "1", "pretrain_epochs": "1", "flip": "false",
+}  # fmt: skip
 """What costs time and no memory."""
 
 
@@ -28,7 +31,7 @@ def settings(method):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """A dataset of small scenes, and of one of 10,000 px in train and in val."""
+    """A dataset of small scenes, and of a large one in train and in val."""
     root = tmp_path_factory.mktemp("large")
     drawn = layouts.scene(7, 3, main=0, size=500)
     times = SIDE // 500
@@ -57,7 +60,7 @@ def pictures(tmp_path_factory):
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("method", ["cam", "ial"])
-def test_a_picture_of_10000_px_goes_through_a_method(pictures, method):
+def test_a_large_picture_goes_through_a_method(pictures, method):
     words = [word for key, value in settings(method).items() for word in ("--set", f"{key}={value}")]
     command = [
         sys.executable,

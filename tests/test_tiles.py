@@ -28,6 +28,7 @@ from wsss.ops.pairs import pair_affinity
 from wsss.ops.region_crf import region_statistics
 from wsss.ops.superpixels import masked_average, region_means, region_weights, superpixels
 from wsss.ops.tiles import each_tile, labels_in_tiles, part_at_size, windows
+from wsss.scores import thresholds
 from wsss.stages import evaluate, inference, refine
 from wsss.stages.inference import multi_scale, node_grid, resize
 from wsss.stages.localize import Classifier, class_scores
@@ -315,6 +316,16 @@ def test_means_and_statistics_of_regions_in_tiles_are_those_without(monkeypatch)
     for number in range(12):
         assert found.colour[number] == pytest.approx(image[regions == number].mean(0))
         assert found.position[number] == pytest.approx(np.argwhere(regions == number).mean(0))
+
+
+def test_levels_of_scores_are_counted_band_by_band(monkeypatch):
+    draw = np.random.default_rng(6)
+    mask, best = draw.integers(0, 5, (70, 30), np.uint8), draw.integers(1, 4, (70, 30), np.uint8)
+    mask[mask == 4], score = 255, draw.random((70, 30)).astype(np.float32)
+    score[:9] = -1
+    whole = thresholds.levels_of(mask, best, score, 3)
+    monkeypatch.setattr(thresholds, "PIXELS", 200)
+    assert (thresholds.levels_of(mask, best, score, 3) == whole).all() and whole[:, 3].sum() == (mask < 4).sum()
 
 
 def test_labels_by_saliency_in_tiles_are_those_without(monkeypatch):

@@ -10,6 +10,8 @@ from wsss.scores.confusion import Scores, mean_over_classes
 
 THRESHOLDS = 100
 """How many equal steps [0, 1] is cut into."""
+PIXELS = 1 << 22
+"""Pixels that are counted together, in int64."""
 
 
 class ThresholdSweep:
@@ -64,11 +66,17 @@ def levels_of(mask: np.ndarray, foreground: np.ndarray, score: np.ndarray, class
         int32 N x 4: truth, class (0 where there is no candidate), level in 0..`THRESHOLDS`, and the number of pixels.
     """
     number, bins = classes + 1, THRESHOLDS + 1
-    kept = mask < number
-    none = score[kept] < 0
-    level = np.floor(np.where(none, 0, score[kept].astype(np.float64)) * THRESHOLDS + 1e-9).astype(np.int64)
-    best = np.where(none, 0, foreground[kept]).astype(np.int64)
-    counts = np.bincount((mask[kept].astype(np.int64) * number + best) * bins + level)
+    counts = np.zeros(number * number * bins, np.int64)
+    rows = max(1, PIXELS // max(mask.shape[1], 1))
+    for start in range(0, len(mask), rows):
+        band = slice(start, start + rows)
+        kept = mask[band] < number
+        scores = score[band][kept]
+        none = scores < 0
+        level = np.floor(np.where(none, 0, scores.astype(np.float64)) * THRESHOLDS + 1e-9).astype(np.int64)
+        best = np.where(none, 0, foreground[band][kept]).astype(np.int64)
+        codes = (mask[band][kept].astype(np.int64) * number + best) * bins + level
+        counts += np.bincount(codes, minlength=len(counts))
     codes = np.flatnonzero(counts)
     truth_and_class, level = np.divmod(codes, bins)
     return np.stack([*np.divmod(truth_and_class, number), level, counts[codes]], 1).astype(np.int32)
