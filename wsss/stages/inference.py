@@ -131,6 +131,7 @@ def multi_scale(
     stride: int,
     grid: tuple[int, int],
     device: torch.device,
+    apart: bool = False,
 ) -> Tensor:
     """The mean over scales and mirrored copies of a network's maps.
 
@@ -142,6 +143,7 @@ def multi_scale(
         stride: the network's output stride.
         grid: h x w of the result.
         device: where the network is.
+        apart: mirrored copies go through the network after the images, not beside them: in half the memory.
 
     Returns:
         float32 B x K x h x w on the device.
@@ -149,24 +151,20 @@ def multi_scale(
     height, width = images[0].shape[:2]
     if tiles.is_large(height, width) and min(grid) > 1:
 
-        def of_part(parts: Sequence[np.ndarray], size: tuple[int, int]) -> Tensor:
-            return multi_scale(maps, parts, scales=scales, flip=False, stride=stride, grid=size, device=device)
-
         def infer(parts: Sequence[np.ndarray], window: tiles.Window) -> Tensor:
-            plain = of_part(parts, window.size)
-            if not flip:
-                return plain
-            # One after the other: together they would take twice the memory.
-            return (plain + of_part([part[:, ::-1] for part in parts], window.size).flip(3)) / 2
+            return multi_scale(
+                maps, parts, scales=scales, flip=flip, stride=stride, grid=window.size, device=device, apart=True
+            )
 
         return maps_in_tiles(infer, images, grid, device)
     batch = normalise(torch.from_numpy(np.stack(images)).to(device)).contiguous(memory_format=torch.channels_last)
     total: Tensor | None = None
     for scale in scales:
-        scaled = resize(batch, node_size(height, width, stride, scale))
+        copies = [resize(batch, node_size(height, width, stride, scale))]
         if flip:
-            scaled = torch.cat([scaled, scaled.flip(3)])
-        out = resize(maps(scaled).float(), grid)
+            copies.append(copies[0].flip(3))
+        together = [torch.cat(copies)] if flip and not apart else copies
+        out = resize(torch.cat([maps(each).float() for each in together]), grid)
         if flip:
             plain, mirrored = out.chunk(2)
             out = (plain + mirrored.flip(3)) / 2
