@@ -17,8 +17,8 @@ from wsss.stream import ordered_map
 Tile = TypeVar("Tile")
 Made = TypeVar("Made")
 
-LARGE = 1 << 25
-"""Pixels above which a picture is worked on in tiles; 5,800 x 5,800 are below."""
+LARGE = 1 << 24
+"""Pixels above which a picture is worked on in tiles; 4,096 x 4,096 are worked on whole."""
 TILE = 2048
 """Side of a tile in px, its overlap included: 1.5 times the kept pixels are worked on. No tile is large."""
 OVERLAP = 192
