@@ -34,8 +34,8 @@ def half_then_hold(path, look=examined._look):
         time.sleep(0.01)
     hold()
 
-def insert(attempt, insert=attempts.Attempt._insert):
-    insert(attempt)
+def insert(attempt, rows, insert=attempts.Attempt._insert):
+    insert(attempt, rows)
     Path("written").touch()
 
 at = {"reading": (examined, "_look", half_then_hold), "linking": (layout, "_link", hold),
@@ -118,7 +118,7 @@ def test_the_processes_that_read_end_with_the_one_that_began_them(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     code = (
         "import os, time; from pathlib import Path; from wsss.data import parallel\n"
-        "def work(item):\n    Path(f'at-{os.getpid()}').touch(); time.sleep(30)\n"
+        "def work(items):\n    Path(f'at-{os.getpid()}').touch(); time.sleep(30)\n"
         "parallel.own_cores = lambda: 2\n"
         "list(parallel.in_batches(work, range(1000), 'x'))\n"
     )

@@ -16,11 +16,11 @@ from wsss.data.checking import check_added
 from wsss.data.class_hints import class_hints
 from wsss.data.dataset import Dataset
 from wsss.data.examined import Examined, examine
-from wsss.data.files import chosen
+from wsss.data.files import Files, chosen
 from wsss.data.groups import refuse_divided
 from wsss.data.ids import refuse_alike, shown
 from wsss.data.lists import read_ids
-from wsss.data.manifest import BACKGROUND_FACT, BUCKET_FACT, MASKS_FACT, PIXELS_FACT, refresh_manifest
+from wsss.data.manifest import BACKGROUND_FACT, BUCKET_FACT, MASKS_FACT, PIXELS_FACT, Entry, refresh_manifest
 from wsss.data.mask_values import MaskReader
 from wsss.data.masks import read_mask
 from wsss.data.palette_png import write_palette_png
@@ -142,13 +142,8 @@ def assemble(description: layout.Description, parts: Parts, dev_list: Path | Non
         extra = {id: parts.extra[id] for id in ids if id in parts.extra and id not in parts.official}
         _put_masks(extra, root / layout.MASKS_AUG, parts)
         groups = {id: parts.groups[id] for id in ids} if parts.groups else None
-        known = {
-            layout.image_name(id, path): entry
-            for id, path in images.paths.items()
-            if (entry := examined[id].entry) is not None
-        }
-        manifest = layout.finish(root, description, tags, lists, groups, facts, known)
-        dataset = Dataset.open(root, manifest)
+        manifest = layout.finish(root, description, tags, lists, groups, facts, _entries(images, examined))
+        dataset = Dataset.open(root, manifest, tags)
         note = check_added(dataset, {id for id in ids if not _is_sound(examined[id], dataset)})
         parts.unchanged()
     forget(description.name)
@@ -189,6 +184,12 @@ def write_dev(dataset: Dataset, dev_list: Path | None = None, share: float = DEV
     layout.write_description(root, replace(layout.read_description(root), settings=settings))
     refresh_manifest(root, [layout.DESCRIPTION, f"{layout.LISTS}/train.txt", f"{layout.LISTS}/dev.txt"])
     return Dataset.open(root)
+
+
+def _entries(images: Files, examined: Mapping[str, Examined]) -> dict[str, Entry]:
+    """What the manifest says of the images, by their path in the dataset's folder."""
+    entries = ((layout.image_name(id, path), examined[id].entry) for id, path in images.paths.items())
+    return {name: entry for name, entry in entries if entry is not None}
 
 
 def _is_sound(image: Examined, dataset: Dataset) -> bool:

@@ -12,7 +12,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,7 +54,7 @@ class Attempt:
     def __init__(self, name: str) -> None:
         self.name = name
         self._path = _table_of(name)
-        self._rows: list[tuple] = []
+        self._unwritten: list[Iterable[tuple[str, str, Examined]]] = []
         self._written = time.monotonic()
 
     @property
@@ -95,33 +95,37 @@ class Attempt:
         """Take in what was read: path, state and what is known of it.
 
         A state is any text that is another once the file has changed; an empty one is that of a file that may change
-        unnoticed.
+        unnoticed. What is given is gone through only if it comes to be written.
         """
-        for path, state, its in read:
-            if state and its.entry and its.holds:
-                holds = (its.holds.kind, its.holds.height, its.holds.width, its.holds.bands)
-                rest = (its.holds.deep, its.holds.orientation, its.sound)
-                self._rows.append((path, state, its.entry.sha256, its.entry.size, *holds, *rest))
-        if self._rows and (time.monotonic() > self._written + _EVERY_S or (last and self.begun)):
+        self._unwritten.append(read)
+        if time.monotonic() > self._written + _EVERY_S or (last and self.begun):
             self._write()
 
     def _write(self) -> None:
         """Write the rows, out of git's sight; a folder that can't be written does without."""
+        rows = [
+            (path, state, its.entry.sha256, its.entry.size, *its.holds, its.sound)
+            for read in self._unwritten
+            for path, state, its in read
+            if state and its.entry and its.holds
+        ]
+        self._unwritten = []
+        self._written = time.monotonic()
+        if not rows:
+            return
         with contextlib.suppress(OSError, UserError, sqlite3.Error):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             (self._path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
             try:
-                self._insert()
+                self._insert(rows)
             except sqlite3.DatabaseError:  # damaged: begin anew
                 self._path.unlink()
-                self._insert()
-        self._rows = []
-        self._written = time.monotonic()
+                self._insert(rows)
 
-    def _insert(self) -> None:
+    def _insert(self, rows: Sequence[tuple]) -> None:
         with self._open() as table, table:
             table.execute(_TABLE)
-            table.executemany(f"insert or replace into read values ({', '.join('?' * 11)})", self._rows)
+            table.executemany(f"insert or replace into read values ({', '.join('?' * 11)})", rows)
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

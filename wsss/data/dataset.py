@@ -20,9 +20,9 @@ from wsss.data.groups import GROUPS, read_written_groups
 from wsss.data.image_memory import ImageMemory
 from wsss.data.images import image_size, read_image
 from wsss.data.manifest import BACKGROUND_FACT, BUCKET_FACT, MANIFEST, PIXELS_FACT, Entry, Manifest, open_manifest
-from wsss.data.parallel import some
+from wsss.data.parallel import some, uncollected
 from wsss.data.pixels import Pixels
-from wsss.data.tags import read_written
+from wsss.data.tags import Tags, read_written
 from wsss.errors import UserError
 from wsss.storage import is_remote
 
@@ -62,12 +62,13 @@ class Dataset:
     _entries: Mapping[str, Entry] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def open(cls, root: Path, manifest: Manifest | None = None) -> Dataset:
+    @uncollected()
+    def open(cls, root: Path, manifest: Manifest | None = None, tags: Tags | None = None) -> Dataset:
         """Open the dataset folder `root`.
 
         Args:
             root: the folder.
-            manifest: its manifest, where that is known already.
+            manifest, tags: what its `manifest.json` and `tags.csv` say, where that is known already.
 
         Raises:
             UserError: it is not a dataset folder, a part is damaged, the tags name an unknown class, splits overlap.
@@ -78,10 +79,10 @@ class Dataset:
         classes = replace(description.classes, background=manifest.facts.get(BACKGROUND_FACT, True))
         entries, pixels = manifest.files, _pixels(root, manifest.facts)
         images = layout.ids_of(entries, layout.IMAGES)
-        names = read_written(root / layout.TAGS, classes)
-        rows = {present: _row(present, classes) for present in set(names.values())}  # most are the same few
+        tags = read_written(root / layout.TAGS, classes) if tags is None else tags
+        rows = {names: _row(names, classes) for names in set(tags.values())}  # most are the same few
         own = {id: id for id in images}  # an id is one text wherever it stands
-        tags = {own.get(id, id): rows[present] for id, present in names.items()}
+        tag_rows = {own.get(id, id): rows[names] for id, names in tags.items()}
         splits = {split: tuple(own.get(id, id) for id in ids) for split, ids in layout.read_splits(root).items()}
         groups = read_written_groups(root)
         if groups and (bare := [id for ids in splits.values() for id in ids if id not in groups]):
@@ -94,9 +95,9 @@ class Dataset:
             tags_source=description.tags_source,
             settings=description.settings,
             splits=splits,
-            digest=digest(classes, splits, images, entries, tags, groups, pixels),
+            digest=digest(classes, splits, images, entries, tag_rows, groups, pixels),
             _images=images,
-            _tags=tags,
+            _tags=tag_rows,
             _groups=groups,
             pixels=pixels,
             **_in_bucket(root, manifest, images),

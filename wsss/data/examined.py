@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,20 +52,26 @@ def examine(images: Mapping[str, Path], name: str, reader: Reader | None = None)
     unread = [path for path in paths.values() if key(path) not in known] if known else [*paths.values()]
     found: list[Examined] = []
     alike: dict[Stored | None, Stored | None] = {}
-    for batch in in_batches(reader.look, unread, "reading images", reader.threads):
-        its = unread[len(found) : len(found) + len(batch)]
+    for some_paths, (states, *columns) in in_batches(
+        partial(_look_at_all, reader.look), unread, "reading images", reader.threads
+    ):
         # Most images are of a few sizes: one object for each.
-        found += [one._replace(holds=alike.setdefault(one.holds, one.holds)) for _, one in batch]
-        attempt.keep((key(path), state, one) for path, (state, one) in zip(its, batch, strict=True))
+        batch = [
+            Examined(entry, alike.setdefault(holds, holds), sound) for entry, holds, sound in zip(*columns, strict=True)
+        ]
+        found += batch
+        attempt.keep(zip(map(key, some_paths), states, batch, strict=True))
     attempt.keep((), last=True)
     read = iter(found)
     return {id: (known and known.get(key(path))) or next(read) for id, path in paths.items()}
 
 
-@lru_cache(1024)
-def _shared(holds: Stored) -> Stored:
-    """One object for all that are alike, which goes once with each batch of images."""
-    return holds
+def _look_at_all(look: Callable[[str], tuple[str, Examined]], paths: Sequence[str]) -> list[tuple]:
+    """The states of some files, their entries, what they hold, and whether they are sound: a column of each.
+
+    Columns go from one process to another in half the time that rows take.
+    """
+    return [*zip(*((state, *its) for state, its in map(look, paths)), strict=True)]
 
 
 def _state(path: str) -> str:
@@ -77,15 +83,11 @@ def _state(path: str) -> str:
 
 def _look(path: str) -> tuple[str, Examined]:
     """The state of a file, and what is in it."""
-    file: Path | bytes = Path(path)
     try:
-        with open(path, "rb") as opened:
+        with open(path, "rb", buffering=0) as opened:
             touched = os.fstat(opened.fileno())
-            if touched.st_size <= _IN_MEMORY:
-                file = opened.read()
-                entry = Entry(hashlib.sha256(file).hexdigest(), len(file))
-            else:
-                entry = file_entry(Path(path))
+            file: Path | bytes = opened.readall() if touched.st_size <= _IN_MEMORY else Path(path)
+        entry = Entry(hashlib.sha256(file).hexdigest(), len(file)) if isinstance(file, bytes) else file_entry(file)
     except OSError:
         return "", Examined(None, None, False)
     return state_of(touched), seen(file, entry)
@@ -95,7 +97,7 @@ def seen(file: Path | bytes, entry: Entry) -> Examined:
     """What is in an image file, its path or its bytes."""
     try:
         holds = stored(file, decode=True)
-        return Examined(entry, _shared(holds), holds.kind == "RGB")
+        return Examined(entry, holds, holds.kind == "RGB")
     except (*UNREADABLE, UserError):
         pass
     try:

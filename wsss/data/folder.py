@@ -149,9 +149,8 @@ def add_folder(
             val_share = VAL_SHARE if pictures.masks else VAL_SHARE_WITHOUT_MASKS
         train, val = list(given.get("train", () if given else ids)), list(given.get("val", ()))
         if train and "val" not in given and not lists:
-            pool_tags = take(found.tags, train, choice, found.notes)
             masked = [id for id in train if id in pictures.masks] or train
-            val = list(hold_out(train, masked, pool_tags, val_share, found_groups))
+            val = list(hold_out(train, masked, take(found.tags, train, choice, found.notes), val_share, found_groups))
             held_out = set(val)
             train = [id for id in train if id not in held_out]
         learnt = (*train, *val)
@@ -160,9 +159,9 @@ def add_folder(
                 f"no image of train shows a class in {path}, so that nothing can be learnt: classes are in other "
                 "splits alone; have splits chosen anew with --splits none"
             )
-        shown_tags = {id: found.tags[id] for id in ids if id in found.tags}
         place = bucket.address if bucket else str(path)
-        _say_recognised(place, pictures, counted(shown_tags, found.classes), source, given, splits_source, found_groups)
+        counts = counted((found.tags[id] for id in ids if id in found.tags), found.classes)
+        _say_recognised(place, pictures, counts, source, given, splits_source, found_groups)
 
         def unchanged() -> None:
             bucket.refuse_changes() if bucket else pictures.refuse_changes(before)

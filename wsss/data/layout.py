@@ -24,8 +24,9 @@ import re
 import shutil
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from wsss.data.groups import GROUPS, write_groups
 from wsss.data.ids import files_by_id, path_id, shown
 from wsss.data.images import SUFFIXES
 from wsss.data.manifest import MANIFEST, Entry, Manifest, names_below, refresh_manifest, write_manifest
-from wsss.data.parallel import some
+from wsss.data.parallel import in_batches, some
 from wsss.data.tags import write_csv
 from wsss.data.text import read_lines
 from wsss.errors import UserError
@@ -153,17 +154,16 @@ def link_all(sources: Mapping[str, Path], folder: Path, *, copied: bool = False)
     paths = paths_of(sources)
     if closed := [shown(path) for path in paths.values() if not os.access(path, os.R_OK)]:
         raise UserError(f"{some(closed)} can't be read; change the permissions, or take away links that lead nowhere")
-    made: set[str] = set()
-    for id, path in paths.items():
-        target = f"{folder}/{id}{suffix(path)}"
-        parent = os.path.dirname(target)
-        if parent not in made:
-            os.makedirs(parent, exist_ok=True)
-            made.add(parent)
-        if copied:
-            shutil.copyfile(path, target)
-        else:
-            _link(path, target)
+    for below in {id.rpartition("/")[0] for id in paths}:
+        os.makedirs(f"{folder}/{below}", exist_ok=True)
+    put = partial(_put_all, f"{folder}", shutil.copyfile if copied else _link)
+    for _ in in_batches(put, [*paths.items()], "linking"):
+        pass
+
+
+def _put_all(folder: str, put: Callable[[str, str], object], files: Sequence[tuple[str, str]]) -> None:
+    for id, path in files:
+        put(path, f"{folder}/{id}{suffix(path)}")
 
 
 def _link(source: str, target: str) -> None:
