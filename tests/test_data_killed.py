@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.data import write_images
+from benchmarks.adding import write_images
 from wsss.data import examined, open_dataset
 from wsss.data.folder import add_folder
 from wsss.data.manifest import open_manifest

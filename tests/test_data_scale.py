@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import adding
 from benchmarks import data as benchmark
 from wsss.data import examined, open_dataset
 from wsss.data.changes import _COARSEST_NS
@@ -25,7 +26,7 @@ COUNT = 300
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("scale")
-    benchmark.write_images(root / "photos", COUNT)
+    adding.write_images(root / "photos", COUNT)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         add_folder(Path("photos"), "photos", tags="photos.csv")
@@ -75,7 +76,7 @@ def test_a_check_before_a_run_reads_no_file_that_nobody_touched(root, monkeypatc
 
 
 def test_a_broken_image_among_many_is_named_and_nothing_is_written(root, tmp_path, monkeypatch):
-    benchmark.write_images(tmp_path / "photos", 20)
+    adding.write_images(tmp_path / "photos", 20)
     broken = tmp_path / "photos" / "000" / "000007.jpg"
     broken.write_bytes(broken.read_bytes()[:-300])
     monkeypatch.chdir(tmp_path)

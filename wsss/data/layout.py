@@ -24,9 +24,8 @@ import re
 import shutil
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ from wsss.data.groups import GROUPS, write_groups
 from wsss.data.ids import files_by_id, path_id, shown
 from wsss.data.images import SUFFIXES
 from wsss.data.manifest import MANIFEST, Entry, Manifest, names_below, refresh_manifest, write_manifest
-from wsss.data.parallel import in_batches, some
+from wsss.data.parallel import some
 from wsss.data.tags import write_csv
 from wsss.data.text import read_lines
 from wsss.errors import UserError
@@ -156,13 +155,8 @@ def link_all(sources: Mapping[str, Path], folder: Path, *, copied: bool = False)
         raise UserError(f"{some(closed)} can't be read; change the permissions, or take away links that lead nowhere")
     for below in {id.rpartition("/")[0] for id in paths}:
         os.makedirs(f"{folder}/{below}", exist_ok=True)
-    put = partial(_put_all, f"{folder}", shutil.copyfile if copied else _link)
-    for _ in in_batches(put, [*paths.items()], "linking"):
-        pass
-
-
-def _put_all(folder: str, put: Callable[[str, str], object], files: Sequence[tuple[str, str]]) -> None:
-    for id, path in files:
+    put: Callable[[str, str], object] = shutil.copyfile if copied else _link
+    for id, path in paths.items():
         put(path, f"{folder}/{id}{suffix(path)}")
 
 
