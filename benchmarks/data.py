@@ -29,15 +29,16 @@ class _BegunError(Exception):
 
 
 def rows() -> Iterator[Row]:
-    """`add`, `open-first`, `open` and `memory`; the last where it can be measured.
+    """`add`, its parts, `open-first`, `open` and `memory`; the last where it can be measured.
 
     The peer of `add` is one loop that reads each file, hashes it and has its header parsed; ours decodes each image as
-    well, links it, and writes the dataset. The peers of the others are limits.
+    well, links it, and writes the dataset. The peers of `add-pixels`, `add-read` and `add-link` are loops that do
+    some of this alone. The peers of the others are limits.
     """
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         for name, count in (("few", FEW), ("added", ADDED), ("opened", OPENED)):
             write_images(Path("images", name), count)
-        yield _add()
+        yield from _add()
         yield from _open()
         few, many = _memory("few"), _memory("opened")
     if few is not None and many is not None:
@@ -46,16 +47,19 @@ def rows() -> Iterator[Row]:
         yield Row("memory", what, growth, LIMIT_MB, "MB", LIMIT_MB / max(growth, 1), None, 1.0)
 
 
-def _add() -> Row:
-    ours, peer = [], []
-    for number in range(ROUNDS):
-        seconds = _apart(times, "added", f"added-{number}")
-        ours.append(seconds[0])
-        peer.append(seconds[1])
-    row = row_of("add", "", 0.7, ours, peer)
-    what = f"add {ADDED:,} JPEGs of {SIDE} px, decoded too; read, hash and parse the headers in one loop"
-    own, theirs = (ADDED / median(seconds) for seconds in (ours, peer))
-    return Row("add", what, own, theirs, "1/s", row.ratio, row.spread, row.aim)
+def _add() -> Iterator[Row]:
+    seconds = [_apart(times, "added", f"added-{number}") for number in range(ROUNDS)]
+    whats = {
+        "header": ("add", "decoded too; read, hash and parse the headers in one loop", 0.7),
+        "pixels": ("add-pixels", "decoded too; read, hash, parse and decode in one loop", None),
+        "read": ("add-read", "decoded too; read and hash alone", None),
+        "link": ("add-link", "decoded too; link them into another folder alone", None),
+    }
+    for peer, (key, what, aim) in whats.items():
+        ours, theirs = ([each[part] for each in seconds] for part in ("add", peer))
+        row = row_of(key, "", aim, ours, theirs)
+        what = f"add {ADDED:,} JPEGs of {SIDE} px, {what}"
+        yield Row(key, what, ADDED / median(ours), ADDED / median(theirs), "1/s", row.ratio, row.spread, aim)
 
 
 def _open() -> Iterator[Row]:

@@ -25,7 +25,7 @@ HELD = """
 import sys, time
 from pathlib import Path
 from unittest.mock import patch
-from wsss.data import assemble, attempts, examined, folder, layout
+from wsss.data import assemble, attempts, examined, folder, linking
 
 def hold(*_, **__):
     Path("held").touch()
@@ -45,7 +45,7 @@ def insert(attempt, rows, insert=attempts.Attempt._insert):
     if sys.argv[1] != "masks" or attempt.what == "masks":
         Path("written").touch()
 
-at = {"reading": (examined, "_look", until_25(examined._look)), "linking": (layout, "_link", hold),
+at = {"reading": (examined, "_look", until_25(examined._look)), "linking": (linking, "_link", hold),
       "masks": (examined, "_look_at_mask", until_25(examined._look_at_mask)),
       "publishing": (assemble, "check_added", hold)}
 attempts._EVERY_S = 0

@@ -20,6 +20,7 @@ from wsss.data.examined import Examined, examine, examine_masks
 from wsss.data.files import Files, chosen
 from wsss.data.groups import refuse_divided
 from wsss.data.ids import refuse_alike, shown
+from wsss.data.linking import link_all
 from wsss.data.lists import read_ids
 from wsss.data.manifest import BACKGROUND_FACT, BUCKET_FACT, MASKS_FACT, PIXELS_FACT, Entry, refresh_manifest
 from wsss.data.mask_values import MaskReader
@@ -136,7 +137,7 @@ def assemble(description: layout.Description, parts: Parts, dev_list: Path | Non
             facts |= {BUCKET_FACT: its.address}
             write_objects(root, its.objects)
         else:
-            layout.link_all(images, root / layout.IMAGES)
+            link_all(images, root / layout.IMAGES)
         examined = examine(images, description.name) if parts.examined is None else parts.examined
         official = {id: parts.official[id] for id in ids if id in parts.official}
         masks = _put_masks(official, root, layout.MASKS, parts)
@@ -225,7 +226,7 @@ def _put_masks(masks: Mapping[str, Path], root: Path, name: str, parts: Parts) -
     others = [(id, path) for id, path in masks.items() if path.suffix.lower() == ".mat" or changed]
     apart = {id for id, _ in others}
     plain = {id: path for id, path in masks.items() if id not in apart}
-    layout.link_all(plain, folder, copied=parts.bucket is not None)
+    link_all(plain, folder, copied=parts.bucket is not None)
     if others:
         folder.mkdir(exist_ok=True)
 

@@ -14,17 +14,16 @@ import numpy as np
 from wsss.classes import Classes
 from wsss.commands import command
 from wsss.data import layout
-from wsss.data.bucket_images import OBJECTS, BucketImages, read_objects
+from wsss.data.bucket_images import BucketImages
 from wsss.data.digest import digest
 from wsss.data.groups import GROUPS, read_written_groups
 from wsss.data.image_memory import ImageMemory
 from wsss.data.images import image_size, read_image
-from wsss.data.manifest import BACKGROUND_FACT, BUCKET_FACT, MANIFEST, PIXELS_FACT, Entry, Manifest, open_manifest
+from wsss.data.manifest import BACKGROUND_FACT, MANIFEST, PIXELS_FACT, Entry, Manifest, open_manifest
 from wsss.data.parallel import some, uncollected
 from wsss.data.pixels import Pixels
 from wsss.data.tags import Tags, read_written
 from wsss.errors import UserError
-from wsss.storage import is_remote
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +99,8 @@ class Dataset:
             _tags=tag_rows,
             _groups=groups,
             pixels=pixels,
-            **_in_bucket(root, manifest, images),
+            _bucket=(bucket := BucketImages.of(root, manifest, images)),
+            _entries=manifest.files if bucket else {},
         )
 
     @property
@@ -285,19 +285,6 @@ def _pixels(root: Path, facts: Mapping[str, Any]) -> Pixels | None:
         return Pixels.of_record(facts.get(PIXELS_FACT))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{root / MANIFEST} is damaged ({error}); pull the dataset again or add it again") from None
-
-
-def _in_bucket(root: Path, manifest: Manifest, images: Mapping[str, str]) -> dict[str, Any]:
-    """The parts of a `Dataset` whose images lie in a bucket; none where they lie in its folder."""
-    address = manifest.facts.get(BUCKET_FACT)
-    if address is None:
-        return {}
-    if not isinstance(address, str) or not is_remote(address):
-        raise UserError(f"{root / MANIFEST} is damaged ({address!r} is no s3:// address); pull the dataset again")
-    objects = read_objects(root)
-    if bare := [id for id in images if id not in objects]:
-        raise UserError(f"{root / OBJECTS} says nothing of {some(bare)}; pull the dataset again or add it again")
-    return {"_bucket": BucketImages(address, objects), "_entries": manifest.files}
 
 
 def _row(present: Collection[str], classes: Classes) -> np.ndarray:
