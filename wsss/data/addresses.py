@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from wsss import storage
@@ -17,12 +17,12 @@ class NamedFiles:
     """What options name, wherever it lies.
 
     Args:
-        root: the folder that takes what is fetched.
+        until: ends when what is fetched is needed no longer; its folder is made when there is something.
         bucket: the dataset's own folder, where that lies in a bucket: what is below it is here already.
     """
 
-    def __init__(self, root: Path, bucket: BucketFolder | None) -> None:
-        self._root = root
+    def __init__(self, until: ExitStack, bucket: BucketFolder | None) -> None:
+        self._until = until
         self._bucket = bucket
         self._fetched: dict[str, Path] = {}
 
@@ -67,7 +67,7 @@ class NamedFiles:
         return self._bucket.told(text) if self._bucket else text
 
     def _fetch(self, address: str) -> Path:
-        target = self._root / str(len(self._fetched)) / address.rpartition("/")[2]
+        target = self._until.enter_context(storage.temporary_folder()) / address.rpartition("/")[2]
         try:
             storage.write_bytes(target, patiently(lambda: storage.read_bytes(address)))
             return target
@@ -88,8 +88,8 @@ class NamedFiles:
 @contextmanager
 def named_files(bucket: BucketFolder | None) -> Iterator[NamedFiles]:
     """What options name, for as long as the block lasts; what is refused in it speaks of addresses."""
-    with storage.temporary_folder() as root:
-        files = NamedFiles(root, bucket)
+    with ExitStack() as until:
+        files = NamedFiles(until, bucket)
         try:
             yield files
         except UserError as error:
