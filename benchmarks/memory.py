@@ -12,6 +12,7 @@ import psutil
 
 from benchmarks.common import Row, photographs, threads
 from benchmarks.crf import infer
+from benchmarks.highest import highest
 from wsss.ops.crf import installed_backends
 
 LABELS, SIZE = 21, (375, 500)
@@ -51,11 +52,3 @@ def peak(image: np.ndarray, backend: str) -> int:
         FORGET.write_text("5", encoding="utf-8")
         infer(image, given, "irn", backend)
     return (highest() or before) - before
-
-
-def highest() -> int | None:
-    """Bytes that this process took at its peak so far; None where the system does not say."""
-    status = Path("/proc/self/status")
-    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
-    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")]
-    return found[0] if found else None

@@ -264,3 +264,61 @@ def test_the_example_of_the_docs_works(photos, cache, s3, tmp_path):
     commands = [words[1:] for words in lines if words[:1] == ["wsss"]]
     assert [command(tmp_path, *words).returncode for words in commands] == [0, 0]
     assert Dataset.open(tmp_path / "data" / "pets").address == f"{s3}/pets"
+
+
+def test_lists_classes_and_a_dev_list_are_read_from_wherever_they_lie(photos, cache, s3, tmp_path):
+    address, folder = photos
+    ids = sorted(path.stem for path in (folder / "img").iterdir())
+    texts = {
+        "lists/train.txt": ids[:12],
+        "lists/val.txt": ids[12:],
+        "dev.txt": ids[:2],
+        "classes.names": ["ring", "disc"],
+    }
+    tags = (folder / "tags.csv").read_text(encoding="utf-8").replace("disc-eyes", "disc").replace("square-ring", "ring")
+    contents = {name: "".join(f"{line}\n" for line in lines) for name, lines in texts.items()} | {"own.csv": tags}
+    for place in ("photos", "elsewhere"):
+        for name, text in contents.items():
+            storage.write_bytes(f"{s3}/{place}/{name}", text.encode())
+    for name, text in contents.items():
+        storage.write_bytes(tmp_path / "local" / name, text.encode())
+
+    def add(name: str, images: str, place: str) -> Dataset:
+        files = {"tags": "own.csv", "lists": "lists", "dev_list": "dev.txt", "class_list": "classes.names"}
+        options = {option: f"{place}/{file}" for option, file in files.items()}
+        if name != "beside":
+            return add_folder(images, name, max_disagreement=1, **options)
+        options["classes"] = options.pop("class_list")
+        words = [word for option, file in options.items() for word in (f"--{option.replace('_', '-')}", file)]
+        command(
+            tmp_path, "data", "add", "folder", images, "--name", name, "--max-disagreement", "1", *words, "--no-dvc"
+        )
+        return open_dataset(name)
+
+    try:
+        expected = add("here", str(folder), str(tmp_path / "local"))
+        assert len(expected.splits["dev"]) == 2 and expected.classes.names == ("ring", "disc")
+        for name, images, place in (
+            ("below", address, address),
+            ("beside", address, f"{s3}/elsewhere"),
+            ("only", str(folder), f"{s3}/elsewhere"),
+        ):
+            dataset = add(name, images, place)
+            assert dataset.digest == expected.digest and dataset.settings == expected.settings
+    finally:
+        for name in contents:
+            storage.remove(f"{s3}/photos/{name}")
+
+
+def test_what_an_address_of_a_list_does_not_hold_is_said_by_its_address(photos, cache, s3):
+    storage.write_bytes(f"{s3}/wrong/train.txt", b"a-stranger\n")
+    for option, name, sentence in (
+        ("lists", "wrong", f"{s3}/wrong/train.txt, line 1: there is no image file for a-stranger"),
+        ("dev_list", "nowhere.txt", f"neither a file {s3}/nowhere.txt nor a folder of that name"),
+        ("class_list", "photos/nowhere.txt", f"neither a file {s3}/photos/nowhere.txt nor a folder"),
+        ("masks", "wrong", f"--masks {s3}/wrong does not lie below"),
+    ):
+        with pytest.raises(UserError) as refused:
+            add_folder(photos[0], "refused", **{option: f"{s3}/{name}"})
+        assert sentence in str(refused.value) and "/tmp" not in str(refused.value)
+    assert [path for path in Path("data").iterdir() if path.name != ".adding"] == []

@@ -9,40 +9,49 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks.data import write_images
+from benchmarks.adding import write_images
 from wsss.data import examined, open_dataset
 from wsss.data.folder import add_folder
+from wsss.data.manifest import open_manifest
+from wsss.data.palette_png import write_palette_png
 from wsss.data.workspace import dataset_names
+from wsss.errors import UserError
 
 COUNT = 40
 HELD = """
 import sys, time
 from pathlib import Path
 from unittest.mock import patch
-from wsss.data import assemble, attempts, examined, folder, layout
+from wsss.data import assemble, attempts, examined, folder, linking
 
 def hold(*_, **__):
     Path("held").touch()
     time.sleep(60)
 
-def half_then_hold(path, look=examined._look):
-    if not path.endswith("25.jpg"):
-        return look(path)
-    while not Path("written").exists():
-        time.sleep(0.01)
-    hold()
+def until_25(look):
+    def half_then_hold(path):
+        if "25." not in path:
+            return look(path)
+        while not Path("written").exists():
+            time.sleep(0.01)
+        hold()
+    return half_then_hold
 
-def insert(attempt, insert=attempts.Attempt._insert):
-    insert(attempt)
-    Path("written").touch()
+def insert(attempt, rows, insert=attempts.Attempt._insert):
+    insert(attempt, rows)
+    if sys.argv[1] != "masks" or attempt.what == "masks":
+        Path("written").touch()
 
-at = {"reading": (examined, "_look", half_then_hold), "linking": (layout, "_link", hold),
+at = {"reading": (examined, "_look", until_25(examined._look)), "linking": (linking, "_link", hold),
+      "masks": (examined, "_look_at_mask", until_25(examined._look_at_mask)),
       "publishing": (assemble, "check_added", hold)}
 attempts._EVERY_S = 0
 with patch.object(*at[sys.argv[1]]), patch.object(attempts.Attempt, "_insert", insert):
-    folder.add_folder(Path("photos"), "photos", tags="photos.csv")
+    masks = Path("masks") if Path("masks").exists() else None
+    folder.add_folder(Path("photos"), "photos", tags="photos.csv", masks=masks)
 """
 
 
@@ -53,6 +62,15 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         os.utime(path, (1e9, 1e9))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "photos" / "000"
+
+
+@pytest.fixture
+def masks(photos: Path) -> Path:
+    for path in photos.glob("*.jpg"):
+        mask = Path("masks") / f"{path.stem}.png"
+        write_palette_png(mask, np.full((64, 64), 1 if int(path.stem) % 3 else 2, np.uint8))
+        os.utime(mask, (1e9, 1e9))
+    return Path("masks")
 
 
 def kill_at(moment: str) -> None:
@@ -66,10 +84,10 @@ def kill_at(moment: str) -> None:
     Path("held").unlink()
 
 
-def read_again(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def read_again(monkeypatch: pytest.MonkeyPatch, name: str = "_look") -> list[str]:
     read: list[str] = []
-    look = examined._look
-    monkeypatch.setattr(examined, "_look", lambda path: read.append(Path(path).name) or look(path))
+    look = getattr(examined, name)
+    monkeypatch.setattr(examined, name, lambda path: read.append(Path(path).name) or look(path))
     return read
 
 
@@ -86,6 +104,31 @@ def test_what_a_killed_attempt_read_is_not_read_again(moment, left, photos, monk
     assert again.digest == whole.digest and open_dataset("photos").check() == ""
     assert not [path for path in Path("data").iterdir() if path.name.endswith(".part")]
     assert not list(Path("data/.adding").glob("*.sqlite"))
+
+
+@pytest.mark.parametrize(("moment", "left"), [("masks", range(1, COUNT)), ("publishing", [0])])
+def test_nor_are_masks_that_it_read(moment, left, photos, masks, monkeypatch, capsys):
+    whole = add_folder(Path("photos"), "photos", tags="photos.csv", masks=masks)
+    (Path("data") / "photos").rename("before")
+    kill_at(moment)
+    read, masks_read = read_again(monkeypatch), read_again(monkeypatch, "_look_at_mask")
+    again = add_folder(Path("photos"), "photos", tags="photos.csv", masks=masks)
+    assert read == [] and len(masks_read) in left
+    assert (
+        f"an attempt that broke off had read {COUNT - len(masks_read)} of the {COUNT} masks" in capsys.readouterr().err
+    )
+    assert open_manifest(again.root) == open_manifest(Path("before").absolute())
+    assert again.digest == whole.digest and open_dataset("photos").check(thorough=True) == ""
+
+
+def test_a_mask_that_changed_between_two_attempts_is_read_again(photos, masks, monkeypatch):
+    monkeypatch.setattr("wsss.data.masks.read_palette_png", lambda *_: pytest.fail("a mask was read twice"))
+    kill_at("publishing")
+    wrong = masks / "000003.png"
+    write_palette_png(wrong, np.full((64, 60), 1, np.uint8))
+    os.utime(wrong, (2e9, 2e9))
+    with pytest.raises(UserError, match=r"000003\.png is 60 x 64, its image 64 x 64"):
+        add_folder(Path("photos"), "photos", tags="photos.csv", masks=masks)
 
 
 def test_what_changed_between_two_attempts_is_read_again_and_said(photos, monkeypatch, capsys):
@@ -118,7 +161,7 @@ def test_the_processes_that_read_end_with_the_one_that_began_them(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     code = (
         "import os, time; from pathlib import Path; from wsss.data import parallel\n"
-        "def work(item):\n    Path(f'at-{os.getpid()}').touch(); time.sleep(30)\n"
+        "def work(items):\n    Path(f'at-{os.getpid()}').touch(); time.sleep(30)\n"
         "parallel.own_cores = lambda: 2\n"
         "list(parallel.in_batches(work, range(1000), 'x'))\n"
     )

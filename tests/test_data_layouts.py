@@ -198,7 +198,8 @@ def test_sbd_alone_has_its_own_lists_and_masks(devkit, benchmark, inside):
     assert (read_palette_png(dataset.root / "SegmentationClass" / f"{SBD_VAL[0]}.png") == DOG).all()
 
 
-def test_sbd_takes_groups_and_refuses_lists_that_divide_one(benchmark, tmp_path):
+def test_sbd_takes_groups_and_refuses_lists_that_divide_one(benchmark, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     ids = [*SBD_TRAIN, *SBD_VAL]
     rows = "".join(f"{id},{'a' if id in SBD_TRAIN else 'b'}\n" for id in ids)
     (tmp_path / "groups.csv").write_text("image,group\n" + rows, encoding="utf-8")

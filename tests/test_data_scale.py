@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import adding
 from benchmarks import data as benchmark
 from wsss.data import examined, open_dataset
 from wsss.data.changes import _COARSEST_NS
 from wsss.data.folder import add_folder
 from wsss.data.ids import fit, refuse_alike
-from wsss.data.manifest import file_entry, open_manifest
+from wsss.data.manifest import Entry, file_entry, open_manifest
 from wsss.data.parallel import each
 from wsss.errors import UserError
 
@@ -25,7 +27,7 @@ COUNT = 300
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("scale")
-    benchmark.write_images(root / "photos", COUNT)
+    adding.write_images(root / "photos", COUNT)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         add_folder(Path("photos"), "photos", tags="photos.csv")
@@ -55,6 +57,17 @@ def test_a_manifest_is_byte_for_byte_what_json_writes(root):
     assert all(file_entry(path.parent / name).sha256 == its["sha256"] for name, its in content["files"].items())
 
 
+def test_a_manifest_with_what_is_no_hash_or_size_is_damaged(tmp_path):
+    for entry in ({"sha256": "ab", "size": 1}, {"sha256": "ab" * 32, "size": -1}, {"sha256": "x" * 64, "size": 1}):
+        (tmp_path / "manifest.json").write_text(json.dumps({"files": {"a.jpg": entry}}), encoding="utf-8")
+        with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+            open_manifest(tmp_path)
+    (tmp_path / "a.jpg").write_bytes(b"an image")
+    entry = file_entry(tmp_path / "a.jpg")
+    assert (entry.sha256, entry.size) == (hashlib.sha256(b"an image").hexdigest(), 8)
+    assert pickle.loads(pickle.dumps(entry)) == entry == Entry(entry.sha256, entry.size)
+
+
 def test_an_image_is_decoded_once_while_it_is_added(root, tmp_path, monkeypatch):
     seen = []
     stored = examined.stored
@@ -75,7 +88,7 @@ def test_a_check_before_a_run_reads_no_file_that_nobody_touched(root, monkeypatc
 
 
 def test_a_broken_image_among_many_is_named_and_nothing_is_written(root, tmp_path, monkeypatch):
-    benchmark.write_images(tmp_path / "photos", 20)
+    adding.write_images(tmp_path / "photos", 20)
     broken = tmp_path / "photos" / "000" / "000007.jpg"
     broken.write_bytes(broken.read_bytes()[:-300])
     monkeypatch.chdir(tmp_path)
@@ -111,6 +124,6 @@ def test_the_benchmark_measures_what_it_says(monkeypatch):
     for name, count in {"ADDED": 60, "OPENED": 80, "FEW": 40, "ROUNDS": 1}.items():
         monkeypatch.setattr(benchmark, name, count)
     rows = {row.key: row for row in benchmark.rows()}
-    assert set(rows) == {"add", "open-first", "open", "memory"}
+    assert set(rows) == {"add", "add-pixels", "add-read", "add-link", "open-first", "open", "memory"}
     assert rows["add"].aim == 0.7 and rows["open"].peer == 3 and rows["memory"].peer == 100
     assert all(row.ours is not None and np.isfinite(row.ours) for row in rows.values())

@@ -114,7 +114,8 @@ def add_folder(
     """Make a dataset from any folder of images, as `wsss data add folder` does.
 
     Args:
-        path: the folder of images, searched through all its subfolders.
+        path: the folder of images, searched through all its subfolders; or the s3:// address of one. Tags, classes,
+            groups and lists may be s3:// addresses too.
         tags: a table (CSV, TSV) with the columns image and labels (several labels joined by ";"; empty for a background
             image) or a column of 0 and 1 for each class, an npz file, COCO's JSON, "folders", "name:REGEX", "coco",
             "xml", "roboflow" or "masks"; by default what the folder shows.
@@ -138,21 +139,19 @@ def add_folder(
         UserError: the dataset exists, an image has no tags, or anything else that is wrong with the files.
     """
     from wsss import versions
+    from wsss.data.addresses import folder_name
     from wsss.data.folder import add_folder as add
 
-    def optional(file: str | Path | None) -> Path | None:
-        return None if file is None else Path(file)
-
     dataset = add(
-        Path(path),
-        name or Path(path).resolve().name,
+        path,
+        name or folder_name(path),
         tags=None if tags is None else str(tags),
         masks=masks,
-        class_list=optional(classes),
+        class_list=classes,
         negative=negative,
         groups=groups,
         splits=splits,
-        lists=optional(lists),
+        lists=lists,
         val_share=val_share,
         max_disagreement=max_disagreement,
         value_255=value_255,

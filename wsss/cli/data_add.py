@@ -92,7 +92,7 @@ def folder(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="How the dataset is called; by default like the folder.")] = None,
-    classes: ClassList = None,
+    classes: Annotated[str | None, typer.Option(help="A file of class names, one a line.")] = None,
     negative: Annotated[
         str, typer.Option(metavar="NAMES", help="Names, separated by commas, that stand for no class, such as good.")
     ] = "",
@@ -107,11 +107,13 @@ def folder(
         str | None,
         typer.Option(help="folders (train, val, test), column:NAME, none (chosen by hash), or one split for all."),
     ] = None,
-    lists: Annotated[Path | None, typer.Option(help="A folder with train.txt, val.txt, test.txt, dev.txt.")] = None,
+    lists: Annotated[str | None, typer.Option(help="A folder with train.txt, val.txt, test.txt, dev.txt.")] = None,
     val_share: Annotated[
         float | None, typer.Option(help="The share held out as val where there are no lists (0.2; 0.1 if no masks).")
     ] = None,
-    dev_list: DevList = None,
+    dev_list: Annotated[
+        str | None, typer.Option(help="A file of dev ids, instead of 10 % of the masked train ids by hash.")
+    ] = None,
     max_disagreement: MaxDisagreement = None,
     value_255: Value255 = None,
     no_background: NoBackground = False,
@@ -129,13 +131,16 @@ def folder(
     ] = False,
     no_dvc: NoDvc = False,
 ) -> None:
-    """Any folder of images with tags; masks are not needed. Images of a bucket stay there, and are read from there."""
+    """Any folder of images with tags; masks are not needed.
+
+    Images of a bucket stay there, and are read from there. Tags, classes, groups and lists may be s3:// addresses too.
+    """
+    from wsss.data.addresses import folder_name
     from wsss.data.folder import add_folder
-    from wsss.storage import is_remote
 
     dataset = add_folder(
         path,
-        name or Path(path.rstrip("/") if is_remote(path) else Path(path).resolve()).name,
+        name or folder_name(path),
         tags=tags,
         class_list=classes,
         negative=[part.strip() for part in negative.split(",") if part.strip()],

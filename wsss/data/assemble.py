@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from wsss.data.bucket_images import write_objects
 from wsss.data.checking import check_added
 from wsss.data.class_hints import class_hints
 from wsss.data.dataset import Dataset
-from wsss.data.examined import Examined, examine
-from wsss.data.files import chosen
+from wsss.data.examined import Examined, examine, examine_masks
+from wsss.data.files import Files, chosen
 from wsss.data.groups import refuse_divided
 from wsss.data.ids import refuse_alike, shown
+from wsss.data.linking import link_all
 from wsss.data.lists import read_ids
-from wsss.data.manifest import BACKGROUND_FACT, BUCKET_FACT, MASKS_FACT, PIXELS_FACT, refresh_manifest
+from wsss.data.manifest import BACKGROUND_FACT, BUCKET_FACT, MASKS_FACT, PIXELS_FACT, Entry, refresh_manifest
 from wsss.data.mask_values import MaskReader
 from wsss.data.masks import read_mask
 from wsss.data.palette_png import write_palette_png
@@ -135,21 +137,20 @@ def assemble(description: layout.Description, parts: Parts, dev_list: Path | Non
             facts |= {BUCKET_FACT: its.address}
             write_objects(root, its.objects)
         else:
-            layout.link_all(images, root / layout.IMAGES)
+            link_all(images, root / layout.IMAGES)
         examined = examine(images, description.name) if parts.examined is None else parts.examined
         official = {id: parts.official[id] for id in ids if id in parts.official}
-        _put_masks(official, root / layout.MASKS, parts)
+        masks = _put_masks(official, root, layout.MASKS, parts)
         extra = {id: parts.extra[id] for id in ids if id in parts.extra and id not in parts.official}
-        _put_masks(extra, root / layout.MASKS_AUG, parts)
+        masks |= _put_masks(extra, root, layout.MASKS_AUG, parts)
+        examined_masks = examine_masks(masks, description.name)
         groups = {id: parts.groups[id] for id in ids} if parts.groups else None
-        known = {
-            layout.image_name(id, path): entry
-            for id, path in images.paths.items()
-            if (entry := examined[id].entry) is not None
-        }
-        manifest = layout.finish(root, description, tags, lists, groups, facts, known)
-        dataset = Dataset.open(root, manifest)
-        note = check_added(dataset, {id for id in ids if not _is_sound(examined[id], dataset)})
+        manifest = layout.finish(
+            root, description, tags, lists, groups, facts, _entries(images, examined, examined_masks)
+        )
+        dataset = Dataset.open(root, manifest, tags)
+        doubtful = {id for id in ids if not _is_sound(examined[id], dataset)}
+        note = check_added(dataset, doubtful, examined_masks)
         parts.unchanged()
     forget(description.name)
     if note:
@@ -191,6 +192,14 @@ def write_dev(dataset: Dataset, dev_list: Path | None = None, share: float = DEV
     return Dataset.open(root)
 
 
+def _entries(
+    images: Files, examined: Mapping[str, Examined], examined_masks: Mapping[str, Examined]
+) -> dict[str, Entry]:
+    """What the manifest says of images and masks, by their path in the dataset's folder."""
+    files = ((layout.image_name(id, path), examined[id]) for id, path in images.paths.items())
+    return {name: its.entry for name, its in chain(files, examined_masks.items()) if its.entry is not None}
+
+
 def _is_sound(image: Examined, dataset: Dataset) -> bool:
     """Whether nothing is left to be checked of an image."""
     turned = dataset.kind == "folder" and image.holds is not None and image.holds.orientation > 1
@@ -209,13 +218,15 @@ def _with_limits(parts: Parts, train: Sequence[str]) -> Pixels | None:
     return with_limits(parts.pixels, [*images.values()], lambda path: lying.read(id := ids[str(path)], known[id]))
 
 
-def _put_masks(masks: Mapping[str, Path], folder: Path, parts: Parts) -> None:
+def _put_masks(masks: Mapping[str, Path], root: Path, name: str, parts: Parts) -> dict[str, Path]:
+    """Put masks into one of a dataset's folders; those that are taken as they are, by their path in the dataset's."""
+    folder = root / name
     objects, values = parts.objects, parts.values
     changed = objects is not None or values is not None
     others = [(id, path) for id, path in masks.items() if path.suffix.lower() == ".mat" or changed]
     apart = {id for id, _ in others}
     plain = {id: path for id, path in masks.items() if id not in apart}
-    layout.link_all(plain, folder, copied=parts.bucket is not None)
+    link_all(plain, folder, copied=parts.bucket is not None)
     if others:
         folder.mkdir(exist_ok=True)
 
@@ -224,6 +235,7 @@ def _put_masks(masks: Mapping[str, Path], folder: Path, parts: Parts) -> None:
         write_palette_png(folder / f"{item[0]}.png", read_mask(item[1], object_255=object_255, values=values))
 
     each(convert, others, "converting masks")
+    return {f"{name}/{id}.png": path for id, path in plain.items()}
 
 
 def _read_dev(path: Path, train: Collection[str], masked: Collection[str], images: Mapping[str, Path]) -> list[str]:

@@ -23,7 +23,8 @@ from wsss.errors import UserError
 from wsss.storage import StoredFile
 
 _THREADS = 16
-_ALL_ELSE = frozenset({".csv", ".tsv", ".txt", ".json", ".xml", ".npz"})
+TEXTS = frozenset({".csv", ".tsv", ".txt", ".json", ".xml", ".npz"})
+"""Files beside images that say something of them."""
 
 
 class BucketFolder:
@@ -46,7 +47,7 @@ class BucketFolder:
                 path = storage.inside(root, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
-        self._download([name for name in self.listed if suffix(name) in _ALL_ELSE])
+        self._download([name for name in self.listed if suffix(name) in TEXTS])
 
     def fill(self, files: Mapping[str, Path]) -> None:
         """Download files that are empty so far, such as masks."""
@@ -54,19 +55,10 @@ class BucketFolder:
         names = [path[start:] for path in paths_of(files).values() if path.startswith(start_of(self.root))]
         self._download([name for name in names if name in self.listed])
 
-    def local(self, choice: str | None) -> str | None:
-        """An option's word, where it is an address the path of what it means in the folder.
-
-        Raises:
-            UserError: the address of something else.
-        """
-        if choice is None or not storage.is_remote(choice):
-            return choice
-        if not choice.startswith(f"{self.address}/"):
-            raise UserError(
-                f"{choice} does not lie below {self.address}; copy it there, or give a file on this machine"
-            )
-        return str(storage.inside(self.root, choice.removeprefix(f"{self.address}/").rstrip("/")))
+    def local(self, address: str) -> Path | None:
+        """The path in the folder of what lies at an address; None where that is not below the folder's."""
+        name = address.removeprefix(f"{self.address}/")
+        return None if name == address else storage.inside(self.root, name)
 
     @property
     def reader(self) -> Reader:

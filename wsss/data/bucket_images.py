@@ -13,13 +13,14 @@ import io
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from wsss import storage
-from wsss.data.manifest import Entry
+from wsss.data.manifest import BUCKET_FACT, MANIFEST, Entry, Manifest
+from wsss.data.parallel import some
 from wsss.data.text import read_text
 from wsss.errors import UserError
 from wsss.storage import ObjectCache, UnreachableError, inside_name, write_bytes
@@ -44,6 +45,23 @@ class BucketImages:
 
     address: str
     objects: Mapping[str, str]
+
+    @classmethod
+    def of(cls, root: Path, manifest: Manifest, ids: Iterable[str]) -> BucketImages | None:
+        """Where the images of a dataset's folder lie; None where they lie in it.
+
+        Raises:
+            UserError: the manifest or `objects.csv` is damaged.
+        """
+        address = manifest.facts.get(BUCKET_FACT)
+        if address is None:
+            return None
+        if not isinstance(address, str) or not storage.is_remote(address):
+            raise UserError(f"{root / MANIFEST} is damaged ({address!r} is no s3:// address); pull the dataset again")
+        objects = read_objects(root)
+        if bare := [id for id in ids if id not in objects]:
+            raise UserError(f"{root / OBJECTS} says nothing of {some(bare)}; pull the dataset again or add it again")
+        return cls(address, objects)
 
     def read(self, id: str, entry: Entry) -> bytes:
         """The file of an image.

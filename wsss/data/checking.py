@@ -13,12 +13,13 @@ from wsss.data.agreement import OBJECT_OF_MANY, answers, check_masks
 from wsss.data.changes import Changes, find_changes, mending, name_of
 from wsss.data.images import image_problem, image_size
 from wsss.data.manifest import refresh_manifest
-from wsss.data.masks import check_mask, read_mask
+from wsss.data.masks import check_mask, check_mask_size, check_mask_values, read_mask
 from wsss.data.palette_png import write_palette_png
 from wsss.data.parallel import each, some
 from wsss.errors import UserError
 
 if TYPE_CHECKING:
+    from wsss.data.attempts import Examined
     from wsss.data.dataset import Dataset
 
 
@@ -45,12 +46,13 @@ def check(dataset: Dataset, *, thorough: bool) -> str:
     return _agree(dataset, values, False)
 
 
-def check_added(dataset: Dataset, doubtful: Collection[str]) -> str:
+def check_added(dataset: Dataset, doubtful: Collection[str], masks: Mapping[str, Examined]) -> str:
     """Check a dataset whose manifest was written just now; the user has the options of `wsss data add` at hand.
 
     Args:
         dataset: the dataset, not yet published.
         doubtful: the ids of images that were not wholly decoded while they were added.
+        masks: what is known of masks, by their path in the dataset's folder; others are read.
 
     Returns:
         What the user should know though the dataset can be used; often empty.
@@ -58,7 +60,7 @@ def check_added(dataset: Dataset, doubtful: Collection[str]) -> str:
     Raises:
         UserError: as `Dataset.check`.
     """
-    problems, values = _look(dataset, doubtful=doubtful)
+    problems, values = _look(dataset, doubtful=doubtful, read=masks)
     if problems:
         raise _refusal(dataset, problems, Changes())
     return _agree(dataset, values, True)
@@ -152,6 +154,7 @@ def _look(
     ids: Collection[str] | None = None,
     thorough: bool = True,
     doubtful: Collection[str] | None = None,
+    read: Mapping[str, Examined] | None = None,
 ) -> tuple[dict[str, str], dict[str, frozenset[int]]]:
     """What is wrong, by the file's relative path or the id, and the values in each mask where all were looked at.
 
@@ -160,6 +163,7 @@ def _look(
         ids: those that are looked at; None for all of the splits.
         thorough: decode images and masks, not only their headers.
         doubtful: ids of the images that were not decoded before; None for all.
+        read: see `check_added`.
     """
     named = _named(dataset)
 
@@ -175,7 +179,7 @@ def _look(
         of_id = [f"{folder}/{id}" for folder in (layout.MASKS, layout.MASKS_AUG) if f"{folder}/{id}" in masks]
         if id in named and not dataset.has_image(id):
             return None
-        return _look_at(dataset, id, of_id, thorough, is_sound(id)) if of_id or not is_sound(id) else None
+        return _look_at(dataset, id, of_id, thorough, is_sound(id), read or {}) if of_id or not is_sound(id) else None
 
     found = [its for its in each(look, looked_at, "checking") if its is not None]
     problems = {path: problem for these, _ in found for path, problem in these.items()}
@@ -187,7 +191,7 @@ def _masked(dataset: Dataset, folder: str) -> Collection[str]:
 
 
 def _look_at(
-    dataset: Dataset, id: str, masks: Sequence[str], thorough: bool, sound: bool
+    dataset: Dataset, id: str, masks: Sequence[str], thorough: bool, sound: bool, read: Mapping[str, Examined]
 ) -> tuple[dict[str, str], dict[str, frozenset[int]]]:
     problems: dict[str, str] = {}
     values: dict[str, frozenset[int]] = {}
@@ -205,7 +209,12 @@ def _look_at(
     size = image_size(file, dataset.pixels, relative) if masks else (0, 0)
     for mask in (f"{name}.png" for name in masks):
         try:
-            seen = check_mask(dataset.root / mask, f"mask {mask}", size, dataset.classes, decode=thorough)
+            known, path = read.get(mask), dataset.root / mask
+            if known and known.holds and known.labels is not None:
+                check_mask_size(known.holds.size, f"mask {mask}", size)
+                seen = check_mask_values(known.labels, path, f"mask {mask}", dataset.classes)
+            else:
+                seen = check_mask(path, f"mask {mask}", size, dataset.classes, decode=thorough)
             if thorough and not values:
                 values[mask] = seen
         except UserError as error:

@@ -14,17 +14,16 @@ import numpy as np
 from wsss.classes import Classes
 from wsss.commands import command
 from wsss.data import layout
-from wsss.data.bucket_images import OBJECTS, BucketImages, read_objects
+from wsss.data.bucket_images import BucketImages
 from wsss.data.digest import digest
 from wsss.data.groups import GROUPS, read_written_groups
 from wsss.data.image_memory import ImageMemory
 from wsss.data.images import image_size, read_image
-from wsss.data.manifest import BACKGROUND_FACT, BUCKET_FACT, MANIFEST, PIXELS_FACT, Entry, Manifest, open_manifest
-from wsss.data.parallel import some
+from wsss.data.manifest import BACKGROUND_FACT, MANIFEST, PIXELS_FACT, Entry, Manifest, open_manifest
+from wsss.data.parallel import some, uncollected
 from wsss.data.pixels import Pixels
-from wsss.data.tags import read_written
+from wsss.data.tags import Tags, read_written
 from wsss.errors import UserError
-from wsss.storage import is_remote
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,12 +61,13 @@ class Dataset:
     _entries: Mapping[str, Entry] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def open(cls, root: Path, manifest: Manifest | None = None) -> Dataset:
+    @uncollected()
+    def open(cls, root: Path, manifest: Manifest | None = None, tags: Tags | None = None) -> Dataset:
         """Open the dataset folder `root`.
 
         Args:
             root: the folder.
-            manifest: its manifest, where that is known already.
+            manifest, tags: what its `manifest.json` and `tags.csv` say, where that is known already.
 
         Raises:
             UserError: it is not a dataset folder, a part is damaged, the tags name an unknown class, splits overlap.
@@ -78,10 +78,10 @@ class Dataset:
         classes = replace(description.classes, background=manifest.facts.get(BACKGROUND_FACT, True))
         entries, pixels = manifest.files, _pixels(root, manifest.facts)
         images = layout.ids_of(entries, layout.IMAGES)
-        names = read_written(root / layout.TAGS, classes)
-        rows = {present: _row(present, classes) for present in set(names.values())}  # most are the same few
+        tags = read_written(root / layout.TAGS, classes) if tags is None else tags
+        rows = {names: _row(names, classes) for names in set(tags.values())}  # most are the same few
         own = {id: id for id in images}  # an id is one text wherever it stands
-        tags = {own.get(id, id): rows[present] for id, present in names.items()}
+        tag_rows = {own.get(id, id): rows[names] for id, names in tags.items()}
         splits = {split: tuple(own.get(id, id) for id in ids) for split, ids in layout.read_splits(root).items()}
         groups = read_written_groups(root)
         if groups and (bare := [id for ids in splits.values() for id in ids if id not in groups]):
@@ -94,12 +94,13 @@ class Dataset:
             tags_source=description.tags_source,
             settings=description.settings,
             splits=splits,
-            digest=digest(classes, splits, images, entries, tags, groups, pixels),
+            digest=digest(classes, splits, images, entries, tag_rows, groups, pixels),
             _images=images,
-            _tags=tags,
+            _tags=tag_rows,
             _groups=groups,
             pixels=pixels,
-            **_in_bucket(root, manifest, images),
+            _bucket=(bucket := BucketImages.of(root, manifest, images)),
+            _entries=manifest.files if bucket else {},
         )
 
     @property
@@ -284,19 +285,6 @@ def _pixels(root: Path, facts: Mapping[str, Any]) -> Pixels | None:
         return Pixels.of_record(facts.get(PIXELS_FACT))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{root / MANIFEST} is damaged ({error}); pull the dataset again or add it again") from None
-
-
-def _in_bucket(root: Path, manifest: Manifest, images: Mapping[str, str]) -> dict[str, Any]:
-    """The parts of a `Dataset` whose images lie in a bucket; none where they lie in its folder."""
-    address = manifest.facts.get(BUCKET_FACT)
-    if address is None:
-        return {}
-    if not isinstance(address, str) or not is_remote(address):
-        raise UserError(f"{root / MANIFEST} is damaged ({address!r} is no s3:// address); pull the dataset again")
-    objects = read_objects(root)
-    if bare := [id for id in images if id not in objects]:
-        raise UserError(f"{root / OBJECTS} says nothing of {some(bare)}; pull the dataset again or add it again")
-    return {"_bucket": BucketImages(address, objects), "_entries": manifest.files}
 
 
 def _row(present: Collection[str], classes: Classes) -> np.ndarray:

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from wsss.classes import Classes
+from wsss.data.addresses import named_files
 from wsss.data.agreement import OBJECT_OF_MANY, answers
 from wsss.data.assemble import Parts, assemble
 from wsss.data.bucket_folder import BucketFolder, laid_out
@@ -41,13 +42,13 @@ def add_folder(
     name: str,
     *,
     tags: str | None = None,
-    class_list: Path | None = None,
+    class_list: str | Path | None = None,
     negative: Collection[str] = (),
     masks: str | Path | None = None,
     groups: str | None = None,
     splits: str | None = None,
-    lists: Path | None = None,
-    dev_list: Path | None = None,
+    lists: str | Path | None = None,
+    dev_list: str | Path | None = None,
     val_share: float | None = None,
     max_disagreement: float | None = None,
     value_255: str | None = None,
@@ -62,7 +63,8 @@ def add_folder(
 
     An image's id is its file name without the suffix, or where such names repeat its path. Without splits of its own,
     val is chosen by hash: a share of the masked ids, or of all ids where there is no mask, and val then serves tag
-    metrics. What was recognised is said before anything is written.
+    metrics. What was recognised is said before anything is written. Tags, classes, groups and lists may lie on this
+    machine or at s3:// addresses, wherever the images lie.
 
     Args:
         path: the folder of images, or the s3:// address of one: images stay there, and masks are copied.
@@ -87,12 +89,10 @@ def add_folder(
     Raises:
         UserError: a folder without images, bad names, or bad content; see `assemble`.
     """
-    with _opened(path, name) as (path, bucket):
+    with _opened(path, name) as (path, bucket), named_files(bucket) as named_by:
         drawn_by_coco = masks is not None and str(masks) == COCO
         masks = None if drawn_by_coco else masks
-        if bucket:
-            tags, groups = bucket.local(tags), bucket.local(groups)
-            masks = bucket.local(None if masks is None else str(masks))
+        masks = named_by.masks(masks)
         named = ValueNames.of(mask_values, ignore_values, background)
         if named and value_255 is not None:
             raise UserError("--value-255 is for masks of 0 and 255 alone; with --mask-values say what 255 is there")
@@ -117,13 +117,14 @@ def add_folder(
         pixels, kinds = declared({id: its.holds for id, its in examined.items()}, Pixels.of_words(bands, stretch))
         if pixels is not None:
             say(f"{name}: the images are {kinds_of(kinds)}; they are read so: {pixels}")
-        choice = str(tags) if tags is not None else recognise(pictures)
+        choice = named_by.word(tags) or recognise(pictures)
         annotations = _annotated(choice, path) if drawn_by_coco else []
         if drawn_by_coco:
             pictures = replace(pictures, masks={}, found=())
         table = Path(choice) if Path(choice).suffix.lower() in TABLES and Path(choice).is_file() else None
-        given, splits_source = read_splits(splits, lists, pictures, table)
-        classes = read_class_list(class_list) if class_list else named.classes if named else None
+        given, splits_source = read_splits(splits, named_by.local(lists), pictures, table)
+        listed = named_by.local(class_list)
+        classes = read_class_list(listed) if listed else named.classes if named else None
         classes = classes and Classes(classes.names, background)
         apart = [text.partition(":")[2] for text in (groups, splits) if text and text.startswith("column:")]
 
@@ -144,14 +145,14 @@ def add_folder(
             drawn = f"{len(masks_of):,} masks drawn of annotations"
             pictures = replace(pictures, masks=masks_of, notes=(*pictures.notes, *notes), found=(drawn,))
         ids = sorted({id for its in given.values() for id in its} if given else pictures.files)
-        found_groups = read_groups(groups, ids, pictures.files, pictures.names, table) if groups else {}
+        said_groups = named_by.word(groups)
+        found_groups = read_groups(said_groups, ids, pictures.files, pictures.names, table) if said_groups else {}
         if val_share is None:
             val_share = VAL_SHARE if pictures.masks else VAL_SHARE_WITHOUT_MASKS
         train, val = list(given.get("train", () if given else ids)), list(given.get("val", ()))
         if train and "val" not in given and not lists:
-            pool_tags = take(found.tags, train, choice, found.notes)
             masked = [id for id in train if id in pictures.masks] or train
-            val = list(hold_out(train, masked, pool_tags, val_share, found_groups))
+            val = list(hold_out(train, masked, take(found.tags, train, choice, found.notes), val_share, found_groups))
             held_out = set(val)
             train = [id for id in train if id not in held_out]
         learnt = (*train, *val)
@@ -160,9 +161,11 @@ def add_folder(
                 f"no image of train shows a class in {path}, so that nothing can be learnt: classes are in other "
                 "splits alone; have splits chosen anew with --splits none"
             )
-        shown_tags = {id: found.tags[id] for id in ids if id in found.tags}
         place = bucket.address if bucket else str(path)
-        _say_recognised(place, pictures, counted(shown_tags, found.classes), source, given, splits_source, found_groups)
+        counts = counted((found.tags[id] for id in ids if id in found.tags), found.classes)
+        _say_recognised(place, pictures, counts, source, given, splits_source, found_groups)
+
+        dev_file = named_by.local(dev_list)
 
         def unchanged() -> None:
             bucket.refuse_changes() if bucket else pictures.refuse_changes(before)
@@ -178,8 +181,8 @@ def add_folder(
                         "tags": Path(choice).name if source != "name" else choice,
                         "masks": bool(pictures.masks),
                         "val": splits_source if "val" in given or lists else f"{val_share:g} by hash",
-                        "dev": dev_list.name
-                        if dev_list
+                        "dev": dev_file.name
+                        if dev_file
                         else splits_source
                         if "dev" in given
                         else f"{DEV_SHARE:g} by hash",
@@ -197,7 +200,7 @@ def add_folder(
                     tags=found.tags,
                     groups=found_groups,
                     official=pictures.masks,
-                    notes=[bucket.told(note) if bucket else note for note in (*found.notes, *pictures.notes)],
+                    notes=[named_by.told(note) for note in (*found.notes, *pictures.notes)],
                     objects=_objects(found, ids) if object_255 else None,
                     unchanged=unchanged,
                     values=values,
@@ -205,7 +208,7 @@ def add_folder(
                     examined=examined,
                     bucket=bucket,
                 ),
-                dev_list,
+                dev_file,
             )
         except UserError:
             if pictures.masks and values is None and not object_255:

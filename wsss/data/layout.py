@@ -32,7 +32,7 @@ from typing import Any
 from wsss.classes import Classes
 from wsss.commands import command
 from wsss.data.bucket_images import OBJECTS
-from wsss.data.files import Files, paths_of, suffix
+from wsss.data.files import Files, suffix
 from wsss.data.groups import GROUPS, write_groups
 from wsss.data.ids import files_by_id, path_id, shown
 from wsss.data.images import SUFFIXES
@@ -137,45 +137,6 @@ def _taken(target: Path) -> str:
 def image_name(id: str, file: str) -> str:
     """What the manifest calls the image of an id that is added from a file."""
     return f"{IMAGES}/{id}{suffix(file)}"
-
-
-def link_all(sources: Mapping[str, Path], folder: Path, *, copied: bool = False) -> None:
-    """Link each file into `folder` as `<id><suffix>`; the folder is made only when there is something to link.
-
-    Args:
-        sources: id to file.
-        folder: where to.
-        copied: copy the files, which will not stay where they are.
-
-    Raises:
-        UserError: files that can't be read (names the first ten, and how many more).
-    """
-    paths = paths_of(sources)
-    if closed := [shown(path) for path in paths.values() if not os.access(path, os.R_OK)]:
-        raise UserError(f"{some(closed)} can't be read; change the permissions, or take away links that lead nowhere")
-    made: set[str] = set()
-    for id, path in paths.items():
-        target = f"{folder}/{id}{suffix(path)}"
-        parent = os.path.dirname(target)
-        if parent not in made:
-            os.makedirs(parent, exist_ok=True)
-            made.add(parent)
-        if copied:
-            shutil.copyfile(path, target)
-        else:
-            _link(path, target)
-
-
-def _link(source: str, target: str) -> None:
-    """Make `target` the same file as `source`: a hard link, else a symbolic link, else a copy."""
-    file = os.path.realpath(source) if os.path.islink(source) else source
-    for way in (os.link, lambda file, target: os.symlink(os.path.abspath(file), target)):
-        try:
-            way(file, target)
-        except OSError:
-            continue
-        return
-    shutil.copyfile(file, target)
 
 
 def read_list(path: Path) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,45 @@ BACKGROUND_FACT, MASKS_FACT, PIXELS_FACT, BUCKET_FACT = "background", "masks", "
 where the images lie that are not in the folder."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One file: its sha256 in hexadecimal and its size in bytes."""
+_HASH, _SIZE = 32, 8
+"""Bytes of each in an `Entry`."""
 
-    sha256: str
-    size: int
 
-    def __reduce__(self) -> tuple[type[Entry], tuple[str, int]]:
-        """How it goes from one process to another, in half the time that the default takes."""
-        return Entry, (self.sha256, self.size)
+class Entry(bytes):
+    """One file: its sha256 and its size, packed, as there are as many as images.
+
+    Args:
+        sha256: in hexadecimal, 64 digits.
+        size: in bytes.
+
+    Raises:
+        ValueError: another number of digits, or no such size.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, sha256: str, size: int) -> Entry:
+        packed = bytes.fromhex(sha256)
+        if len(packed) != _HASH or not 0 <= size < 1 << (8 * _SIZE):
+            raise ValueError(f"{sha256!r} of {size!r} bytes is no file")
+        return cls._of(packed + size.to_bytes(_SIZE, "big"))
+
+    @classmethod
+    def _of(cls, packed: bytes) -> Entry:
+        return super().__new__(cls, packed)
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Entry], tuple[bytes]]:
+        return Entry._of, (bytes(self),)
+
+    @property
+    def sha256(self) -> str:
+        """In hexadecimal."""
+        return self[:_HASH].hex()
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return int.from_bytes(self[_HASH:], "big")
 
 
 def file_entry(path: Path) -> Entry:

@@ -68,12 +68,20 @@ def check_mask(path: Path, name: str, size: tuple[int, int], classes: Classes, *
     Raises:
         UserError: the first thing that is wrong with it.
     """
-    height, width = png_size(path, name)
-    if (height, width) != size:
-        raise UserError(f"{name} is {width} x {height}, its image {size[1]} x {size[0]}")
+    check_mask_size(png_size(path, name), name, size)
     if not decode:
         return frozenset()
-    values = values_in(read_palette_png(path, name))
+    return check_mask_values(values_in(read_palette_png(path, name)), path, name, classes)
+
+
+def check_mask_size(own: tuple[int, int], name: str, size: tuple[int, int]) -> None:
+    """Refuse a mask whose height and width are not its image's; see `check_mask`."""
+    if own != size:
+        raise UserError(f"{name} is {own[1]} x {own[0]}, its image {size[1]} x {size[0]}")
+
+
+def check_mask_values(values: frozenset[int], path: Path, name: str, classes: Classes) -> frozenset[int]:
+    """Refuse a mask with a value that is no class's index, and give back its values; see `check_mask`."""
     if strange := sorted(values - {*classes.indices, IGNORE}):
         why = ""
         if any(index != voc for index, voc in voc_indices(path).items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
+from contextlib import contextmanager
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -61,15 +62,15 @@ def each(work: Callable[[Item], Result], items: Sequence[Item], what: str) -> li
 
 
 def in_batches(
-    work: Callable[[Item], Result], items: Sequence[Item], what: str, threads: int = 0
-) -> Iterator[list[Result]]:
-    """`work(item)` of all items in their order, some at a time, in a process for each core where that is worth it.
+    work: Callable[[Sequence[Item]], Result], items: Sequence[Item], what: str, threads: int = 0
+) -> Iterator[tuple[Sequence[Item], Result]]:
+    """Some items at a time, in their order, and `work(...)` of them; in a process for each core where that is worth it.
 
     Jobs that are mostly Python, such as those on small images, stand in each other's way on threads.
 
     Args:
         work: a function of a module.
-        items: what it is called with.
+        items: of which it is called with some.
         what: the label of the progress bar.
         threads: so many instead of processes, for work that waits for others.
 
@@ -87,9 +88,9 @@ def in_batches(
     )
     try:
         with tqdm(total=len(items), desc=what, disable=None, delay=1, leave=False) as bar:
-            for done in pool.map(partial(_all, work), batches):
-                yield done
-                bar.update(len(done))
+            for batch, done in zip(batches, pool.map(work, batches), strict=True):
+                yield batch, done
+                bar.update(len(batch))
     except BrokenProcessPool:
         raise UserError(
             f"{what} was broken off: the system ended a process that did it, mostly as memory ran out; run the same "
@@ -99,13 +100,10 @@ def in_batches(
         pool.shutdown(cancel_futures=True)
 
 
-def _all(work: Callable[[Item], Result], batch: Sequence[Item]) -> list[Result]:
-    return [work(item) for item in batch]
-
-
 def _follow(parent: int) -> None:
     """Leave interrupts to the process that began this one, and end with it however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()  # what it was born with is looked through never again
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -113,6 +111,21 @@ def _follow(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Put off Python's search for objects that hold each other: among those of a large dataset there are none.
+
+    They are made by the million, and each time their number has grown by a quarter all would be looked through again.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def some(items: Sequence[str], limit: int = 10) -> str:

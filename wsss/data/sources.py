@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from wsss.classes import Classes
@@ -104,12 +104,14 @@ def read_source(
     return _without(found, negative), source
 
 
-def counted(tags: Mapping[str, tuple[str, ...]], classes: Classes) -> str:
+def counted(tags: Iterable[tuple[str, ...]], classes: Classes) -> str:
     """How many images show each class, and none."""
-    counts = Counter(name for names in tags.values() for name in names)
-    none = sum(not names for names in tags.values())
+    alike = Counter(tags)
+    counts = Counter[str]()
+    for names, count in alike.items():
+        counts.update(dict.fromkeys(names, count))
     parts = [f"{name} {counts[name]:,}" for name in classes.names]
-    return f"{some(parts, 20)}, no class {none:,}"
+    return f"{some(parts, 20)}, no class {alike[()]:,}"
 
 
 def _from_folders(pictures: Pictures, classes: Classes | None, negative: Collection[str], one: str) -> TagFile:

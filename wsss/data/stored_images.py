@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -24,8 +23,7 @@ MAX_BANDS = 512
 ORIENTATION = 0x0112
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """What a file holds, known from its header.
 
     Attributes:
@@ -45,6 +43,7 @@ class Stored:
 
     @property
     def plain(self) -> bool:
+        """It needs no conversion."""
         return self.kind == "RGB" and self.orientation == 1
 
     @property

@@ -12,7 +12,7 @@ from wsss.classes import Classes
 from wsss.data.columns import Table, read_table
 from wsss.data.csv_rows import Row, read_rows
 from wsss.data.ids import fit, shown
-from wsss.data.parallel import some
+from wsss.data.parallel import some, uncollected
 from wsss.data.tags import TagFile, class_name, derived_classes, is_background, left_out, refuse_unknown, split_labels
 from wsss.errors import UserError
 
@@ -20,6 +20,7 @@ TABLES = (".csv", ".tsv", ".txt")
 _VALUES = {"0": False, "1": True, "0.0": False, "1.0": True, "False": False, "True": True, "FALSE": False, "TRUE": True}
 
 
+@uncollected()
 def read_tags(path: Path, classes: Classes | None, images: Mapping[str, Path], apart: Collection[str] = ()) -> TagFile:
     """Tags from a table (`.csv`, `.tsv`, `.txt`) or an `.npz` file.
 
