@@ -94,7 +94,7 @@ def find_interrupted(client: MlflowClient, fingerprint: str, experiment: str | N
 
 
 def _died(client: MlflowClient, run: Run) -> bool:
-    """Whether the process of a run that was RUNNING when it was read is gone, and did not end the run before it went."""
+    """Whether the process of a run that was RUNNING when it was read is gone and did not end the run before it went."""
     return process_gone(run.data.tags) and client.get_run(run.info.run_id).info.status == "RUNNING"
 
 
