@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -79,6 +79,15 @@ def wsss(*arguments: str, status: int = 0) -> str:
     return said
 
 
+def without_ledger(patch: pytest.MonkeyPatch) -> None:
+    """The ledger lies in a bucket that nobody answers for."""
+    patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    patch.setenv("AWS_MAX_ATTEMPTS", "1")
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        patch.setenv(key, "test")
+    patch.setenv("WSSS_LEDGER", "s3://bucket/ledger")
+
+
 def test_runs_register_as_candidates_and_a_dry_run_writes_nothing(workspace, dataset, runs) -> None:
     def everything() -> dict[str, bytes]:
         # What a dataset remembers of files that were compared is no part of a promotion.
@@ -129,6 +138,20 @@ def test_rollback_in_one_step_and_further_back_each_time(dataset, runs) -> None:
     assert "the chain of 5 records is whole" in wsss("history", name)
     gate.promote(runs[2], name, dataset, force="again")
     assert aliases(name) == {"champion": "3", "previous": "1"}
+
+
+def test_before_a_rollback_writes_anything_the_registry_is_asked(dataset, runs, monkeypatch) -> None:
+    name = "wsss-gone"
+    for run in runs[:2]:
+        gate.promote(run, name, dataset)
+    MlflowClient().delete_model_version(name, "1")
+    with pytest.raises(UserError, match="version 2 stays champion: no model can be loaded from models:/wsss-gone/1"):
+        roll_back(name)
+    assert aliases(name)["champion"] == "2" and len(Ledger(name).records()) == 2
+    with monkeypatch.context() as patch:
+        without_ledger(patch)
+        with pytest.raises(UserError, match="unknown registered model 'wsss-gon'; choose from"):
+            roll_back("wsss-gon")
 
 
 def test_a_damaged_or_lost_package_is_refused_and_the_old_model_stays(workspace, dataset, runs) -> None:
@@ -224,22 +247,12 @@ def _promote_until(step: str, name: str, candidate: str) -> None:
     gate.promote(candidate, name, open_dataset("shapes"), force="to be killed")
 
 
-@pytest.fixture(scope="module")
-def processes():
-    """A way to start processes that have everything imported, so that each costs little."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["wsss.registry.gate", "mlflow", "mlflow.pytorch", "test_promotion"])
-    return context
-
-
 @pytest.mark.parametrize("step", STEPS)
-def test_killed_at_any_step_the_ledger_decides_and_the_next_command_repairs(
-    step: str, dataset, runs, processes
-) -> None:
+def test_killed_at_any_step_the_ledger_decides_and_the_next_command_repairs(step: str, dataset, runs) -> None:
     name = f"wsss-killed-{step}"
     gate.promote(runs[0], name, dataset)
     before = aliases(name)
-    process = processes.Process(target=_promote_until, args=(step, name, runs[1]))
+    process = forks.CONTEXT.Process(target=_promote_until, args=(step, name, runs[1]))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
@@ -298,11 +311,7 @@ def test_where_the_ledger_is_away_nothing_moves(dataset, runs, monkeypatch) -> N
     name = "wsss-away"
     gate.promote(runs[0], name, dataset)
     with monkeypatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-        patch.setenv("AWS_MAX_ATTEMPTS", "1")
-        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(key, "test")
-        patch.setenv("WSSS_LEDGER", "s3://bucket/ledger")
+        without_ledger(patch)
         with pytest.raises(UserError, match="s3://bucket/ledger.* can't be used"):
             gate.promote(runs[1], name, dataset)
         with pytest.raises(UserError, match="can't be used"):
