@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 from PIL import Image
 from rich.table import Column, Table
 
+from wsss.commands import command
 from wsss.console import show
 from wsss.errors import UserError, unknown
 from wsss.git import state_of
@@ -62,7 +64,7 @@ def run_benchmark(name: str, as_json: bool, to: Path | None = None) -> int:
     written anew after each row, so that what is measured stays if the rest is not.
 
     Raises:
-        UserError: there is no benchmark of that name.
+        UserError: there is no benchmark of that name, or it needs a clone of the project, and this is none.
     """
     if not name:
         print("\n".join(names()))
@@ -72,7 +74,7 @@ def run_benchmark(name: str, as_json: bool, to: Path | None = None) -> int:
     state = state_of(Path(__file__).parent)
     about = {"name": name, "machine": machine(), "commit": state.commit, "dirty": state.dirty}
     rows: list[Row] = []
-    for row in importlib.import_module(f"benchmarks.{name}").rows():
+    for row in _module(name).rows():
         rows.append(row)
         report = json.dumps(about | {"rows": [asdict(row) for row in rows]}, indent=2)
         if to is not None:
@@ -95,6 +97,19 @@ def run_benchmark(name: str, as_json: bool, to: Path | None = None) -> int:
         )
     show(table, soft_wrap=True)
     return 0
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(f"benchmarks.{name}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "infra":
+            raise
+        again = command("wsss", "bench", name)
+        raise UserError(
+            f"benchmark {name} needs infra, which is no part of an installed wsss; run it in a clone of the project: "
+            f"{again}"
+        ) from None
 
 
 def machine() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
 
+import forks
 import pytest
 import torch
 
@@ -144,10 +145,14 @@ class Workspace:
 
 
 def command(root: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run `wsss ARGUMENTS` in a folder."""
-    program = [sys.executable, "-c", "from wsss.cli import main; main()", *arguments]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_TRACKING", "MLFLOW_RUN"))}
-    done = subprocess.run(program, cwd=root, capture_output=True, text=True, check=False, env=environment)
+    """Run `wsss ARGUMENTS` in a folder, in a process of its own."""
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_TRACKING", "MLFLOW_RUN"))}
+    with tempfile.TemporaryDirectory() as said:
+        out, err = Path(said, "out"), Path(said, "err")
+        process = forks.start("wsss.cli", *arguments, folder=root, variables=variables, out=out, err=err)
+        process.join()
+        assert process.exitcode is not None
+        done = subprocess.CompletedProcess(arguments, process.exitcode, out.read_text(), err.read_text())
     if check and done.returncode:
         raise AssertionError(f"wsss {' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done

@@ -122,6 +122,7 @@ def test_from_one_command_to_a_heat_map_with_intervals_and_a_row_of_the_best(
     monkeypatch.chdir(folder)
     for name in [name for name in os.environ if name.startswith(("WSSS_STORE", "MLFLOW_TRACKING", "MLFLOW_RUN"))]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("WSSS_CORES", "1")
     line = ["results", "--data", "little", "--preset", "demo"]
     sets = [part for key, value in FAST.items() for part in ("--set", f"{key}={value}")]
     refused = CliRunner().invoke(app, [*line, "--combine", "--offline", "out"])

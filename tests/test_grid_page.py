@@ -8,7 +8,7 @@ import math
 from xml.etree import ElementTree
 
 import pytest
-from test_grid import DEV, TRAIN
+from grid_examples import DEV, TRAIN
 
 from tune.grid import Cell, Grid
 from tune.grid_figure import as_figure

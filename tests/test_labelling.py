@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -103,20 +101,13 @@ def test_where_every_map_is_kept_already_no_cluster_is_asked(
     assert files(found.folder) == files(made.folder)
 
 
-def label_on_a_cluster(labelling: Labelling, ids: list[str], out: Path) -> tuple[Path, list[int]]:
-    labels.IMAGES_A_SHARD = 16
-    heard = Steps()
-    return make_labels(labelling, ids, out, CPU, heard, ray_address="local").folder, heard.done
-
-
 def test_a_cluster_makes_the_same_labels_and_goes_on_too(
-    labelling: Labelling, tiny_shapes: Dataset, made: LabelMaps, tmp_path: Path
+    labelling: Labelling, tiny_shapes: Dataset, made: LabelMaps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = ids_of(tiny_shapes)
+    ids, again = ids_of(tiny_shapes), Steps()
     with pytest.raises(KeyboardInterrupt):
         make_labels(labelling, ids, tmp_path / "out", CPU, Steps(stop_at=5))
-    # Ray Data and, later, Ray Tune each want a process in which Ray has not been started before.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        found, heard = process.submit(label_on_a_cluster, labelling, ids, tmp_path / "out").result()
-    assert files(found) == files(made.folder)
-    assert heard == list(range(6, len(ids) + 1))
+    monkeypatch.setattr(labels, "IMAGES_A_SHARD", 16)
+    found = make_labels(labelling, ids, tmp_path / "out", CPU, again, ray_address="local")
+    assert files(found.folder) == files(made.folder)
+    assert again.done == list(range(6, len(ids) + 1))

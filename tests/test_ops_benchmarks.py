@@ -1,6 +1,7 @@
 """The benchmarks' common language: rows, ratios, the machine, one JSON object."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -68,3 +69,12 @@ def test_names_are_listed_and_unknown_ones_refused(capsys):
     assert {"confusion", "crf", "scaling", "walk"} <= set(capsys.readouterr().out.split())
     with pytest.raises(UserError, match="unknown benchmark 'speed'; choose from"):
         common.run_benchmark("speed", as_json=False)
+
+
+def test_what_needs_a_clone_of_the_project_says_so(monkeypatch):
+    """As from a wheel, which has no `infra`."""
+    for name in [name for name in sys.modules if name.startswith(("benchmarks.stack", "infra"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "infra", None)
+    with pytest.raises(UserError, match="stack needs infra, which is no part of an installed wsss; run it in a clone"):
+        common.run_benchmark("stack", as_json=False)

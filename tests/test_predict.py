@@ -18,7 +18,8 @@ from wsss.classes import Classes
 from wsss.cli import app
 from wsss.data.palette_png import read_palette_png
 from wsss.nets.deeplab import DeepLab
-from wsss.serving.description import DESCRIPTION, Network, describe
+from wsss.serving.description import Network, describe
+from wsss.serving.formats import DESCRIPTION
 from wsss.serving.package import load_package
 from wsss.serving.segmenter import Inference
 from wsss.stages.outputs import save_model

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
 import os
 import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 import torch
@@ -151,11 +151,8 @@ def run_until_killed(data: Path, work: Path, step: str | None) -> None:
 def test_killed_in_each_step_it_goes_on_and_the_numbers_are_those_of_an_undisturbed_run(
     tiny_shapes: Dataset, tmp_path: Path
 ) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["wsss.run.steps", "wsss.methods.affinity"])
-
     def attempt(work: Path, step: str | None) -> int | None:
-        process = context.Process(target=run_until_killed, args=(tiny_shapes.root, work, step))
+        process = forks.CONTEXT.Process(target=run_until_killed, args=(tiny_shapes.root, work, step))
         process.start()
         process.join()
         return process.exitcode

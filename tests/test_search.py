@@ -11,9 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import empty_store, forget_variables
+from conftest import empty_store
 from mlflow import MlflowClient
-from ray.cluster_utils import Cluster
+from ray_examples import started
 
 from tune.__main__ import main
 from tune.budget import Budget
@@ -40,11 +40,8 @@ SECRET = "hidden-in-no-file"
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """The address of a cluster of two cores, started without the variables that runs need."""
-    with pytest.MonkeyPatch.context() as patch:
-        forget_variables(patch, tmp_path_factory.mktemp("home"))
-        machine = Cluster(True, head_node_args={"num_cpus": 2, "object_store_memory": 100 * 2**20})
-        yield machine.address
-        machine.shutdown()
+    with started(tmp_path_factory.mktemp("home"), 2) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,8 @@ from test_server_load import Slow
 from wsss.classes import Classes
 from wsss.nets.deeplab import DeepLab
 from wsss.serving import server
-from wsss.serving.description import describe, describe_step
+from wsss.serving.description import describe
+from wsss.serving.formats import describe_step
 from wsss.serving.segmenter import Inference
 from wsss.stages.outputs import save_model
 

@@ -20,7 +20,8 @@ from test_server_headers import encoded
 from wsss.classes import Classes
 from wsss.errors import UserError
 from wsss.serving import live
-from wsss.serving.description import describe, describe_step
+from wsss.serving.description import describe
+from wsss.serving.formats import describe_step
 from wsss.serving.live import Watch, has_alias
 from wsss.serving.options import Options, ShadowSettings
 from wsss.serving.package import load_package

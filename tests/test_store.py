@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import forks
 import pytest
 import torch
 
@@ -31,8 +31,6 @@ from wsss.run.steps import StepRunner
 from wsss.settings import setting
 
 REPORT = ConsoleReporter("test")
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["wsss.run.steps"])
 COMPUTED: list[str] = []
 
 
@@ -177,7 +175,7 @@ class Machine:
     dies: bool = False
 
     def start(self) -> BaseProcess:
-        process = PROCESSES.Process(target=self, args=(dict(os.environ),), daemon=True)
+        process = forks.CONTEXT.Process(target=self, args=(dict(os.environ),), daemon=True)
         process.start()
         return process
 

@@ -7,7 +7,7 @@ from wsss.errors import UserError
 from wsss.registry.ledger import Ledger
 from wsss.registry.packages import package_files
 from wsss.registry.promotion import ROLLBACK, PromotionRecord, signed
-from wsss.registry.standing import Standing, settle
+from wsss.registry.standing import Standing, registered_model, settle
 from wsss.serving.package import load_package
 
 
@@ -23,6 +23,7 @@ def roll_back(name: str, why: str = "", through: str = "") -> PromotionRecord:
         UserError: there is no such registered model or no champion before, its files are gone or were changed, or
             another version became champion meanwhile.
     """
+    registered_model(name)
     ledger = Ledger(name)
     ledger.check_exclusive()
     standing = settle(ledger, take_over=True)

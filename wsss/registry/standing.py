@@ -83,7 +83,7 @@ def settle(ledger: Ledger, take_over: bool = False) -> Standing:
     Raises:
         UserError: there is no such registered model; the ledger is damaged, or is not the one that the registry knows.
     """
-    records = _complete(ledger) if take_over else _checked(ledger, _registered(ledger.model))
+    records = _complete(ledger) if take_over else _checked(ledger, registered_model(ledger.model))
     while True:
         standing = Standing(records, decided(records))
         if records and (take_over or not records[-1].source):
@@ -106,7 +106,7 @@ def settle_address(address: str) -> str:
     """
     name, at, _ = address.removeprefix("models:/").partition("@")
     if address.startswith("models:/") and at:
-        _registered(name)
+        registered_model(name)
         try:
             settle(Ledger(name))
         except UserError as error:
@@ -140,7 +140,12 @@ def _find_registered(name: str) -> RegisteredModel | None:
         raise
 
 
-def _registered(name: str) -> RegisteredModel:
+def registered_model(name: str) -> RegisteredModel:
+    """What the registry says of a registered model.
+
+    Raises:
+        UserError: there is none of that name.
+    """
     if found := _find_registered(name):
         return found
     known = [model.name for model in mlflow_client().search_registered_models()]
@@ -157,7 +162,7 @@ def _registered(name: str) -> RegisteredModel:
 def _complete(ledger: Ledger) -> list[PromotionRecord]:
     """The records, after what was before the ledger is in it."""
     while True:
-        registered = _registered(ledger.model)
+        registered = registered_model(ledger.model)
         records = _checked(ledger, registered)
         if records and not records[-1].source:
             return records
@@ -231,7 +236,7 @@ def _follow(ledger: Ledger, standing: Standing) -> None:
     from mlflow.exceptions import MlflowException
 
     client = mlflow_client()
-    registered = _registered(ledger.model)
+    registered = registered_model(ledger.model)
     champion, previous, challenger = standing.decided
     aliases = {PREVIOUS: previous, CHAMPION: champion}
     if any(record.kind == CHALLENGE for record in standing.records):

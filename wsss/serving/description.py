@@ -4,23 +4,16 @@
      "inference": {"sides": [LOW, HIGH], "scales": [...], "flip": false, "crf": null or {...}}, "direct": null or {...},
      "background": false, "pixels": {...}}
 
-It is read as plain data. A later format may add keys: it has another number, so that no version answers with half of
-what a package asks for. Format 5 is format 4 with the last line: what has a background and takes RGB files is still
-written as 4. In both, "network" of a DCSM that pools by the mean says so ("pooling"), which earlier versions refuse as
-an unknown key. Format 3 had no "direct". Format 2 had no "inference": one scale, the image's own. Format 1 had the
-network's keys alone, and the names in the metadata of `MLmodel`.
+Format 5 is format 4 with the last line: what has a background and takes RGB files is still written as 4. In both,
+"network" of a DCSM that pools by the mean says so ("pooling"). Earlier formats are in `wsss.serving.formats`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from wsss.classes import Classes, palette
 from wsss.data.augmentation import MEAN, STD
@@ -29,15 +22,11 @@ from wsss.errors import UserError
 from wsss.nets.backbones import BACKBONES
 from wsss.serving.deployed import MAX_SIDE
 from wsss.serving.heatmaps import Direct, direct_of
-from wsss.serving.networks import NETWORKS, SEGMENTER
 from wsss.serving.segmenter import Inference
 from wsss.settings import flatten, parse
 from wsss.stages.refine import CrfSettings
 
-DESCRIPTION = "model.json"
 FORMAT = 5
-_METADATA = "classes"
-_MAX_BYTES = 1 << 20
 
 _Channel = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Deviation = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -50,9 +39,6 @@ _Byte = Annotated[int, Field(ge=0, le=255)]
 
 class _Plain(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-Kind = TypeVar("Kind", bound=_Plain)
 
 
 class Network(_Plain):
@@ -100,7 +86,7 @@ class Wildcat(Localizer):
 
 
 AnyNetwork = Network | FcnMil | Dcsm | Wildcat
-_NETWORKS: tuple[type[AnyNetwork], ...] = (Network, FcnMil, Dcsm, Wildcat)
+KINDS: tuple[type[AnyNetwork], ...] = (Network, FcnMil, Dcsm, Wildcat)
 
 
 class Preprocessing(_Plain):
@@ -189,32 +175,20 @@ class Description(_Plain):
         return self.model_dump_json(indent=indent, exclude=left_out)
 
 
-def describe_step(path: Path, kind: str = SEGMENTER) -> AnyNetwork:
-    """The network that a training step left in its `model.json`, one of `NETWORKS`.
-
-    Whether it has a background is known from the dataset's classes, and left out.
-
-    Raises:
-        UserError: the file is no description of a network.
-    """
-    chosen = next(each for each in _NETWORKS if each.model_fields["kind"].default == kind)
-    return _checked(chosen, path, {key: value for key, value in _content(path).items() if key != "background"})
-
-
 def describe(network: AnyNetwork, classes: Classes, inference: Inference | None = None) -> Description:
     """The description of a package that is made now.
 
     Raises:
         UserError: the network has another number of classes than there are names.
     """
-    _check_number("the network", network, classes)
+    check_number("the network", network, classes)
     chosen = inference or Inference()
     plain = classes.background and chosen.pixels is None
     return Description(
         format=4 if plain else 5,
         network=network,
         classes=classes.names,
-        palette=_colours(classes),
+        palette=colours(classes),
         preprocessing=Preprocessing(),
         inference=InferenceKeys(
             sides=chosen.sides,
@@ -248,89 +222,17 @@ def _crf_keys(crf: CrfSettings) -> dict[str, float]:
     return {name: float(value) for name, value in flatten(crf).items() if name in names}
 
 
-def read_description(package: Path) -> Description:
-    """The description of a package, also of one in an earlier format.
-
-    Raises:
-        UserError: it is missing or damaged, of a later format, has unknown keys, or values that are wrong or absurd.
-    """
-    path = package / DESCRIPTION
-    content = _content(path)
-    number = content.get("format", 1)
-    if number == 1:
-        network = _checked(Network, path, {key: value for key, value in content.items() if key != "format"})
-        return describe(network, _classes_of_mlmodel(package / "MLmodel"))
-    if number == 2 and "inference" not in content:
-        content = {**content, "format": 4, "inference": InferenceKeys().model_dump(mode="json")}
-    elif number == 3 and "direct" not in content:
-        content = {**content, "format": 4}
-    elif number not in (4, FORMAT) or not isinstance(number, int):
-        raise UserError(
-            f"{path} is of format {number!r}, this version of wsss reads 1 to {FORMAT}; load it with the version that "
-            "made it, or register the run's model again"
-        )
-    description = _checked(Description, path, content)
-    if description.format == 4 and not {"background", "pixels"}.isdisjoint(content):
-        raise UserError(f"{path} describes no model that wsss knows: background and pixels came with format {FORMAT}")
-    classes = Classes(description.classes, description.background)
-    _check_number(str(path), description.network, classes)
-    if description.palette != _colours(classes):
-        raise UserError(f"{path}: palette is not the VOC colour map, the only one that this version of wsss draws with")
-    return description
-
-
-def _colours(classes: Classes) -> tuple[tuple[int, int, int], ...]:
+def colours(classes: Classes) -> tuple[tuple[int, int, int], ...]:
+    """The VOC colours of the indices, background first, each in 0..255."""
     return tuple((red, green, blue) for red, green, blue in palette()[: len(classes) + 1].tolist())
 
 
-def _check_number(what: str, network: AnyNetwork, classes: Classes) -> None:
+def check_number(what: str, network: AnyNetwork, classes: Classes) -> None:
+    """Compare a network's number of classes with the names.
+
+    Raises:
+        UserError: they differ; `what` says whose network it is.
+    """
     number = network.classes + isinstance(network, Localizer)
     if number != len(classes) + 1:
         raise UserError(f"{what} has {number} classes, background included, not {len(classes) + 1}")
-
-
-def _content(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_read(path))
-    except (ValueError, RecursionError):
-        raise UserError(f"{path} is damaged: it is not JSON") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: it is no JSON object")
-    return content
-
-
-def _classes_of_mlmodel(path: Path) -> Classes:
-    try:
-        content = yaml.safe_load(_read(path))
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise UserError(f"{path} is damaged: it is not YAML") from None
-    metadata = content.get("metadata") if isinstance(content, dict) else None
-    names = metadata.get(_METADATA) if isinstance(metadata, dict) else None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path}: the metadata lists no classes, so the model was not packaged by wsss")
-    return Classes(tuple(names))
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise UserError(f"{path} is missing; it was not packaged by wsss")
-    if path.stat().st_size > _MAX_BYTES:
-        raise UserError(f"{path} is larger than {_MAX_BYTES >> 20} MiB, too large for a description of a model")
-    return path.read_bytes()
-
-
-def _checked(kind: type[Kind], path: Path, content: dict[str, Any]) -> Kind:
-    try:
-        return kind.model_validate_json(json.dumps(content))
-    except ValidationError as error:
-        problems = [f"{_key(p['loc'])}: {_words(p['type'], p['msg'])}" for p in error.errors()]
-        raise UserError(f"{path} describes no model that wsss knows: {'; '.join(problems[:5])}") from None
-
-
-def _key(place: Sequence[int | str]) -> str:
-    """Where in the file a problem is; which of the networks was read is no key."""
-    return ".".join(str(part) for part in place if part not in NETWORKS)
-
-
-def _words(kind: str, message: str) -> str:
-    return "unknown key" if kind == "extra_forbidden" else message.replace("Input", "it").replace("Field", "it is")

@@ -31,15 +31,8 @@ from wsss.methods.dcsm.network import pooling_of
 from wsss.ops import pooling
 from wsss.serving import deployed, heatmaps
 from wsss.serving.deployed import Deployed
-from wsss.serving.description import (
-    DESCRIPTION,
-    AnyNetwork,
-    Description,
-    describe,
-    describe_step,
-    inference_of,
-    read_description,
-)
+from wsss.serving.description import AnyNetwork, Description, describe, inference_of
+from wsss.serving.formats import DESCRIPTION, describe_step, read_description
 from wsss.serving.networks import OF_GRADIENTS, SEGMENTER, Probabilities, Saliency, build
 from wsss.serving.segmenter import Inference, Segmenter
 from wsss.tracking.connection import mlflow_client
