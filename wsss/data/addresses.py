@@ -41,9 +41,11 @@ class NamedFiles:
             self._fetched[address] = self._fetch(address)
         return self._fetched[address]
 
-    def word(self, choice: str | None) -> str | None:
+    def word(self, choice: str | Path | None) -> str | None:
         """An option's word that may be a pattern or the like, where it is an address the path of what that means."""
-        return str(self.local(choice)) if choice is not None and is_address(choice) else choice
+        if choice is None:
+            return None
+        return str(self.local(choice) if is_address(choice) else choice)
 
     def masks(self, choice: str | Path | None) -> str | Path | None:
         """What names masks, where it is an address the path of the folder that means.

@@ -41,7 +41,7 @@ def add_folder(
     path: str | Path,
     name: str,
     *,
-    tags: str | None = None,
+    tags: str | Path | None = None,
     class_list: str | Path | None = None,
     negative: Collection[str] = (),
     masks: str | Path | None = None,
