@@ -1,7 +1,7 @@
 """The pictures of the method pages, from finished runs of the tracking store: `python -m pipelines.pictures`.
 
-For each method the newest finished run of preset demo on the built-in shapes with rng 0 gives three of its panels, as
-`docs/methods/METHOD.png`. A method that has none is named, with the command that makes one.
+For each method the newest finished run of preset demo as it is, on the built-in shapes with rng 0, gives three of its
+panels, as `docs/methods/METHOD.png`. A method that has none is named, with the command that makes one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from wsss.commands import command
 from wsss.failures import ended
 from wsss.run.pictures import stacked
 from wsss.run.plan import stands_alone
+from wsss.tables.results import changed_settings
 from wsss.tracking import names
 from wsss.tracking.connection import mlflow_client
 from wsss.tracking.query import runs
@@ -46,7 +47,8 @@ def _write(arguments: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipelines.pictures", description="Pictures of the method pages.")
     parser.add_argument("--to", type=Path, default=Path("docs", "methods"), help="the folder they go to")
     folder = parser.parse_args(arguments).to
-    newest = {run.method: run.id for run in reversed(runs(DATA)) if (run.preset, run.rng) == (PRESET, RNG)}
+    plain = (run for run in reversed(runs(DATA)) if (run.preset, run.rng) == (PRESET, RNG))
+    newest = {run.method: run.id for run in plain if not changed_settings(run, PRESET)}
     for method, run_id in newest.items():
         storage.write_bytes(folder / f"{method}.png", picture(run_id))
     missing = [method for method in methods.names() if method not in newest and stands_alone(method)]

@@ -158,6 +158,21 @@ def _part_of_a_grid(run: RunRecord) -> bool:
     return names.GRID in run.tags and not any(key.startswith(segment) for key in run.metrics)
 
 
+def changed_settings(run: RunRecord, preset: str) -> dict[str, str]:
+    """What a run has otherwise than its method's preset, weights apart: setting to value, as text."""
+    params = run.params
+    stages = {key: params[key] for key in (f"{stage}.name" for stage in STAGES) if key in params}
+    settings = make_plan(run.method, preset, stages).settings | {
+        key: value for key, value in make_plan(run.method, preset).settings.items() if key in stages
+    }
+    texts = {key: json.dumps(value).strip('"') for key, value in settings.items()}
+    return {
+        key: value
+        for key, value in params.items()
+        if not key.endswith(".weights") and value.strip('"') != texts.get(key)
+    }
+
+
 @dataclass(frozen=True)
 class _Row:
     """The runs of one row, by rng; `matrices` has (split, what) to one N x C x C array for each rng, `groups` the same
@@ -173,17 +188,7 @@ class _Row:
 
     @classmethod
     def of(cls, group: Sequence[RunRecord], preset: str) -> _Row:
-        method, params = group[0].method, group[0].params
-        stages = {key: params[key] for key in (f"{stage}.name" for stage in STAGES) if key in params}
-        settings = make_plan(method, preset, stages).settings | {
-            key: value for key, value in make_plan(method, preset).settings.items() if key in stages
-        }
-        texts = {key: json.dumps(value).strip('"') for key, value in settings.items()}
-        changed = {
-            key: value
-            for key, value in params.items()
-            if not key.endswith(".weights") and value.strip('"') != texts.get(key)
-        }
+        changed = changed_settings(group[0], preset)
         chosen_from = group[0].tags.get(names.CHOSEN_FROM)
         best = [f"(best of {chosen_from} combinations on dev)"] if chosen_from else []
         found = {where: [e for run in group if (e := evaluation(run, *where))] for where in reported()}
@@ -195,7 +200,7 @@ class _Row:
             for run in group
             if (dev := evaluation(run, "dev", CAM)) and (train := evaluation(run, "train", CAM)) and len(dev.levels)
         ]
-        return cls(" ".join([method, *_changes(changed), *best]), group, matrices, groups, maps)
+        return cls(" ".join([group[0].method, *_changes(changed), *best]), group, matrices, groups, maps)
 
     def percent(self, figure: tuple[str, str], classes: Sequence[int] | None) -> Percent:
         """A figure over all classes or over some; of score maps at the threshold that is the best for these on dev."""
