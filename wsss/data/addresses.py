@@ -32,7 +32,7 @@ class NamedFiles:
         Raises:
             UserError: there is nothing at the address, or the bucket refuses.
         """
-        if choice is None or not is_address(choice):
+        if choice is None or not storage.is_remote(choice):
             return None if choice is None else Path(choice)
         address = str(choice).rstrip("/")
         if self._bucket and (path := self._bucket.local(address)) and path.exists():
@@ -45,7 +45,7 @@ class NamedFiles:
         """An option's word that may be a pattern or the like, where it is an address the path of what that means."""
         if choice is None:
             return None
-        return str(self.local(choice) if is_address(choice) else choice)
+        return str(self.local(choice) if storage.is_remote(choice) else choice)
 
     def masks(self, choice: str | Path | None) -> str | Path | None:
         """What names masks, where it is an address the path of the folder that means.
@@ -53,7 +53,7 @@ class NamedFiles:
         Raises:
             UserError: it does not lie below the address of the images.
         """
-        if choice is None or not is_address(choice):
+        if choice is None or not storage.is_remote(choice):
             return choice
         if path := self._bucket and self._bucket.local(str(choice).rstrip("/")):
             return path
@@ -100,9 +100,4 @@ def named_files(bucket: BucketFolder | None) -> Iterator[NamedFiles]:
 
 def folder_name(path: str | Path) -> str:
     """The last name of a folder's path or address: what a dataset is called where the user does not say."""
-    return Path(str(path).rstrip("/") if is_address(path) else Path(path).resolve()).name
-
-
-def is_address(choice: str | Path) -> bool:
-    """Whether an option's word is the address of something in a bucket."""
-    return str(choice).startswith("s3://")
+    return Path(str(path).rstrip("/") if storage.is_remote(path) else Path(path).resolve()).name
