@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 from conftest import empty_store
+from grid_examples import data
 from test_grid_page import DEV, TRAIN, drawn
 from typer.testing import CliRunner
 
@@ -17,12 +18,12 @@ from tune.combine_command import best_of
 from tune.grid_figure import as_figure
 from wsss import methods
 from wsss.cli import app
-from wsss.data.shapes import make_shapes
 from wsss.errors import UserError
 from wsss.run.plan import make_plan
 from wsss.tracking.query import runs
 
 pytestmark = pytest.mark.usefixtures("surroundings")
+_FIXTURES = (data,)
 
 FAST = {
     "localize.train.epochs": "1",
@@ -31,15 +32,6 @@ FAST = {
     "segment.train.epochs": "1",
     "segment.train.crop": "33",
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """Scenes of 40 px and two classes."""
-    folder = tmp_path_factory.mktemp("combine") / "data" / "little"
-    folder.mkdir(parents=True)
-    make_shapes(folder, images=16, val_images=2, size=40, classes=2, rng=0)
-    return folder
 
 
 def planned(data: Path, *chosen: str, **options):
