@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 from wsss.classes import Classes
 from wsss.data.addresses import named_files
-from wsss.data.agreement import OBJECT_OF_MANY, answers
 from wsss.data.assemble import Parts, assemble
 from wsss.data.bucket_folder import BucketFolder, laid_out
-from wsss.data.coco import find_coco
-from wsss.data.coco_masks import COCO, coco_masks
 from wsss.data.dataset import Dataset
-from wsss.data.examined import examine
+from wsss.data.examined import Examined, examine
+from wsss.data.folder_masks import SaidOfMasks, coco_files, read_tags_with_masks, with_drawn_masks
 from wsss.data.given_splits import read_splits, refuse_shared
 from wsss.data.groups import read_groups, sentence
 from wsss.data.layout import TEST, Description, home, refuse_taken
-from wsss.data.mask_values import MaskReader, MaskValues, ValueNames, refuse_values_without_meaning
-from wsss.data.mask_values import mask_values as mask_values_of
+from wsss.data.mask_values import MaskReader, ValueNames, refuse_values_without_meaning
 from wsss.data.parallel import some
 from wsss.data.pixels import Pixels, declared, kinds_of
 from wsss.data.places import Pictures, find_pictures, states
-from wsss.data.sources import counted, read_source, recognise
+from wsss.data.sources import counted, recognise
 from wsss.data.splits import DEV_SHARE, hold_out
 from wsss.data.tag_files import TABLES
-from wsss.data.tags import TagFile, read_class_list, tags_from_masks, take
+from wsss.data.tags import Tags, read_class_list, take
 from wsss.errors import UserError
 from wsss.progress import say
 from wsss.storage import is_remote
@@ -89,130 +86,92 @@ def add_folder(
     Raises:
         UserError: a folder without images, bad names, or bad content; see `assemble`.
     """
-    with _opened(path, name) as (path, bucket), named_files(bucket) as named_by:
-        drawn_by_coco = masks is not None and str(masks) == COCO
-        masks = None if drawn_by_coco else masks
-        masks = named_by.masks(masks)
-        named = ValueNames.of(mask_values, ignore_values, background)
-        if named and value_255 is not None:
-            raise UserError("--value-255 is for masks of 0 and 255 alone; with --mask-values say what 255 is there")
-        said = answers(max_disagreement, value_255)
+    with _opened(path, name) as (root, bucket), named_files(bucket) as named_by:
+        said = SaidOfMasks.of(
+            named_by.masks(masks), mask_values, ignore_values, value_255, max_disagreement, background
+        )
         refuse_taken(home(name))
-        pictures = find_pictures(path, masks, follow_links=follow_links)
-        if bucket:
-            bucket.fill(pictures.masks)
+
+        pictures = _pictures(root, bucket, said, follow_links)
         before = states(pictures.files)
-        object_255 = value_255 == "object"
-        if drawn_by_coco and (mask_values or ignore_values or value_255):
-            raise UserError(
-                f"--masks {COCO} draws the masks of the classes; leave --mask-values, --ignore-values and --value-255 "
-                "out"
-            )
-        if named and not pictures.masks and (mask_values or ignore_values):
-            raise UserError(
-                f"--mask-values and --ignore-values say what masks hold, and {path} shows none; give their folder with "
-                "--masks"
-            )
         examined = examine(pictures.files, name, bucket.reader if bucket else None)
-        pixels, kinds = declared({id: its.holds for id, its in examined.items()}, Pixels.of_words(bands, stretch))
-        if pixels is not None:
-            say(f"{name}: the images are {kinds_of(kinds)}; they are read so: {pixels}")
+        pixels = _pixels(name, examined, bands, stretch)
+
         choice = named_by.word(tags) or recognise(pictures)
-        annotations = _annotated(choice, path) if drawn_by_coco else []
-        if drawn_by_coco:
-            pictures = replace(pictures, masks={}, found=())
+        annotations = coco_files(choice, root) if said.drawn else []
         table = Path(choice) if Path(choice).suffix.lower() in TABLES and Path(choice).is_file() else None
         given, splits_source = read_splits(splits, named_by.local(lists), pictures, table)
-        listed = named_by.local(class_list)
-        classes = read_class_list(listed) if listed else named.classes if named else None
-        classes = classes and Classes(classes.names, background)
-        apart = [text.partition(":")[2] for text in (groups, splits) if text and text.startswith("column:")]
 
-        @cache
-        def values_of(classes: Classes) -> MaskValues | None:
-            where = path if masks is None or str(masks).startswith("suffix:") else Path(masks)
-            return mask_values_of(pictures.masks, named, classes, where)
-
-        if classes and pictures.masks:
+        classes = _classes(named_by.local(class_list), said.named, background)
+        values_of = said.values_of(pictures)
+        if classes:
             values_of(classes)  # values without a name are refused before the tags are read
-        found, source = _tags(choice, pictures, classes, given, negative, apart, object_255, values_of)
-        found = found._replace(classes=Classes(found.classes.names, background))
-        if object_255 and len(found.classes) > 1 and source != "folders":
-            raise UserError(OBJECT_OF_MANY)
-        values: MaskReader | None = values_of(found.classes) if pictures.masks else None
-        if drawn_by_coco:
-            masks_of, values, notes = coco_masks(annotations, found.classes, pictures.files, negative)
-            drawn = f"{len(masks_of):,} masks drawn of annotations"
-            pictures = replace(pictures, masks=masks_of, notes=(*pictures.notes, *notes), found=(drawn,))
+        tagged, source = read_tags_with_masks(
+            choice,
+            pictures,
+            classes,
+            given,
+            values_of,
+            object_255=said.object_255,
+            negative=negative,
+            apart=[text.partition(":")[2] for text in (groups, splits) if text and text.startswith("column:")],
+        )
+        tagged = tagged._replace(classes=Classes(tagged.classes.names, background))
+        said.refuse_object_of_many(tagged.classes, source)
+        values: MaskReader | None = values_of(tagged.classes)
+        if said.drawn:
+            pictures, values = with_drawn_masks(pictures, annotations, tagged.classes, negative)
+
         ids = sorted({id for its in given.values() for id in its} if given else pictures.files)
         said_groups = named_by.word(groups)
-        found_groups = read_groups(said_groups, ids, pictures.files, pictures.names, table) if said_groups else {}
+        group_of = read_groups(said_groups, ids, pictures.files, pictures.names, table) if said_groups else {}
+        train, val = list(given.get("train", () if given else ids)), list(given.get("val", ()))
         if val_share is None:
             val_share = VAL_SHARE if pictures.masks else VAL_SHARE_WITHOUT_MASKS
-        train, val = list(given.get("train", () if given else ids)), list(given.get("val", ()))
         if train and "val" not in given and not lists:
-            masked = [id for id in train if id in pictures.masks] or train
-            val = list(hold_out(train, masked, take(found.tags, train, choice, found.notes), val_share, found_groups))
-            held_out = set(val)
-            train = [id for id in train if id not in held_out]
-        learnt = (*train, *val)
-        if given and train and any(found.tags.values()) and not any(found.tags.get(id) for id in learnt):
-            raise UserError(
-                f"no image of train shows a class in {path}, so that nothing can be learnt: classes are in other "
-                "splits alone; have splits chosen anew with --splits none"
-            )
-        place = bucket.address if bucket else str(path)
-        counts = counted((found.tags[id] for id in ids if id in found.tags), found.classes)
-        _say_recognised(place, pictures, counts, source, given, splits_source, found_groups)
+            tags_of = take(tagged.tags, train, choice, tagged.notes)
+            train, val = _val_held_out(train, pictures.masks, tags_of, val_share, group_of)
+        if given:
+            _refuse_nothing_to_learn(root, train, val, tagged.tags)
+
+        place = bucket.address if bucket else str(root)
+        counts = counted((tagged.tags[id] for id in ids if id in tagged.tags), tagged.classes)
+        _say_recognised(place, pictures, counts, source, given, splits_source, group_of)
 
         dev_file = named_by.local(dev_list)
-
-        def unchanged() -> None:
-            bucket.refuse_changes() if bucket else pictures.refuse_changes(before)
-
+        val_from = splits_source if "val" in given or lists else f"{val_share:g} by hash"
+        dev_from = splits_source if "dev" in given else f"{DEV_SHARE:g} by hash"
+        settings = {
+            "tags": Path(choice).name if source != "name" else choice,
+            "masks": bool(pictures.masks),
+            "val": val_from,
+            "dev": dev_file.name if dev_file else dev_from,
+            **({"groups": groups} if groups else {}),
+            **({"negative": sorted(negative)} if negative else {}),
+            **said.answers,
+        }
+        parts = Parts(
+            train=train,
+            val=val,
+            dev=given.get("dev"),
+            test=given.get(TEST),
+            images=pictures.files,
+            tags=tagged.tags,
+            groups=group_of,
+            official=pictures.masks,
+            notes=[named_by.told(note) for note in (*tagged.notes, *pictures.notes)],
+            objects=said.objects(tagged, ids),
+            unchanged=bucket.refuse_changes if bucket else partial(pictures.refuse_changes, before),
+            values=values,
+            pixels=pixels,
+            examined=examined,
+            bucket=bucket,
+        )
         try:
-            return assemble(
-                Description(
-                    name=name,
-                    kind="folder",
-                    classes=found.classes,
-                    tags_source=source,
-                    settings={
-                        "tags": Path(choice).name if source != "name" else choice,
-                        "masks": bool(pictures.masks),
-                        "val": splits_source if "val" in given or lists else f"{val_share:g} by hash",
-                        "dev": dev_file.name
-                        if dev_file
-                        else splits_source
-                        if "dev" in given
-                        else f"{DEV_SHARE:g} by hash",
-                        **({"groups": groups} if groups else {}),
-                        **({"negative": sorted(negative)} if negative else {}),
-                        **said,
-                    },
-                ),
-                Parts(
-                    train=train,
-                    val=val,
-                    dev=given.get("dev"),
-                    test=given.get(TEST),
-                    images=pictures.files,
-                    tags=found.tags,
-                    groups=found_groups,
-                    official=pictures.masks,
-                    notes=[named_by.told(note) for note in (*found.notes, *pictures.notes)],
-                    objects=_objects(found, ids) if object_255 else None,
-                    unchanged=unchanged,
-                    values=values,
-                    pixels=pixels,
-                    examined=examined,
-                    bucket=bucket,
-                ),
-                dev_file,
-            )
+            return assemble(Description(name, "folder", tagged.classes, source, settings), parts, dev_file)
         except UserError:
-            if pictures.masks and values is None and not object_255:
-                refuse_values_without_meaning(pictures.masks, found.classes, path if masks is None else Path(masks))
+            if pictures.masks and values is None and not said.object_255:
+                refuse_values_without_meaning(pictures.masks, tagged.classes, said.folder(root))
             raise
 
 
@@ -227,55 +186,48 @@ def _opened(path: str | Path, name: str) -> Iterator[tuple[Path, BucketFolder | 
         yield bucket.root, bucket
 
 
-def _objects(found: TagFile, ids: Sequence[str]) -> dict[str, int]:
-    """Id to the index of what 255 stands for in its mask: the only class, or that of its folder, if that is one."""
-    if len(found.classes) == 1:
-        return dict.fromkeys(ids, 1)
-    return {id: found.classes.index(names[0]) for id, names in found.tags.items() if names}
+def _pictures(root: Path, bucket: BucketFolder | None, said: SaidOfMasks, follow_links: bool) -> Pictures:
+    """The images, and the masks that lie there; those that are to be drawn come later."""
+    pictures = find_pictures(root, said.place, follow_links=follow_links)
+    said.refuse_without_masks(pictures)
+    if said.drawn:
+        pictures = replace(pictures, masks={}, found=())
+    if bucket:
+        bucket.fill(pictures.masks)
+    return pictures
 
 
-def _annotated(choice: str, path: Path) -> list[Path]:
-    """COCO's files that masks are drawn of: the one that the tags come from, else all in the folder."""
-    if Path(choice).suffix.lower() == ".json" and Path(choice).is_file():
-        return [Path(choice)]
-    kind, _, rest = choice.partition(":")
-    paths = [Path(rest)] if kind == COCO and rest else find_coco(path)
-    if not paths:
+def _pixels(name: str, examined: Mapping[str, Examined], bands: str | None, stretch: str | None) -> Pixels | None:
+    """How the images become RGB, said where they are not read as usual."""
+    pixels, kinds = declared({id: its.holds for id, its in examined.items()}, Pixels.of_words(bands, stretch))
+    if pixels is not None:
+        say(f"{name}: the images are {kinds_of(kinds)}; they are read so: {pixels}")
+    return pixels
+
+
+def _classes(class_list: Path | None, named: ValueNames | None, background: bool) -> Classes | None:
+    """The classes of the user's list, or those that values of masks are named; None to take those of the tags."""
+    classes = read_class_list(class_list) if class_list else named.classes if named else None
+    return classes and Classes(classes.names, background)
+
+
+def _val_held_out(
+    train: Sequence[str], masks: Container[str], tags: Tags, share: float, groups: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
+    """Train and val, which is chosen of the ids with a mask, or of all where none has one."""
+    masked = [id for id in train if id in masks] or train
+    val = list(hold_out(train, masked, tags, share, groups))
+    held_out = set(val)
+    return [id for id in train if id not in held_out], val
+
+
+def _refuse_nothing_to_learn(root: Path, train: Sequence[str], val: Sequence[str], tags: Tags) -> None:
+    """Refuse splits of which others alone show classes."""
+    if train and any(tags.values()) and not any(tags.get(id) for id in (*train, *val)):
         raise UserError(
-            f"--masks {COCO} needs COCO's JSON of annotations, and {path} holds none; give it with --tags FILE.json"
+            f"no image of train shows a class in {root}, so that nothing can be learnt: classes are in other "
+            "splits alone; have splits chosen anew with --splits none"
         )
-    return paths
-
-
-def _tags(
-    choice: str,
-    pictures: Pictures,
-    classes: Classes | None,
-    given: Mapping[str, Sequence[str]],
-    negative: Collection[str],
-    apart: Sequence[str],
-    object_255: bool,
-    values_of: Callable[[Classes], MaskValues | None],
-) -> tuple[TagFile, str]:
-    """The tags and where they come from; those that the source lacks for val and test are read from their masks."""
-    if choice == "masks":
-        if classes is None:
-            raise UserError("tags from masks need the class names in the order of their indices: give --classes FILE")
-        ids = [id for split, its in given.items() for id in its if split != TEST or id in pictures.masks]
-        ids = ids if given else sorted(pictures.files)
-        values = values_of(classes)
-        from_masks = tags_from_masks(pictures.masks, ids, classes, object_255=object_255, values=values)
-        return TagFile(from_masks, classes, ()), "masks"
-    tested = [id for split in ("val", TEST) for id in given.get(split, ())]
-    optional = [id for id in tested if id in pictures.masks] + list(given.get(TEST, ()))
-    found, source = read_source(choice, pictures, classes, negative=negative, optional=optional, apart=apart)
-    bare = [id for id in tested if id in pictures.masks and id not in found.tags]
-    if not bare:
-        return found, source
-    values = values_of(found.classes)
-    from_masks = tags_from_masks(pictures.masks, bare, found.classes, object_255=object_255, values=values)
-    note = f"tags of {len(bare):,} images of val and test are those of their masks"
-    return TagFile({**found.tags, **from_masks}, found.classes, (*found.notes, note)), source
 
 
 def _say_recognised(

@@ -19,11 +19,12 @@ from wsss.data.parallel import some
 from wsss.errors import UserError
 
 PNG = frozenset({".png"})
+SUFFIX = "suffix:"
+"""What `--masks` begins with where masks lie beside their images."""
 IMAGE_FOLDERS = frozenset({"img", "imgs", "image", "images", "jpegimages"})
 _BESIDE_IMAGES = frozenset({"mask", "masks"})
 _ALWAYS_MASKS = frozenset({"ground_truth", "segmentationclass"})
 _ENDINGS = ("_mask", "_gt", "_segmentation", "_label")
-_SUFFIX = "suffix:"
 _SPLIT = re.compile(r"(train|val|test)(?:ing|id|idation)?(?:\d{4})?")
 
 
@@ -93,7 +94,7 @@ def find_pictures(path: Path, masks: str | Path | None = None, *, follow_links: 
     """
     if not path.is_dir():
         raise UserError(f"there is no folder {path}")
-    ending = str(masks).removeprefix(_SUFFIX) if masks is not None and str(masks).startswith(_SUFFIX) else ""
+    ending = str(masks).removeprefix(SUFFIX) if masks is not None and str(masks).startswith(SUFFIX) else ""
     given = Path(masks) if masks is not None and not ending else None
     recognised = [] if masks is not None else mask_folders(path)
     files = files_by_id(path, below=True, apart=[given] if given else recognised)
