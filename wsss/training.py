@@ -7,26 +7,24 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from wsss.batches import Sample, Samples, batches_of, groups_by_class, shuffled
 from wsss.errors import UserError
 from wsss.interface import StepContext
 from wsss.nets.backbones import check_weights, freeze_batch_norm
-from wsss.nets.kernels import is_depthwise, without_plans
-from wsss.nets.splitting import Splitting, split
+from wsss.nets.kernels import is_depthwise
 from wsss.scores import metric_names
 from wsss.settings import setting
 from wsss.storage import write_bytes
+from wsss.updates import Gradients, Loss
 from wsss.workers import Workers
 
 CHECKPOINT = "checkpoint.pt"
@@ -125,7 +123,7 @@ def fit(
     groups: list[dict[str, Any]],
     ids: Sequence[str],
     sample: Callable[[str, np.random.Generator], Sample],
-    loss: Callable[[dict[str, Any]], tuple[Tensor, dict[str, float]]],
+    loss: Loss,
     context: StepContext,
     *,
     frozen_bn: bool = False,
@@ -142,8 +140,7 @@ def fit(
         groups: from `parameter_groups`.
         ids: the training images.
         sample: makes one sample, a dict of tensors, from an id and its random numbers.
-        loss: from a batch (tensors on the device, "id" a list, "epoch" the number of the pass, from 0) to the loss and
-            its parts by name.
+        loss: see `wsss.updates.Loss`; passes are numbered from 0.
         context: the step's; its settings are a `TrainingSettings`, its `out` keeps the checkpoint.
         frozen_bn: keep the batch norm of its `backbone` in eval mode.
         tags: of an id, bool C, where they are not the dataset's.
@@ -161,47 +158,26 @@ def fit(
     if not ids:
         raise UserError("there is no image to train on; check the dataset's train list")
     device = context.device
-    precision = settings.number_format(device)
     to_device(model, device)
     optimizer, workers = _optimizer(groups, settings), Workers.of_this_process(device)
     parameters = [parameter for group in groups for parameter in group["params"]]
     batches_per_epoch = math.ceil(len(ids) / settings.batch_size)
-    epochs = settings.epochs
-    if settings.image_limit is not None:
-        epochs = max(1, min(epochs, settings.image_limit // len(ids)))
+    epochs = _epochs(settings, len(ids))
     updates_per_epoch = math.ceil(batches_per_epoch / settings.accumulate)
     total = updates_per_epoch * epochs
-    short_alone = device.type == "cuda" and any(map(is_depthwise, model.modules()))
 
     checkpoint = context.out / CHECKPOINT
     done = _resume(checkpoint, model, optimizer)
     places = shuffled(len(ids), settings.batch_size, context.rng, range(done, epochs), _groups(ids, context, tags))
     batches = batches_of(Samples(ids, sample, context.rng), (list(workers.own(batch)) for batch in places), device)
-    splitting, usual = Splitting("images in training"), len(workers.own(range(settings.batch_size)))
-
-    def gradients(batches: Sequence[Sample], sizes: Sequence[int], where: str) -> tuple[list[float], dict[str, float]]:
-        """Add up the gradients of this worker's part of an update's batches; their losses, the last one's parts."""
-        optimizer.zero_grad(set_to_none=True)
-        losses: list[float] = []
-        scalars: dict[str, float] = {}
-        for batch, size in zip(batches, sizes, strict=True):
-            own, total_loss = len(batch["id"]), 0.0
-            for part in split(batch, splitting.parts(own) if own else [], own):
-                share = len(part["id"]) / size
-                part = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in part.items()}
-                with without_plans() if short_alone and len(part["id"]) < usual else nullcontext():
-                    with torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32):
-                        value, scalars = loss(part)
-                    if not torch.isfinite(value):
-                        raise UserError(
-                            f"the loss became {value.item()} at {where}, on the images {', '.join(part['id'])}; lower "
-                            "the learning rate or look at these images"
-                        )
-                    (value * share / len(batches)).backward()
-                total_loss += share * value.item()
-            losses.append(total_loss)
-        return losses, scalars
-
+    gradients = Gradients(
+        optimizer,
+        loss,
+        device,
+        precision=settings.number_format(device),
+        usual=len(workers.own(range(settings.batch_size))),
+        short_alone=device.type == "cuda" and any(map(is_depthwise, model.modules())),
+    )
     seen, waited, started, mean = 0, 0.0, time.monotonic(), math.nan
     for epoch in range(done, epochs):
         began = time.monotonic()
@@ -219,8 +195,7 @@ def fit(
             parts = [dict(batch, epoch=epoch) for batch in islice(batches, len(sizes))]
             waited += time.monotonic() - ready
             iteration = epoch * updates_per_epoch + update
-            work = partial(gradients, parts, sizes, f"iteration {iteration} of {total}")
-            values, scalars = splitting.attempt(usual, work)
+            values, scalars = gradients.add_up(parts, sizes, f"iteration {iteration} of {total}")
             losses += workers.add(parameters, values)
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * poly(iteration, total)
@@ -251,6 +226,13 @@ def fit(
 def to_device(model: Module, device: torch.device) -> Module:
     """Move a network to a device, its convolutions in channels-last order; returns it."""
     return model.to(device).to(memory_format=torch.channels_last)
+
+
+def _epochs(settings: TrainingSettings, images: int) -> int:
+    """The passes over so many images."""
+    if settings.image_limit is None:
+        return settings.epochs
+    return max(1, min(settings.epochs, settings.image_limit // images))
 
 
 def _groups(

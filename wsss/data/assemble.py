@@ -99,25 +99,7 @@ def assemble(description: layout.Description, parts: Parts, dev_list: Path | Non
     refuse_alike(ids)
     tags = take(parts.tags, learnt, f"the {description.tags_source} tags", parts.notes)
     tags = {**tags, **{id: parts.tags[id] for id in test if id in parts.tags}}
-    masked = sorted(id for id in (*parts.train, *(parts.dev or ())) if id in parts.official)
-    any_mask = {*parts.official, *parts.extra}
-    if dev_list:
-        dev: Sequence[str] = _read_dev(dev_list, parts.train, any_mask, parts.images)
-    elif parts.dev is not None:
-        dev = sorted(parts.dev)
-    else:
-        dev = sorted(hold_out(parts.train, masked, tags, DEV_SHARE, parts.groups))
-    lists = {
-        **parts.lists,
-        "train": sorted(set(parts.train) - set(dev)),
-        "dev": dev,
-        "val": sorted(parts.val),
-        **({"train_official": masked} if masked else {}),
-        **({layout.TEST: sorted(test)} if parts.test is not None else {}),
-    }
-    if parts.groups:
-        named = ("train", "dev", "val", layout.TEST)
-        refuse_divided({split: lists[split] for split in named if split in lists}, parts.groups)
+    lists = _lists(parts, tags, dev_list)
     if notes := [*parts.notes, *class_hints(description.classes.names)]:
         description = replace(description, settings={**description.settings, "notes": notes})
     if not description.classes.background and (bare := [shown(id) for id in ids if not tags[id]]):
@@ -126,28 +108,15 @@ def assemble(description: layout.Description, parts: Parts, dev_list: Path | Non
             "tags, or leave it out"
         )
     pixels = _with_limits(parts, lists["train"])
-    facts: dict[str, Any] = {} if description.classes.background else {BACKGROUND_FACT: False}
-    facts |= {} if parts.values is None else {MASKS_FACT: parts.values.record()}
-    facts |= {} if pixels is None else {PIXELS_FACT: pixels.record()}
+    groups = {id: parts.groups[id] for id in ids} if parts.groups else None
     target = layout.home(description.name)
     with layout.building(target) as root:
         images = chosen(parts.images, ids)
-        if parts.bucket:
-            its = parts.bucket.images(images)
-            facts |= {BUCKET_FACT: its.address}
-            write_objects(root, its.objects)
-        else:
-            link_all(images, root / layout.IMAGES)
+        _put_images(images, root, parts.bucket)
         examined = examine(images, description.name) if parts.examined is None else parts.examined
-        official = {id: parts.official[id] for id in ids if id in parts.official}
-        masks = _put_masks(official, root, layout.MASKS, parts)
-        extra = {id: parts.extra[id] for id in ids if id in parts.extra and id not in parts.official}
-        masks |= _put_masks(extra, root, layout.MASKS_AUG, parts)
-        examined_masks = examine_masks(masks, description.name)
-        groups = {id: parts.groups[id] for id in ids} if parts.groups else None
-        manifest = layout.finish(
-            root, description, tags, lists, groups, facts, _entries(images, examined, examined_masks)
-        )
+        examined_masks = examine_masks(_put_masks(ids, root, parts), description.name)
+        facts, known = _facts(description, parts, pixels), _entries(images, examined, examined_masks)
+        manifest = layout.finish(root, description, tags, lists, groups, facts, known)
         dataset = Dataset.open(root, manifest, tags)
         doubtful = {id for id in ids if not _is_sound(examined[id], dataset)}
         note = check_added(dataset, doubtful, examined_masks)
@@ -192,6 +161,43 @@ def write_dev(dataset: Dataset, dev_list: Path | None = None, share: float = DEV
     return Dataset.open(root)
 
 
+def _lists(parts: Parts, tags: Tags, dev_list: Path | None) -> dict[str, Sequence[str]]:
+    """The lists of the dataset by name; dev is read, given or chosen, and taken out of train.
+
+    Raises:
+        UserError: a bad dev list, or a group in two splits.
+    """
+    masked = sorted(id for id in (*parts.train, *(parts.dev or ())) if id in parts.official)
+    if dev_list:
+        dev = _read_dev(dev_list, parts.train, {*parts.official, *parts.extra}, parts.images)
+    elif parts.dev is not None:
+        dev = sorted(parts.dev)
+    else:
+        dev = sorted(hold_out(parts.train, masked, tags, DEV_SHARE, parts.groups))
+    lists = {
+        **parts.lists,
+        "train": sorted(set(parts.train) - set(dev)),
+        "dev": dev,
+        "val": sorted(parts.val),
+        **({"train_official": masked} if masked else {}),
+        **({layout.TEST: sorted(parts.test)} if parts.test is not None else {}),
+    }
+    if parts.groups:
+        named = ("train", "dev", "val", layout.TEST)
+        refuse_divided({split: lists[split] for split in named if split in lists}, parts.groups)
+    return lists
+
+
+def _facts(description: layout.Description, parts: Parts, pixels: Pixels | None) -> dict[str, Any]:
+    """What the manifest says of the dataset beside its files."""
+    return {
+        **({} if description.classes.background else {BACKGROUND_FACT: False}),
+        **({} if parts.values is None else {MASKS_FACT: parts.values.record()}),
+        **({} if pixels is None else {PIXELS_FACT: pixels.record()}),
+        **({} if parts.bucket is None else {BUCKET_FACT: parts.bucket.address}),
+    }
+
+
 def _entries(
     images: Files, examined: Mapping[str, Examined], examined_masks: Mapping[str, Examined]
 ) -> dict[str, Entry]:
@@ -218,8 +224,22 @@ def _with_limits(parts: Parts, train: Sequence[str]) -> Pixels | None:
     return with_limits(parts.pixels, [*images.values()], lambda path: lying.read(id := ids[str(path)], known[id]))
 
 
-def _put_masks(masks: Mapping[str, Path], root: Path, name: str, parts: Parts) -> dict[str, Path]:
-    """Put masks into one of a dataset's folders; those that are taken as they are, by their path in the dataset's."""
+def _put_images(images: Files, root: Path, bucket: BucketFolder | None) -> None:
+    """Link images into a dataset's folder, or write where they lie in their bucket."""
+    if bucket is None:
+        link_all(images, root / layout.IMAGES)
+    else:
+        write_objects(root, bucket.images(images).objects)
+
+
+def _put_masks(ids: Sequence[str], root: Path, parts: Parts) -> dict[str, Path]:
+    """Put the masks of images into a dataset's folder; those that are taken as they are, by their path in it."""
+    official = {id: parts.official[id] for id in ids if id in parts.official}
+    extra = {id: parts.extra[id] for id in ids if id in parts.extra and id not in official}
+    return {**_put(official, root, layout.MASKS, parts), **_put(extra, root, layout.MASKS_AUG, parts)}
+
+
+def _put(masks: Mapping[str, Path], root: Path, name: str, parts: Parts) -> dict[str, Path]:
     folder = root / name
     objects, values = parts.objects, parts.values
     changed = objects is not None or values is not None

@@ -109,6 +109,51 @@ def run_method(
         UserError: whatever is wrong with the names, the settings, the data or the stores, before any work.
     """
     use_own_cores()
+    plan, dataset = _plan_and_data(method, preset, data, overrides, until)
+    runner = StepRunner(
+        dataset,
+        rng,
+        choose_device(device),
+        WORK,
+        "" if offline is None else store_address(offline / STORE),
+        wait=wait,
+        deadline=deadline,
+        workers=workers,
+        ray_address=ray_address,
+    )
+    outcome = Outcome(steps=runner.results)
+    if not track:
+        for planned in plan.steps:
+            if planned.stage != "evaluate" and _within(planned.stage, until):
+                runner.run(planned, ConsoleReporter(planned.key))
+        return outcome
+    keep_version = keep_version and offline is None
+    info = _run_info(plan, dataset, rng, keep_version, dict(tags or {}))
+    with method_run(info, work=WORK, parent=parent, offline=offline) as run:
+        outcome.run_id = run.id
+        for kind in STAGES[:-1]:
+            if _within(kind, until) and any(p.stage == kind for p in plan.steps):
+                _run_stage(kind, plan, runner, run, outcome)
+                if kind == "refine" and keep_version:
+                    _keep_labels(runner, run)
+        _log_pictures(plan, runner, run)
+        network = runner.results.get(plan.model)
+        if network is not None and offline is not None:
+            run.model(network.folder, facts(dataset))
+        elif network is not None and publish is not None:
+            run.flush()
+            outcome.model = publish(plan, dataset, network, outcome)
+    return outcome
+
+
+def _plan_and_data(
+    method: str, preset: str, data: str, overrides: Mapping[str, Any] | None, until: str | None
+) -> tuple[Plan, Dataset]:
+    """What is to be run, and on what.
+
+    Raises:
+        UserError: whatever is wrong with the names, the settings or the data.
+    """
     plan = make_plan(method, preset, overrides)
     if until is not None and until not in STAGES:
         raise unknown("stage", until, STAGES)
@@ -123,45 +168,7 @@ def run_method(
         raise UserError(
             f"method {method} learns from masks, and dataset {dataset.name} has none for its training images"
         )
-    store = "" if offline is None else store_address(offline / STORE)
-    runner = StepRunner(
-        dataset,
-        rng,
-        choose_device(device),
-        WORK,
-        store,
-        wait=wait,
-        deadline=deadline,
-        workers=workers,
-        ray_address=ray_address,
-    )
-    keep_version = keep_version and offline is None
-    outcome = Outcome(steps=runner.results)
-    if not track:
-        for planned in plan.steps:
-            if planned.stage != "evaluate" and _within(planned.stage, until):
-                runner.run(planned, ConsoleReporter(planned.key))
-        return outcome
-    info = _run_info(plan, dataset, rng, keep_version, dict(tags or {}))
-    with method_run(info, work=WORK, parent=parent, offline=offline) as run:
-        outcome.run_id = run.id
-        for kind in STAGES[:-1]:
-            if _within(kind, until) and any(p.stage == kind for p in plan.steps):
-                _run_stage(kind, plan, runner, run, outcome)
-                if kind == "refine" and keep_version:
-                    _keep_labels(runner, run)
-        for image_id, picture in run_panels(plan, dataset, runner.results):
-            run.panel(image_id, picture)
-        for what, maps in run_maps(plan, dataset, runner.results):
-            run.maps(what, maps)
-        if plan.model not in runner.results:
-            return outcome
-        if offline is not None:
-            run.model(runner.results[plan.model].folder, facts(dataset))
-        elif publish is not None:
-            run.flush()
-            outcome.model = publish(plan, dataset, runner.results[plan.model], outcome)
-    return outcome
+    return plan, dataset
 
 
 def extra_datasets(plan: Plan) -> list[Dataset]:
@@ -216,6 +223,14 @@ def _log_evaluations(result: StepResult, run: MethodRun, preset: str) -> dict[st
         if evaluation.without_objects:
             say(f"{evaluation.split}/{evaluation.what}: {WITHOUT_OBJECTS}")
     return {metric_names.metric(e.split, e.what, metric_names.MIOU): e.scores.miou for e in evaluations.values()}
+
+
+def _log_pictures(plan: Plan, runner: StepRunner, run: MethodRun) -> None:
+    """Log the panels and the maps of the few images that a run shows."""
+    for image_id, picture in run_panels(plan, runner.dataset, runner.results):
+        run.panel(image_id, picture)
+    for what, maps in run_maps(plan, runner.dataset, runner.results):
+        run.maps(what, maps)
 
 
 def _keep_labels(runner: StepRunner, run: MethodRun) -> None:
