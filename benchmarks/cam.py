@@ -13,8 +13,9 @@ from torch import nn
 from benchmarks.common import Row, compare, photographs, threads
 from wsss.data.augmentation import normalise
 from wsss.nets.folding import folded
+from wsss.stages.cam import CamSettings, image_maps
 from wsss.stages.inference import node_grid, node_size, resize
-from wsss.stages.localize import CamSettings, Classifier, image_maps
+from wsss.stages.localize import Classifier
 
 CLASSES, STRIDE = 20, 16
 SCALES = (0.5, 1.0, 1.5, 2.0)

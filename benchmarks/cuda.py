@@ -22,9 +22,10 @@ from wsss.ops.crf import DenseCrf, installed_backends
 from wsss.ops.lattice import build_lattice, position_features
 from wsss.ops.pairs import pair_affinity
 from wsss.ops.walk import random_walk
+from wsss.stages.cam import CamSettings, image_maps
 from wsss.stages.inference import id_batches
 from wsss.stages.labelling import Labelling
-from wsss.stages.localize import CamSettings, image_maps, load_classifier
+from wsss.stages.localize import load_classifier
 from wsss.stages.refine import BackgroundSettings, CrfSettings
 from wsss.training import to_device
 

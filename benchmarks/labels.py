@@ -20,8 +20,9 @@ from wsss.data.label_maps import LabelMapWriter, encode_label_map
 from wsss.labels.stream import make_labels
 from wsss.nets.folding import folded
 from wsss.process import own_cores
+from wsss.stages.cam import CamSettings, image_maps, tagged_score_map
 from wsss.stages.labelling import Labelling
-from wsss.stages.localize import CamSettings, Classifier, image_maps, load_classifier, tagged_score_map
+from wsss.stages.localize import Classifier, load_classifier
 from wsss.stages.outputs import save_model
 from wsss.stages.refine import BackgroundSettings, CrfSettings, crf_labels, upsampled, with_background
 

@@ -24,7 +24,8 @@ from wsss.methods.fcn_mil.synsets import SYNSETS
 from wsss.progress import ConsoleReporter
 from wsss.run.plan import make_plan
 from wsss.run.steps import StepRunner
-from wsss.stages.localize import CamSettings, Classifier, image_maps
+from wsss.stages.cam import CamSettings, image_maps
+from wsss.stages.localize import Classifier
 from wsss.stages.outputs import load_model
 from wsss.stages.refine import argmax_labels, foreground_maps
 

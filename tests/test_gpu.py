@@ -27,7 +27,8 @@ from wsss.ops.lattice import build_lattice
 from wsss.ops.pairs import affinity_loss, pair_affinity, pair_labels, path_affinity
 from wsss.ops.pooling import spatial_pool
 from wsss.ops.walk import random_walk
-from wsss.stages.localize import CamSettings, Classifier, class_scores, image_maps, tagged_score_map
+from wsss.stages.cam import CamSettings, class_scores, image_maps, tagged_score_map
+from wsss.stages.localize import Classifier
 from wsss.stages.segment import balanced_cross_entropy, plain_cross_entropy
 from wsss.training import to_device
 

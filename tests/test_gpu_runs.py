@@ -20,9 +20,10 @@ from wsss.interface import StepContext
 from wsss.progress import ConsoleReporter
 from wsss.run.plan import make_plan
 from wsss.run.steps import StepRunner
+from wsss.stages.cam import CamSettings
 from wsss.stages.inference import id_batches, stream_images
 from wsss.stages.labelling import Labelling
-from wsss.stages.localize import CamSettings, Classifier
+from wsss.stages.localize import Classifier
 from wsss.stages.outputs import save_model
 from wsss.stages.refine import BackgroundSettings, CrfSettings
 from wsss.training import TrainingSettings, fit, parameter_groups

@@ -14,6 +14,7 @@ from torch import nn
 from wsss.data import Dataset
 from wsss.nets.backbones import BACKBONES, build_backbone
 from wsss.nets.folding import folded
+from wsss.stages.cam import tagged_score_map
 from wsss.stages.inference import (
     PIXELS,
     id_batches,
@@ -23,7 +24,7 @@ from wsss.stages.inference import (
     resize,
     stream_images,
 )
-from wsss.stages.localize import Classifier, tagged_score_map
+from wsss.stages.localize import Classifier
 
 CPU = torch.device("cpu")
 

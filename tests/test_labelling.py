@@ -15,8 +15,9 @@ from wsss.interface import StepContext
 from wsss.labels import stream as labels
 from wsss.labels.stream import make_labels
 from wsss.methods.cam import METHOD
+from wsss.stages.cam import CamSettings
 from wsss.stages.labelling import Labelling
-from wsss.stages.localize import CamSettings, Classifier
+from wsss.stages.localize import Classifier
 from wsss.stages.outputs import save_model
 from wsss.stages.refine import BackgroundSettings, CrfSettings
 

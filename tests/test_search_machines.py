@@ -20,7 +20,7 @@ from wsss.data.travel import send_dataset
 from wsss.errors import UserError
 from wsss.progress import ConsoleReporter
 from wsss.run.cluster import WORKER_FOLDER, Share
-from wsss.stages.localize import CamSettings
+from wsss.stages.cam import CamSettings
 from wsss.training import BFLOAT16, TrainingSettings
 
 pytestmark = pytest.mark.usefixtures("surroundings")

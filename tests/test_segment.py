@@ -11,8 +11,9 @@ import torch.nn.functional as F
 
 from wsss.nets.deeplab import DeepLab
 from wsss.run.plan import make_plan
+from wsss.stages.predict import PredictSettings, with_rare_together
 from wsss.stages.refine import crf_labels, dense_crf, probabilities
-from wsss.stages.segment import PredictSettings, balanced_cross_entropy, plain_cross_entropy, with_rare_together
+from wsss.stages.segment import balanced_cross_entropy, plain_cross_entropy
 
 
 def random_case() -> tuple[torch.Tensor, torch.Tensor]:

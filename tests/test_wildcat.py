@@ -19,7 +19,7 @@ from wsss.ops.pooling import class_wise_pool, instances, spatial_pool
 from wsss.progress import ConsoleReporter
 from wsss.run.plan import make_plan
 from wsss.run.steps import StepRunner
-from wsss.stages.localize import CamSettings, image_maps, tagged_score_map
+from wsss.stages.cam import CamSettings, image_maps, tagged_score_map
 from wsss.stages.outputs import load_model
 from wsss.stages.refine import BackgroundSettings, argmax_labels
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from wsss.interface import NETWORK, Method, Stage, Step
 from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
-from wsss.stages.localize import CamSettings, ClassifierSettings, check_training, infer_cam, train_classifier
+from wsss.stages.cam import CamSettings, infer_cam
+from wsss.stages.localize import ClassifierSettings, check_training, train_classifier
 from wsss.stages.presets import CRFS, NETWORKS, of_step
 from wsss.stages.refine import background, crf
 from wsss.stages.segment import DEEPLAB

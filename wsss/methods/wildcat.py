@@ -23,19 +23,9 @@ from wsss.nets.folding import folded
 from wsss.ops.pooling import class_wise_pool, spatial_pool
 from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
 from wsss.settings import choice, factor, setting, uniform
+from wsss.stages.cam import CamSettings, class_scores, image_maps, tag_metrics, tagged_score_map, write_score_maps
 from wsss.stages.direct import direct, predict_directly
-from wsss.stages.localize import (
-    CamSettings,
-    ClassifierSettings,
-    check_training,
-    class_scores,
-    classifier_architecture,
-    fit_to_tags,
-    image_maps,
-    tag_metrics,
-    tagged_score_map,
-    write_score_maps,
-)
+from wsss.stages.localize import ClassifierSettings, check_training, classifier_architecture, fit_to_tags
 from wsss.stages.outputs import load_model, save_model, write_metrics
 from wsss.stages.presets import from_step, of_step
 from wsss.stages.refine import BackgroundSettings, CrfSettings, with_background

@@ -18,8 +18,8 @@ from wsss.serving.networks import NETWORKS, SEGMENTER
 from wsss.serving.package import load_step
 from wsss.serving.segmenter import Inference
 from wsss.stages.evaluate import read_evaluations
+from wsss.stages.predict import PredictSettings
 from wsss.stages.refine import BackgroundSettings
-from wsss.stages.segment import PredictSettings
 
 _DIRECT = "direct"
 _SECONDS = 60.0

@@ -17,8 +17,8 @@ from wsss.data.pixels import Pixels
 from wsss.serving.deployed import MAX_SIDE, Deployed, Size, best_classes, brought, resize
 from wsss.serving.heatmaps import Direct
 from wsss.serving.networks import Probabilities
+from wsss.stages.predict import with_rare_together
 from wsss.stages.refine import CrfSettings, dense_crf, probabilities
-from wsss.stages.segment import with_rare_together
 
 FAR = 2
 """An image whose longer side is more than so many times longer, or shorter, than any in training is far from it."""

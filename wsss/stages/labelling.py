@@ -13,8 +13,9 @@ from torch import Tensor
 from wsss.data import Dataset
 from wsss.data.label_maps import EncodedLabelMap, encode_label_map
 from wsss.nets.folding import folded
+from wsss.stages.cam import CamSettings, image_maps, tagged_score_map
 from wsss.stages.inference import stream_images
-from wsss.stages.localize import CamSettings, image_maps, load_classifier, tagged_score_map
+from wsss.stages.localize import load_classifier
 from wsss.stages.refine import BackgroundSettings, CrfSettings, crf_label_map, with_background
 from wsss.training import to_device
 

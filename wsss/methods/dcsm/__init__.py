@@ -23,9 +23,10 @@ from wsss.nets.kernels import own_depthwise
 from wsss.scores import metric_names
 from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
 from wsss.settings import flatten, loguniform, setting
+from wsss.stages.cam import tag_metrics
 from wsss.stages.direct import direct, predict_directly
 from wsss.stages.inference import id_batches
-from wsss.stages.localize import ClassifierSettings, tag_metrics
+from wsss.stages.localize import ClassifierSettings
 from wsss.stages.outputs import load_model, write_metrics
 from wsss.stages.presets import CRFS, from_step, of_step
 from wsss.stages.refine import BackgroundSettings, CrfSettings, background, crf, with_background

@@ -20,8 +20,8 @@ from wsss.methods.fcn_mil.network import FcnMil, FcnMilSettings, check_mil, trai
 from wsss.nets.folding import folded
 from wsss.scores.metric_names import TAG_METRICS, TRAIN_LOSS
 from wsss.settings import setting
+from wsss.stages.cam import CamSettings, image_maps, tag_metrics, write_score_maps
 from wsss.stages.direct import direct, predict_directly
-from wsss.stages.localize import CamSettings, image_maps, tag_metrics, write_score_maps
 from wsss.stages.outputs import load_model, write_metrics
 from wsss.stages.presets import CRFS, NETWORKS, of_step
 from wsss.stages.refine import CrfSettings

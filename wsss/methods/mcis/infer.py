@@ -20,8 +20,8 @@ from wsss.methods.mcis.settings import check_views
 from wsss.nets.folding import folded
 from wsss.scores import mean_average_precision, metric_names
 from wsss.settings import choice, setting
+from wsss.stages.cam import tagged_score_map
 from wsss.stages.inference import check_nodes, node_grid, node_size, resize
-from wsss.stages.localize import tagged_score_map
 from wsss.stages.outputs import load_model, write_metrics
 from wsss.training import to_device
 
