@@ -24,13 +24,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from wsss.commands import command
+from pipelines.gpu_request import Request, is_dataset
 from wsss.errors import UserError
 
 PROJECT = Path(__file__).parents[1]
@@ -41,64 +41,6 @@ START_S = 12.0
 NEEDED = "torch torchvision skimage scipy safetensors numpy PIL typer rich tqdm filelock"
 NOTHING_COLLECTED = 5
 """pytest's status where no test was left to run."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the environment asks for.
-
-    Attributes:
-        data: WSSS_GPU_DATA, a dataset's folder, or one that holds VOCdevkit and, without boxes in it, perhaps a
-            file of tags (.npz or .csv); None for the built-in shapes.
-        preset: WSSS_GPU_PRESET; by default small, for the built-in shapes demo.
-        methods: WSSS_GPU_RUN, names separated by commas; by default all.
-        settings: WSSS_GPU_SET, settings "KEY=VALUE" separated by spaces, such as the file of initial weights.
-        minutes: WSSS_GPU_MINUTES, for everything together.
-        out: WSSS_GPU_OUT.
-        cpu: WSSS_GPU_DEVICE is cpu: all of it on the processor.
-    """
-
-    data: Path | None
-    preset: str
-    methods: str
-    settings: tuple[str, ...]
-    minutes: float
-    out: Path
-    cpu: bool
-
-    @classmethod
-    def of(cls, variables: Mapping[str, str]) -> Request:
-        """Read the variables.
-
-        Raises:
-            UserError: one of them makes no sense.
-        """
-        minutes = variables.get("WSSS_GPU_MINUTES", "8")
-        try:
-            number = float(minutes)
-        except ValueError:
-            number = 0.0
-        if not 1 <= number < 1e6:
-            raise UserError(f"WSSS_GPU_MINUTES is {minutes!r}; it must be a number of minutes, 1 or more")
-        device = variables.get("WSSS_GPU_DEVICE", "cuda")
-        if device not in ("cuda", "cpu"):
-            raise UserError(f"WSSS_GPU_DEVICE is {device!r}; it must be cuda or cpu")
-        folder = variables.get("WSSS_GPU_DATA")
-        data = Path(folder).absolute() if folder else None
-        if data is not None and not _is_dataset(data) and not (data / "VOCdevkit").is_dir():
-            raise UserError(
-                f"WSSS_GPU_DATA is {data}, which neither is a dataset "
-                f"(`{command('wsss', 'data', 'add', '--no-dvc', '--help')}` says how to make one) nor holds VOCdevkit"
-            )
-        return cls(
-            data=data,
-            preset=variables.get("WSSS_GPU_PRESET") or ("small" if data else "demo"),
-            methods=variables.get("WSSS_GPU_RUN") or "all",
-            settings=tuple(shlex.split(variables.get("WSSS_GPU_SET", ""))),
-            minutes=number,
-            out=Path(variables.get("WSSS_GPU_OUT") or "work/gpu").absolute(),
-            cpu=device == "cpu",
-        )
 
 
 @dataclass(frozen=True)
@@ -163,7 +105,7 @@ class Session:
 
     def _data(self, end: float) -> tuple[list[str], Path]:
         data, out = self._request.data, self._request.out
-        if data is None or _is_dataset(data) or _is_dataset(out / "data" / "voc"):
+        if data is None or is_dataset(data) or is_dataset(out / "data" / "voc"):
             raise _LeftOutError("it is a dataset already")
         return [
             *self._python,
@@ -181,7 +123,7 @@ class Session:
         request = self._request
         data = "shapes"
         if request.data is not None:
-            data = str(request.data) if _is_dataset(request.data) else "voc"
+            data = str(request.data) if is_dataset(request.data) else "voc"
         hours = max(1.0, end - time.monotonic() - INTERRUPT_S - START_S) / 3600
         words = ["--data", data, "--preset", request.preset, "--run", request.methods, "--offline", "record"]
         sets = [word for setting in request.settings for word in ("--set", setting)]
@@ -239,12 +181,6 @@ def _tags(folder: Path) -> str:
         return "xml"
     files = [*sorted(folder.glob("*.npz")), *sorted(folder.glob("*.csv"))]
     return str(files[0]) if files else "masks"
-
-
-def _is_dataset(folder: Path) -> bool:
-    from wsss.data.layout import DESCRIPTION
-
-    return (folder / DESCRIPTION).is_file()
 
 
 def _end(child: subprocess.Popen[bytes], end: float) -> bool:

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from pipelines import gpu
-from pipelines.gpu import Request, Session
+from pipelines.gpu import Session
+from pipelines.gpu_request import Request
 from wsss.data import Dataset
 from wsss.errors import UserError
 

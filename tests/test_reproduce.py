@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from wsss.errors import UserError
 from wsss.progress import ConsoleReporter
 from wsss.run import reproduce
 from wsss.run.method import run_method
+from wsss.run.provenance import dataset_of
 from wsss.run.recorded import Recorded, recorded
 from wsss.scores import Masks
 from wsss.tracking import names
@@ -224,32 +224,10 @@ def test_data_of_another_digest_is_refused_unless_dvc_has_the_version(done: Done
         UserError, match=rf"had dataset shapes with the digest {digest[:12]}, which is not here .*shapes"
     ):
         reproduce.reproduce(run)
-    fetched = reproduce._data(replace(run, md5=version.md5), Path("work/reproduce/x").absolute())
+    fetched = dataset_of(replace(run, md5=version.md5), Path("work/reproduce/x").absolute())
     assert fetched.digest == digest and fetched.root == Path("work/reproduce/x/data/shapes").absolute()
     with pytest.raises(UserError, match="and can't be fetched: .*not in DVC's cache"):
-        reproduce._data(replace(run, md5="0" * 32 + ".dir"), Path("work/reproduce/x").absolute())
-
-
-def test_the_code_of_a_repository_that_is_the_users_own_is_the_installed_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
-    subprocess.run(["git", "init", "-q"], check=True)
-    subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    run = Recorded("1", "run 1", "cam", "demo", 0, {}, "refine", "shapes", {}, commit, False, version="0.0.9")
-    assert reproduce._code(run, tmp_path / "folder") == Path(wsss.__file__).parents[1]
-    assert "run 1 was made with version 0.0.9 of this package, here is" in capsys.readouterr().err
-    # A commit with the package in it is laid out, whole and clean, whatever lies about.
-    (tmp_path / "wsss").mkdir()
-    (tmp_path / "wsss" / "__init__.py").write_text("then = 1\n")
-    subprocess.run(["git", "add", "."], check=True)
-    subprocess.run(["git", *identity, "commit", "-q", "-m", "y"], check=True)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    (tmp_path / "wsss" / "__init__.py").write_text("now = 1\n")
-    code = reproduce._code(replace(run, commit=commit), tmp_path / "folder")
-    assert (code / "wsss" / "__init__.py").read_text() == "then = 1\n" and code.is_relative_to(tmp_path / "folder")
+        dataset_of(replace(run, md5="0" * 32 + ".dir"), Path("work/reproduce/x").absolute())
 
 
 def test_files_and_datasets_that_settings_name_are_found_from_another_folder(done: Done) -> None:
