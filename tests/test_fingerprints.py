@@ -26,7 +26,6 @@ STEPS = {f"evaluate.masks.{name}": step for name, step in EVALUATIONS.items()} |
     for step in stage.steps
 }
 CRF_STEPS = {"refine.labels", "refine.crf", "segment.predict"}
-NETWORK_STEPS = {"localize.train", "localize.infer", "refine.train", "refine.walk", "segment.train", "segment.predict"}
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:

@@ -167,12 +167,6 @@ def machines() -> list[Machine]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def is_elsewhere() -> bool:
-    """Whether a machine of the connected cluster is another than this one."""
-    here = ray.util.get_node_ip_address()
-    return any(node["NodeManagerAddress"] != here for node in ray.nodes() if node["Alive"])
-
-
 @contextmanager
 def connected(address: str) -> Iterator[None]:
     """A connection to the cluster at an address, or to one made of this process's cores for the time ("local").

@@ -231,10 +231,6 @@ def _others(row: Row) -> str:
     return "; ".join(others) or "-"
 
 
-def _others_in_short(row: Row) -> str:
-    return "; ".join(f"{p.miou:.1f} {p.title}" for p in row.published) or "-"
-
-
 def _measured(row: Row, column: tuple[str, str]) -> str:
     figure = row.figures.get("/".join(column))
     if figure is None:

@@ -37,7 +37,6 @@ class SearchRecord:
         start: when it began.
         best_trial: its number, counted from 0; None while it is not known.
         best: the objective of the best trial; None while it is not known.
-        best_run: the id of the whole run of what was taken; empty without one.
     """
 
     id: str
@@ -51,7 +50,6 @@ class SearchRecord:
     start: datetime
     best_trial: int | None
     best: float | None
-    best_run: str
 
     @classmethod
     def of(cls, run: Run) -> SearchRecord:
@@ -69,7 +67,6 @@ class SearchRecord:
             start=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
             best_trial=int(best) if best.isdecimal() else None,
             best=run.data.metrics.get(tags.get(names.OBJECTIVE, "")),
-            best_run=tags.get(names.BEST_RUN, ""),
         )
 
 
