@@ -7,8 +7,6 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -25,7 +23,6 @@ from wsss.dashboard.jobs import Jobs
 from wsss.dashboard.page import Context
 from wsss.dashboard.reading import Reading
 from wsss.dashboard.registry import page as registry
-from wsss.dashboard.registry.shadow import shadow_of
 from wsss.data import open_dataset
 from wsss.data.shapes import make_shapes
 from wsss.errors import UserError
@@ -218,59 +215,6 @@ def test_one_act_at_a_time_and_its_end_is_remembered() -> None:
     while failed.working and time.monotonic() < end:
         time.sleep(0.01)
     assert "/nowhere/at/all can't be used" in failed.problem
-
-
-@contextmanager
-def answering(status: int, content: bytes, headers: dict[str, str] | None = None) -> Iterator[str]:
-    """A server that gives one answer to everything."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            for name, value in (headers or {}).items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def test_the_disagreement_is_that_of_the_server_and_no_answer_is_a_sentence() -> None:
-    classes = [{"name": "<b>cat", "champion_pixels": 200, "challenger_pixels": 90, "both_pixels": 50}]
-    report = {
-        "champion": "a",
-        "challenger": "b",
-        "images": 3,
-        "pixels": 1000,
-        "disagreement": 0.125,
-        "classes": classes,
-    }
-    with answering(200, json.dumps({**report, "share": 0.1}).encode()) as server:
-        page = said(registry.shadow(server))
-        assert shadow_of(server) == report
-        assert "a and b disagree in 12.50% of 1,000 pixels of 3 images" in page and "75.0%" in page and "<b>cat" in page
-    refusals = [
-        (404, b"", {}, "start that server with --shadow challenger:0.1"),
-        (401, b"", {}, "asks for a key"),
-        (302, b"", {"Location": "http://127.0.0.1:1/"}, "answers with status 302"),
-        (200, b"<html>", {}, "not as a server of models does"),
-        (200, b"[1]", {}, "not as a server of models does"),
-    ]
-    for status, content, headers, sentence in refusals:
-        with answering(status, content, headers) as server, pytest.raises(UserError, match=sentence):
-            shadow_of(server)
-    with pytest.raises(UserError, match="does not answer"):
-        shadow_of("http://127.0.0.1:1")
-    with pytest.raises(UserError, match="is no address of a server"):
-        shadow_of("file:///etc/passwd")
-    assert "--shadow challenger:0.1" in said(registry.shadow(""))
 
 
 def test_promotion_and_rollback_in_a_browser(promoting, window) -> None:

@@ -11,30 +11,17 @@ import zlib
 import httpx
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from safetensors.torch import load_file
-from served_examples import asking
+from served_examples import CLASSES, asking, offline, save_segmenter
 
 from wsss.classes import Classes, palette
-from wsss.data import open_dataset
-from wsss.data.augmentation import normalise
-from wsss.data.label_maps import LabelMapWriter
-from wsss.data.palette_png import read_palette_png, write_palette_png
-from wsss.data.shapes import make_shapes
+from wsss.data.palette_png import read_palette_png
 from wsss.errors import UserError
-from wsss.nets.deeplab import DeepLab
-from wsss.run.plan import make_plan
-from wsss.scores import Masks, Scores, confusion
 from wsss.serving import pictures, server, uploads
-from wsss.serving.card import model_card
-from wsss.serving.evaluate import as_json, evaluate
 from wsss.serving.options import Options
 from wsss.serving.package import load_package, load_step, save_package
-from wsss.stages.inference import node_size, resize
-from wsss.stages.outputs import save_model
 
-CLASSES = Classes(("disc", "bar", "ring"))
 SIZES = [(64, 64), (37, 91), (5, 7), (100, 53)]
 
 
@@ -50,15 +37,8 @@ def png(array, **options):
 
 @pytest.fixture(scope="module")
 def step(tmp_path_factory):
-    """The output of a segment.train step; the weights are random but large, so that every class is predicted."""
-    torch.manual_seed(0)
-    architecture = {"classes": 4, "backbone": "tiny", "output_stride": 8, "rates": [1, 2]}
-    net = DeepLab(weights="none", **architecture)
-    for parameter in net.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.1)
     folder = tmp_path_factory.mktemp("step")
-    save_model(folder, net.eval(), architecture)
+    save_segmenter(folder)
     return folder
 
 
@@ -94,23 +74,6 @@ def ask(model):
         return asyncio.run(send())
 
     return request
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data") / "little"
-    make_shapes(root, images=10, val_images=4, size=40, classes=3)
-    return open_dataset(root)
-
-
-def offline(step, image):
-    """The network at one scale, its probabilities at the image's size, the best class: written out once more."""
-    architecture = json.loads((step / "model.json").read_text())
-    net = DeepLab(weights="none", **architecture).eval()
-    net.load_state_dict(load_file(step / "model.safetensors"))
-    with torch.inference_mode():
-        scores = net(resize(normalise(image)[None], node_size(*image.shape[:2], 8)))
-        return resize(scores.softmax(1), image.shape[:2])[0].argmax(0).numpy().astype(np.uint8)
 
 
 @pytest.mark.parametrize("size", [*SIZES, (1, 1)])
@@ -254,59 +217,6 @@ def test_command_serves_on_loopback(package, step):
     finally:
         process.terminate()
         process.wait(30)
-
-
-def test_evaluating_a_step_equals_counting_its_labels(dataset, step):
-    masks = Masks(dataset)
-    ids = masks.ids("val")
-    matrices = np.array([confusion(masks.read(i), offline(step, dataset.image(i)), 3) for i in ids])
-    found = evaluate(str(step), dataset, "val")
-    assert found.ids == ids and np.array_equal(found.matrices, matrices)
-    told = as_json(found, dataset)
-    assert told["miou"] == Scores.of(matrices.sum(0)).miou and told["images"] == len(ids)
-    assert told["interval"][0] <= told["miou"] <= told["interval"][1]
-    json.dumps(told, allow_nan=False)
-
-
-def test_masks_against_themselves_are_perfect(dataset, tmp_path):
-    masks = Masks(dataset)
-    (tmp_path / "png").mkdir()
-    with LabelMapWriter(tmp_path / "shards") as writer:
-        for image_id in masks.ids("val"):
-            labels = masks.read(image_id)
-            writer.add(image_id, labels)
-            write_palette_png(tmp_path / "png" / f"{image_id}.png", labels)
-    for folder in ("png", "shards"):
-        assert evaluate(str(tmp_path / folder), dataset, "val").scores.miou == 1
-
-
-def test_all_bad_label_maps_are_named_at_once(dataset, tmp_path):
-    missing, small, fine, strange = Masks(dataset).ids("val")
-    write_palette_png(tmp_path / f"{small}.png", np.zeros((3, 3), np.uint8))
-    write_palette_png(tmp_path / f"{fine}.png", np.zeros((40, 40), np.uint8))
-    write_palette_png(tmp_path / f"{strange}.png", np.full((40, 40), 9, np.uint8))
-    with pytest.raises(UserError) as error:
-        evaluate(str(tmp_path), dataset, "val")
-    text = str(error.value)
-    assert f"{missing}.png is missing" in text and f"{small}: the prediction is 3 x 3 px" in text
-    assert f"{strange}: " in text and fine not in text
-
-
-def test_bad_requests_for_an_evaluation(dataset, package, tmp_path):
-    with pytest.raises(UserError, match="neither a model"):
-        evaluate(str(tmp_path), dataset, "val")
-    with pytest.raises(UserError, match="unknown split 'tset'; choose from"):
-        evaluate(str(package), dataset, "tset")
-    with pytest.raises(UserError, match="knows the classes disc, bar, ring"):
-        evaluate(str(package), dataset, "val")
-
-
-def test_card_says_what_was_seen_and_measured(dataset):
-    card = model_card(make_plan("bound", "demo"), dataset, "run-1", {"val/pred/miou": 0.5, "time/x_s": 1.0})
-    assert "image-level tags, masks" in card and "| val/pred | 50.0 |" in card and "time/" not in card
-    assert dataset.digest in card and "run-1" in card and all(name in card for name in dataset.classes.names)
-    assert "scales 1; without a CRF" in card and "It is not known at what sizes it learned" in card
-    assert "the dataset has no masks" in model_card(make_plan("cam", "demo"), dataset, "run-1", {})
 
 
 def test_read_back_of_a_served_mask(tmp_path, ask):
