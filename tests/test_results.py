@@ -24,8 +24,9 @@ from wsss.labels.exchange import pull_labels
 from wsss.run.method import group_of
 from wsss.run.plan import make_plan
 from wsss.scores import Evaluation, levels_of
+from wsss.tables.measure import measure
 from wsss.tables.percent import percent
-from wsss.tables.results import _Row, measure, results_of
+from wsss.tables.results import _Row, results_of
 from wsss.tables.rows import entries
 from wsss.tracking.query import find_run
 

@@ -10,7 +10,7 @@ from tune.grid import Cell, Grid
 from tune.grid_command import carry_out
 from wsss.data import open_dataset
 from wsss.tables.ablation import Row
-from wsss.tables.results import measure
+from wsss.tables.measure import measure
 from wsss.tables.rows import Entry
 from wsss.tracking import names
 

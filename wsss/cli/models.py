@@ -153,7 +153,8 @@ def results(
         return
     if hours is not None:
         raise UserError("--hours belongs to --offline OUT, the folder of the records")
-    from wsss.tables.results import measure, results_of
+    from wsss.tables.measure import measure
+    from wsss.tables.results import results_of
 
     if (run or also) and not combine:
         measure(dataset, preset, _seeds(rngs or "0"), entries(_split(run), also or []), own)
