@@ -121,6 +121,11 @@ def test_pictures_and_masks_that_cannot_be_taken_are_told_in_a_sentence_each(tmp
     told = r"masks hold values that are no class: they hold 4 \(256 px in 4 masks\), 5 \(256 px .*, 1 \(.*-values 4="
     with pytest.raises(UserError, match=told):
         add_folder(tmp_path / "few", "few", masks=tmp_path / "masks", **how)
+    shutil.copytree(tmp_path / "few", tmp_path / "both")
+    for path in (tmp_path / "masks").iterdir():
+        shutil.copy(path, tmp_path / "both" / f"{path.stem}_m.png")
+    with pytest.raises(UserError, match="the masks in .*both hold values that are no class"):
+        add_folder(tmp_path / "both", "few", masks="suffix:_m", **how)
     (tmp_path / "few" / "3.png").write_bytes(b"")
     header = struct.pack(">IIBBBBB", 65_500, 65_500, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"0")), (b"IEND", b"")]
