@@ -90,7 +90,7 @@ class Session:
             raise _LeftOutError("pytest is not installed")
         files = [
             str(path)
-            for path in sorted(PROJECT.glob("tests/test_*.py"))
+            for path in sorted(PROJECT.glob("tests/**/test_*.py"))
             if "mark.gpu" in path.read_text(encoding="utf-8")
         ]
         if not files:

@@ -10,7 +10,7 @@ import pytest
 from wsss.cli import main
 from wsss.data import open_dataset
 
-PAGES = Path(__file__).parents[1].glob("docs/data*.md")
+PAGES = Path(__file__).parents[2].glob("docs/data*.md")
 EXAMPLES = [block for page in PAGES for block in re.findall(r"```sh\n(.*?)```", page.read_text("utf-8"), re.DOTALL)]
 EXAMPLES = [block for block in EXAMPLES if re.search(r"add folder (\w+)", block)[1] in vars(layouts)["EXAMPLES"]]
 

@@ -97,7 +97,7 @@ def pictures(tmp_path_factory):
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_large_picture_goes_through_a_method(pictures, method):
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); "
     command = [sys.executable, "-c", f"{code}import test_large_pictures; test_large_pictures.measure({method!r})"]
     done = subprocess.run(command, cwd=pictures, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

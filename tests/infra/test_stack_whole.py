@@ -30,7 +30,7 @@ from infra.stack.processes import Started, session, wait_until
 from wsss.tracking import names
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 NAME = "wsss-shapes"
 FAST = {key: value for key, value in SMALL.items() if not key.startswith("refine")}
 

@@ -27,7 +27,7 @@ CALL = [sys.executable, "-m", "infra.stack"]
 
 def call(folder: Path, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run `python -m infra.stack`, as a user would."""
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     words = ("--folder", str(folder), *words)
     return subprocess.run(
         [*CALL, *words], capture_output=True, text=True, check=False, cwd=cwd or folder.parent, env=environment
@@ -60,7 +60,7 @@ def surroundings(layout: Layout, role: str) -> dict[str, str]:
     """The variables of a process of somebody in a role."""
     own = ("AWS_ACCESS", "AWS_SECRET", "MLFLOW_RUN", "WSSS_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-    return inherited | resolved(layout.variables(role)) | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    return inherited | resolved(layout.variables(role)) | {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 @pytest.fixture

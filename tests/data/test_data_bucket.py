@@ -213,7 +213,7 @@ def test_workers_that_read_together_get_whole_images(photos, cache, monkeypatch)
 
 
 def test_the_example_of_the_docs_works(photos, cache, s3, tmp_path):
-    page = (Path(__file__).parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     [example] = re.findall(r'```sh title="images in a bucket"\n(.*?)```', page, re.S)
     for path in photos[1].rglob("*"):
         if path.is_file():

@@ -52,7 +52,7 @@ def kubernetes_problem(document) -> str:
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
 def test_manifests_keep_kubernetes_schemas(path):
-    kuberay = json.loads((PROJECT / "tests" / "kuberay_schema.json").read_text())
+    kuberay = json.loads((PROJECT / "tests" / "infra" / "kuberay_schema.json").read_text())
     for document in documents(path):
         if document["apiVersion"] != CUSTOM:
             assert not kubernetes_problem(document)

@@ -3,9 +3,9 @@ import io
 import json
 import statistics
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 
 import pytest
+from compare_examples import record
 
 from wsss.classes import BACKGROUND, VOC
 from wsss.tables.compare import (
@@ -19,26 +19,6 @@ from wsss.tables.compare import (
     table,
 )
 from wsss.tracking import names
-from wsss.tracking.query import RunRecord
-
-START = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def record(id, rng=0, group="g", method="affinity", minutes=0, tags=None, supervision=(), **metrics):
-    return RunRecord(
-        id=id,
-        status="FINISHED",
-        method=method,
-        preset="demo",
-        dataset="shapes",
-        rng=rng,
-        group=group,
-        supervision=frozenset(supervision),
-        start=START + timedelta(minutes=minutes),
-        tags={names.BACKBONE: "tiny", **(tags or {})},
-        params={},
-        metrics={f"{key.replace('__', '/')}/miou": value for key, value in metrics.items()},
-    )
 
 
 def test_runs_that_differ_in_the_rng_make_a_row_with_mean_and_deviation():

@@ -11,7 +11,7 @@ from pipelines import gate_power
 from wsss.errors import UserError
 from wsss.registry.rules import GateSettings
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 SETTINGS = GateSettings(samples=300)
 
 

@@ -1,4 +1,4 @@
-"""The formulas of MCIS, DCSM and WILDCAT against stored arrays, which `python tests/localizer_references.py` makes."""
+"""The formulas of MCIS, DCSM and WILDCAT against arrays of `python tests/methods/localizer_references.py`."""
 
 from __future__ import annotations
 

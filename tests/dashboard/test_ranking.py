@@ -5,7 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from test_compare import record
+from compare_examples import record
 
 from wsss.dashboard.leaderboard.ranking import EVERY, View, choices, columns
 from wsss.errors import UserError

@@ -1,4 +1,4 @@
-"""Pictures to try a CRF on, and the marginals that pydensecrf gives for small ones: `python tests/crf_references.py`.
+"""Pictures to try a CRF on, and pydensecrf's marginals of small ones: `python tests/ops/crf_references.py`.
 
 This writes references/crf.npz. It holds for each NAME the arrays NAME.image (uint8 H x W x 3), NAME.unary (uint8
 3 x H x W; divided by their sum they are the probabilities) and NAME.irn, NAME.psa (float32 2 x H x W, the marginals of
@@ -17,7 +17,7 @@ from skimage import data
 
 from wsss.ops.crf import DenseCrf, installed_backends
 
-FILE = Path(__file__).parent / "references" / "crf.npz"
+FILE = Path(__file__).parents[1] / "references" / "crf.npz"
 KERNELS = {
     "irn": {"bilateral_sxy": 50, "bilateral_srgb": 5},
     "psa": {"bilateral_sxy": 80, "bilateral_srgb": 13},

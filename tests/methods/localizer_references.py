@@ -1,4 +1,4 @@
-"""What the formulas of MCIS, DCSM and WILDCAT give on small arrays: `python tests/localizer_references.py`.
+"""What the formulas of MCIS, DCSM and WILDCAT give on small arrays: `python tests/methods/localizer_references.py`.
 
 This writes references/localizers.npz, inputs and results, float64 but for labels. The formulas are written here once
 more, on NumPy alone, cell by cell and without a look at `wsss`; gradients are complex steps, Im f(x + ih) / h, exact to
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-FILE = Path(__file__).parent / "references" / "localizers.npz"
+FILE = Path(__file__).parents[1] / "references" / "localizers.npz"
 Arrays = dict[str, np.ndarray]
 VIEWS = ("pair", "flip", "0.75", "2")
 """Of MCIS, each with its grid: 4, 4, 3 and 7 cells a side."""

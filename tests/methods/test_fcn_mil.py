@@ -188,7 +188,7 @@ def test_the_table_of_synsets_names_what_it_means() -> None:
 
 
 def test_the_docs_page_lists_the_table() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "methods" / "fcn_mil.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "methods" / "fcn_mil.md").read_text()
     for name, indices in SYNSETS.items():
         runs = [[indices[0], indices[0]]]
         for index in indices[1:]:

@@ -16,7 +16,7 @@ from wsss.data.palette_png import read_palette_png
 from wsss.data.voc import add_voc
 from wsss.errors import UserError
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 CLASSES = ("tumour", "stroma", "necrosis")
 
 

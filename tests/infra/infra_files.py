@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 INFRA = PROJECT / "infra"
 STACK, PROXY = INFRA / "compose.yaml", INFRA / "reverse-proxy" / "compose.tls.yaml"
 COMPOSE = [STACK, INFRA / "compose.gpu.yaml", INFRA / "compose.versitygw.yaml", PROXY]

@@ -1,4 +1,4 @@
-"""What published formulas give for small inputs, pixel by pixel in plain Python: `python tests/formula_references.py`.
+"""What published formulas give for small inputs, in plain Python: `python tests/ops/formula_references.py`.
 
 This writes references/formulas.npz, from the equations alone and none of wsss: AffinityNet's pairs, labels, loss and
 its gradient (Ahn and Kwak, CVPR 2018, as released: sources with a margin, the mean of the L1 distance, 1e-5 in the
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-FILE = Path(__file__).parent / "references" / "formulas.npz"
+FILE = Path(__file__).parents[1] / "references" / "formulas.npz"
 RADIUS, PATH_RADII = 5, (5, 10)
 SMALL = 1e-5
 CLASSES = 4

@@ -47,7 +47,7 @@ class Server:
     def start(self) -> None:
         words = ["infra.stack.objects", str(self.folder / "data"), "--port", str(self.port)]
         words += ["--keys", str(self.folder / "keys.json")]
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen([sys.executable, "-m", *words], env=environment, stderr=log)
         assert wait_until(self._well, 60), (self.folder / "log").read_text()

@@ -18,7 +18,7 @@ from pipelines.gpu_request import Request
 from wsss.data import Dataset
 from wsss.errors import UserError
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 QUICK = "segment.train.epochs=1 segment.train.crop=33"
 
 
