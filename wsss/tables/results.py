@@ -23,7 +23,7 @@ from wsss.scores.scored import reported
 from wsss.tables.groups import same_but_for_rng
 from wsss.tables.percent import Percent, percent
 from wsss.tables.render import Column, Table, as_csv, as_markdown, as_text
-from wsss.tables.rows import Entry, shown_order
+from wsss.tables.rows import Entry, planned_rows, shown_order
 from wsss.tracking import names
 from wsss.tracking.query import RunRecord, evaluation, runs
 
@@ -44,17 +44,17 @@ def measure(
     `tags` are given to the runs; one of the same settings that lacks them counts as finished too.
 
     Raises:
-        UserError: see `run_method`.
+        UserError: see `planned_rows`, before anything runs, and `run_method`.
     """
-    settings = [dict(overrides) | dict(entry.overrides) for entry in rows]
-    plans = [make_plan(e.method, preset, own) for e, own in zip(rows, settings, strict=True)]
-    todo = [(*row, rng) for rng in rngs for row in zip(rows, settings, plans, strict=True)]
+    planned = planned_rows(rows, preset, overrides, dataset)
+    todo = [(row, rng) for rng in rngs for row in planned]
     there = runs(dataset.name)
-    for number, (entry, own, plan, rng) in enumerate(todo, 1):
-        group, last = group_of(plan, dataset), metric_names.step_time(_last_step(plan))
+    for number, (row, rng) in enumerate(todo, 1):
+        group, last = group_of(row.plan, dataset), metric_names.step_time(_last_step(row.plan))
         if not any(run.group == group and run.rng == rng and last in run.metrics for run in there):
-            print(f"\n{number} of {len(todo)}: {entry.name}, rng {rng}")
-            run_method(entry.method, preset, str(dataset.root), rng=rng, overrides=own, tags=tags, publish=publish)
+            print(f"\n{number} of {len(todo)}: {row.entry.name}, rng {rng}", flush=True)
+            run_method(row.entry.method, preset, str(dataset.root), rng=rng, overrides=row.settings, tags=tags,
+                       publish=publish)  # fmt: skip
 
 
 def _last_step(plan: Plan) -> str:
@@ -135,8 +135,7 @@ def results_of(dataset: Dataset, preset: str, chosen: Sequence[str]) -> Results:
     Raises:
         UserError: no finished run, or an unknown class.
     """
-    classes = dataset.classes
-    indices = [classes.with_background.index(n) if n in classes.occurring else classes.index(n) for n in chosen]
+    classes, indices = dataset.classes, class_indices(dataset, chosen)
     preset = read_preset(preset).name
     groups = same_but_for_rng(run for run in runs(dataset.name) if run.preset == preset and not _part_of_a_grid(run))
     if not groups:
@@ -150,6 +149,16 @@ def results_of(dataset: Dataset, preset: str, chosen: Sequence[str]) -> Results:
         means.append((", ".join(chosen), indices))
     rows = [_Row.of(group, preset) for group in sorted(groups, key=lambda group: shown_order(group[0].method))]
     return Results(_identity(dataset), rows, means)
+
+
+def class_indices(dataset: Dataset, names: Sequence[str]) -> list[int]:
+    """The label-map indices of some classes, "background" among them if wanted.
+
+    Raises:
+        UserError: an unknown class.
+    """
+    classes = dataset.classes
+    return [classes.with_background.index(n) if n in classes.occurring else classes.index(n) for n in names]
 
 
 def _part_of_a_grid(run: RunRecord) -> bool:
