@@ -158,7 +158,7 @@ def results(
         _refuse_beside("--combine makes its own rows in MLflow", {"--also": also, "--offline": offline})
     elif offline is not None:
         table = {"--classes": classes, "--wide": wide, "--csv": as_csv, "--to": to}
-        _refuse_beside("--offline makes no table, which MLflow is asked for after `wsss import`", table)
+        _refuse_beside("--offline leaves records and makes no table", table)
     elif not run and not also:
         asked = {"--rngs": rngs is not None, "--set": settings}
         _refuse_beside("without --run, --also or --combine finished runs are shown and none is made", asked)
