@@ -155,7 +155,7 @@ def _settings_table(method: Method) -> str:
             f"`{setting.key}`",
             setting.meaning,
             *(_text(values[preset][setting.key]) for preset in PRESETS),
-            f"{setting.allowed} {setting.unit}".strip(),
+            setting.allowed,
             _search(setting),
             setting.source,
         )

@@ -23,7 +23,8 @@ def _run(arguments: list[str] | None) -> None:
     parser.add_argument("--set", default="", help='settings, such as "refine.walk.beta=8 refine.walk.steps=64"')
     options, more = parser.parse_known_args(arguments)
 
-    from wsss.cli.runs import parse_settings, words
+    from wsss.cli.runs import parse_settings
+    from wsss.commands import words
     from wsss.registry.models import publish
     from wsss.run.method import run_method
     from wsss.tables.report import print_outcome

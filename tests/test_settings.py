@@ -89,7 +89,7 @@ def test_a_description_says_all_there_is() -> None:
         "stage.step.size",
         4,
         "a number",
-        "1 to 8",
+        "1 to 8 px",
         "px",
     )
     assert first.search == choice(2, 4)

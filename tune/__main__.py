@@ -62,12 +62,13 @@ def search(
     from tune.search import plan_search
     from tune.space import Narrowing
     from tune.studies import check_new, resume_command, resumed
-    from wsss.cli.runs import parse_settings, words
+    from wsss.cli.runs import parse_settings
+    from wsss.commands import words
     from wsss.run.method import WORK
 
     fixed = parse_settings([pair for text in settings or [] for pair in words(text)])
     budget = Budget(trials, hours, cpus, gpus, retries, seeds, top)
-    if texts := [text for given in grid or [] for text in words(given)]:
+    if grid:
         from tune.grid_command import grid_command
 
         idle = {
@@ -79,7 +80,7 @@ def search(
             "--seeds": seeds,
         }
         grid_command(
-            texts,
+            [text for given in grid for text in words(given) or [given]],
             method=method,
             preset=preset,
             data=data,

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import wsss.methods as methods
 from tune.grid import Cell, Grid, compared, goal_of, metrics_until
-from tune.grid_axes import WEIGHTS, methods_of
+from tune.objective import SPLIT
 from tune.search import Candidate, MethodSearch, SearchPlan, data_digest, digest
+from wsss.commands import command
 from wsss.data import open_dataset
 from wsss.errors import UserError
 from wsss.interface import Method
 from wsss.run.plan import Plan, check_background, make_plan
+from wsss.scores import Masks
 from wsss.settings import settings_of
-from wsss.tables.rows import shown_order
+from wsss.tables.rows import ALL, WEIGHTS, methods_of, shown_order
 
 LOCALIZER, REFINER = "localizer", "refiner"
 UNTIL = "refine"
@@ -55,10 +57,17 @@ def plan_combinations(
     dataset, fixed = open_dataset(data), dict(fixed or {})
     dataset.check_trainable()
     names = set(methods_of(chosen))
+    if not Masks(dataset).ids(SPLIT):
+        raise UserError(
+            f"combinations are compared by the masks of {SPLIT}, and dataset {dataset.name} has none there; add it "
+            "with masks of some training images (--masks), or run methods without masks: "
+            f"`{command('wsss', 'results', '--data', data, '--preset', preset, '--run', ALL)}`"
+        )
     known = sorted(map(methods.load, methods.names()), key=lambda method: shown_order(method.name))
     own = [method for method in known if method.name in names]
     cells: list[tuple[dict[str, str], Candidate, Plan]] = []
-    left_out, unknown_settings = [], set(fixed)
+    left_out = [] if list(chosen) == [ALL] else [f"{m.name}, which {lacks}" for m in own if (lacks := _lacking(m))]
+    unknown_settings = set(fixed)
     for localizer in dict.fromkeys(m.stages["localize"].name for m in own if "localize" in m.stages):
         for steps in dict.fromkeys(refiner_steps(m) for m in own if refines_maps(m)):
             owner = next(m for m in known if refines_maps(m) and refiner_steps(m) == steps)
@@ -80,7 +89,7 @@ def plan_combinations(
     if unknown_settings:
         raise UserError(f"no combination has a setting {', '.join(sorted(unknown_settings))}")
     if not cells:
-        raise UserError(f"no combination can be: {'; '.join(left_out) or 'no method has a localizer and a refiner'}")
+        raise UserError(f"no combination can be: {'; '.join(left_out)}")
     goals = [goal_of(plan, dataset) for _, _, plan in cells]
     parts = {
         plan.method.name: MethodSearch(plan.method.name, goal, {}, {}, {p.key: p.step.version for p in plan.steps})
@@ -106,6 +115,13 @@ def plan_combinations(
 def refines_maps(method: Method) -> bool:
     """Whether a method's refiner goes on from a localizer's score maps."""
     return "refine" in method.stages and any("localize" in step.inputs for step in method.stages["refine"].steps)
+
+
+def _lacking(method: Method) -> str:
+    """What a method has not of the two parts of a combination; empty if it has one of them."""
+    if "localize" in method.stages or refines_maps(method):
+        return ""
+    return "has neither a localizer nor a refiner of score maps"
 
 
 def refiner_steps(method: Method) -> tuple[str, ...]:

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tune.grid_axes import METHOD, RNG, WEIGHTS, combinations, methods_of, names_a_stage, rngs_of
+from tune.grid_axes import METHOD, RNG, combinations
 from tune.measure import parts
-from tune.objective import SPLIT, Objective, choose_objective, objectives
+from tune.objective import SPLIT, Objective, choose_objective, objectives, without_dev
 from tune.search import ALL, Candidate, MethodSearch, SearchPlan, data_digest, digest
 from wsss.data import Dataset, open_dataset
 from wsss.errors import UserError
@@ -20,6 +20,7 @@ from wsss.run.plan import Plan
 from wsss.scores import Masks, metric_names
 from wsss.scores.scored import SCORED
 from wsss.tables.ablation import hashable, in_order
+from wsss.tables.rows import WEIGHTS, methods_of, names_a_stage, rngs_of
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ def plan_grid(
     """
     fixed, dataset = dict(fixed or {}), open_dataset(data)
     dataset.check_trainable()
+    _check_comparable(dataset)
     settings = {key: list(values) for key, values in axes.items() if key not in (METHOD, RNG)}
     if both := sorted(settings.keys() & fixed.keys()):
         raise UserError(f"{', '.join(both)} can't be in --grid and fixed at once; take one of both away")
@@ -171,6 +173,15 @@ def goal_of(plan: Plan, dataset: Dataset, metric: str | None = None, *, asked: b
     if metric in known:
         return known[metric]
     return choose_objective(plan, dataset, metric if asked else None)
+
+
+def _check_comparable(dataset: Dataset) -> None:
+    """Refuse a dataset whose dev has nothing that runs could be scored by: neither masks nor, for tags, images."""
+    if not dataset.splits.get(SPLIT):
+        raise UserError(
+            f"runs of a grid are compared on {SPLIT}, and {without_dev(dataset)}; a search without a "
+            "grid can go by train/loss"
+        )
 
 
 def _check_scored(metric: str, plan: Plan, dataset: Dataset) -> None:

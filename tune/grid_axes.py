@@ -6,14 +6,13 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 
-import wsss.methods as methods
-from tune.search import ALL
 from wsss.data import Dataset
 from wsss.errors import UserError
-from wsss.interface import STAGES
-from wsss.run.plan import Plan, check_background, make_plan, stands_alone
+from wsss.run.plan import Plan, check_background, make_plan
+from wsss.tables.rows import WEIGHTS, names_a_stage
 
-METHOD, RNG, WEIGHTS = "method", "rng", "weights"
+METHOD, RNG = "method", "rng"
+_VALUE = r"(?:\s*\[[^\]]*\]\s*|[^,\[\]]+)"
 _NAMED = 3
 """So many of several faults are spelt out."""
 
@@ -27,38 +26,13 @@ def parse_axes(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
     axes: dict[str, tuple[str, ...]] = {}
     for text in texts:
         key, _, given = (part.strip() for part in text.partition("="))
-        values = [value.strip() for value in re.findall(r"\[[^\]]*\]|[^,\[\]]+", given)]
-        if not key or not all(values) or not values:
+        values = [value.strip() for value in re.findall(_VALUE, given)]
+        if not key or not all(values) or not re.fullmatch(rf"{_VALUE}(,{_VALUE})*", given):
             raise UserError(f"--grid {text!r} is not KEY=VALUE,VALUE, such as refine.walk.beta=2,4,8 or rng=0,1,2")
         if key in axes:
             raise UserError(f"--grid names {key} twice; give all its values at once, such as {key}={values[0]},...")
         axes[key] = tuple(dict.fromkeys(values))
     return axes
-
-
-def methods_of(given: Sequence[str]) -> list[str]:
-    """The methods of these names; of "all", every one that runs with nothing added.
-
-    Raises:
-        UserError: there is no such method.
-    """
-    if list(given) == [ALL]:
-        return [name for name in methods.names() if stands_alone(name)]
-    for name in given:
-        methods.load(name)
-    return list(given)
-
-
-def rngs_of(texts: Sequence[str]) -> tuple[int, ...]:
-    """Texts as seeds, each once.
-
-    Raises:
-        UserError: some are none.
-    """
-    wrong = [text for text in texts if not text.isascii() or not text.isdecimal()]
-    if wrong:
-        raise UserError(f"rng = {', '.join(wrong[:_NAMED])} is no seed; allowed: whole numbers from 0")
-    return tuple(dict.fromkeys(int(text) for text in texts))
 
 
 def combinations(
@@ -109,11 +83,6 @@ def combinations(
     if not plans:
         raise UserError(f"no combination of the grid is one that the steps take: {_joined(left_out)}")
     return plans, list(dict.fromkeys(left_out))
-
-
-def names_a_stage(key: str) -> bool:
-    """Whether a key says which implementation fills a stage, such as "refine.name"."""
-    return key in {f"{stage}.name" for stage in STAGES}
 
 
 def _joined(faults: Sequence[str]) -> str:

@@ -81,4 +81,14 @@ def choose_objective(plan: Plan, dataset: Dataset, name: str | None) -> Objectiv
             f"dataset {dataset.name} has no masks for its split {SPLIT}, so no trial would know {name}; add masks for "
             f"a {SPLIT} list, or name another objective: {allowed}"
         )
+    if split == SPLIT and not dataset.splits.get(SPLIT):
+        raise UserError(f"no trial would know {name}, since {without_dev(dataset)}: {allowed}")
     raise UserError(f"unknown objective {name!r} of method {plan.method.name}: {allowed}")
+
+
+def without_dev(dataset: Dataset) -> str:
+    """What is said of a dataset without images in dev, and how to have some."""
+    return (
+        f"dataset {dataset.name} has no images there, as {SPLIT} is a part of the training images with masks; add it "
+        f"with some masks, or with a list of ids for {SPLIT} (--dev-list)"
+    )

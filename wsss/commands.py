@@ -1,4 +1,7 @@
-"""Commands as the program prints them: so that they work as printed, in the folder and in a new shell of the reader."""
+"""Commands as the program prints them: so that they work as printed, in the folder and in a new shell of the reader.
+
+And the words of a text that it is given.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import shlex
 import shutil
 import sysconfig
 from pathlib import Path
+
+from wsss.errors import UserError
 
 READER_PATH = "WSSS_READER_PATH"
 """The environment variable with the PATH of the reader's shell, where it is not this process's: `make` sets it."""
@@ -24,6 +29,18 @@ def command(program: str, *arguments: str) -> str:
         current folder, such as ".venv/bin/wsss". A program that the environment does not have keeps its name.
     """
     return shlex.join([_as_called(program), *arguments])
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, some of them quoted as in a shell.
+
+    Raises:
+        UserError: a quotation mark has no end.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"{text!r} can't be split into words ({str(error).lower()}); close what is quoted") from None
 
 
 def _as_called(program: str) -> str:

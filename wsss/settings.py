@@ -146,7 +146,13 @@ class Setting:
 
     @property
     def allowed(self) -> str:
-        """The allowed values in words."""
+        """The allowed values in words, with their unit."""
+        or_none = ", or none" if _unwrap_optional(self.type)[1] and not self.file else ""
+        return f"{self._values} {self.unit}".strip() + or_none
+
+    @property
+    def _values(self) -> str:
+        """Those that are not none."""
         if self.choices is not None:
             return "one of " + ", ".join(map(str, self.choices))
         if self.file:
@@ -238,7 +244,7 @@ def _convert(spec: Setting, value: Any, key: str) -> Any:
         too_low = spec.low is not None and not element >= spec.low
         too_high = spec.high is not None and not element <= spec.high
         if not finite or too_low or too_high or (spec.choices is not None and element not in spec.choices):
-            allowed = f"{'' if finite else 'finite numbers, '}{spec.allowed}{f' {spec.unit}' if spec.unit else ''}"
+            allowed = f"{'' if finite else 'finite numbers, '}{spec.allowed}"
             raise UserError(f"{key} = {converted} is out of range; allowed: {allowed}")
     return converted
 

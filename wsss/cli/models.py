@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,7 +96,12 @@ def compare(
     from wsss.tables import compare as comparison
     from wsss.tracking.query import runs
 
+    forms = {"--json": as_json, "--csv": as_csv, "--markdown": markdown, "--latex": latex}
+    if len(given := [option for option, value in forms.items() if value]) > 1:
+        raise UserError(f"{' and '.join(given)} are several forms of one table; name one")
     rows = comparison.table(runs(data, method))
+    if not rows and (method or data):
+        comparison.check_known(runs(), method, data)
     if as_json:
         typer.echo(comparison.render_json(rows))
     elif as_csv:
@@ -141,23 +148,38 @@ def results(
     """A row for each method on a dataset, with bootstrap intervals over images; with --to a page in Markdown."""
     from wsss.data import open_dataset
     from wsss.storage import write_bytes
-    from wsss.tables.rows import entries
+    from wsss.tables.rows import entries, rngs_of
 
     dataset = open_dataset(data)
     own = parse_settings(settings or [])
+    if hours is not None and offline is None:
+        raise UserError("--hours belongs to --offline OUT, the folder of the records")
     if combine:
-        _combine(_split(run or "all"), preset, data, _seeds(rngs or "0"), own, {"--also": also, "--offline": offline})
+        _refuse_beside("--combine makes its own rows in MLflow", {"--also": also, "--offline": offline})
+    elif offline is not None:
+        table = {"--classes": classes, "--wide": wide, "--csv": as_csv, "--to": to}
+        _refuse_beside("--offline leaves records and makes no table", table)
+    elif not run and not also:
+        asked = {"--rngs": rngs is not None, "--set": settings}
+        _refuse_beside("without --run, --also or --combine finished runs are shown and none is made", asked)
+    seeds = rngs_of(_split("0" if offline is None else "0,1,2") if rngs is None else _split(rngs))
     if offline is not None:
         rows = entries(_split(run or ("" if also else "all")), also or [])
-        _run_offline(dataset, preset, _seeds(rngs or "0,1,2"), rows, own, offline, hours)
+        _run_offline(dataset, preset, seeds, rows, own, offline, hours)
         return
-    if hours is not None:
-        raise UserError("--hours belongs to --offline OUT, the folder of the records")
     from wsss.tables.measure import measure
-    from wsss.tables.results import results_of
+    from wsss.tables.results import class_indices, results_of
 
-    if (run or also) and not combine:
-        measure(dataset, preset, _seeds(rngs or "0"), entries(_split(run), also or []), own)
+    class_indices(dataset, _split(classes))
+    if to is not None and to.is_dir():
+        raise UserError(f"--to {to} is a folder; name the file of the page, such as {to / 'results.md'}")
+    with redirect_stdout(sys.stderr) if as_csv else nullcontext():
+        if combine:
+            from tune.combine_command import combine as run_combinations
+
+            run_combinations(_split(run or "all"), preset, data, rngs=seeds, fixed=own)
+        elif run or also:
+            measure(dataset, preset, seeds, entries(_split(run), also or []), own)
     page = results_of(dataset, preset, _split(classes))
     if to is not None:
         write_bytes(to, ((page.csv() if as_csv else page.markdown()) + "\n").encode())
@@ -165,20 +187,16 @@ def results(
         typer.echo(page.csv() if as_csv else page.text(wide=wide))
 
 
-def _combine(
-    methods: list[str], preset: str, data: str, rngs: list[int], settings: dict[str, str], idle: dict[str, object]
-) -> None:
-    from tune.combine_command import combine
-
+def _refuse_beside(why: str, idle: Mapping[str, object]) -> None:
+    """Refuse options, by name with what was given, that would not be heard."""
     if given := [option for option, value in idle.items() if value]:
-        raise UserError(f"--combine makes its own rows in MLflow, so {', '.join(given)} can't stand beside it")
-    combine(methods, preset, data, rngs=rngs, fixed=settings)
+        raise UserError(f"{why}, so {', '.join(given)} can't stand beside it; leave it away")
 
 
 def _run_offline(
     dataset: Dataset,
     preset: str,
-    rngs: list[int],
+    rngs: tuple[int, ...],
     rows: list[Entry],
     settings: dict[str, str],
     out: Path,
@@ -196,13 +214,6 @@ def _run_offline(
 
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        return [int(part) for part in _split(text)]
-    except ValueError:
-        raise UserError(f"--rngs {text!r} is not a list of whole numbers, such as 0,1,2") from None
 
 
 def evaluate(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,18 +35,6 @@ def parse_settings(pairs: list[str]) -> dict[str, str]:
         if "=" not in pair:
             raise UserError(f"--set {pair!r} is not KEY=VALUE, such as refine.walk.beta=8")
     return {key.strip(): value.strip() for key, value in (pair.split("=", 1) for pair in pairs)}
-
-
-def words(text: str) -> list[str]:
-    """The words of a text, some of them quoted as in a shell.
-
-    Raises:
-        UserError: a quotation mark has no end.
-    """
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise UserError(f"{text!r} can't be split into words ({str(error).lower()}); close what is quoted") from None
 
 
 def run(

@@ -21,7 +21,10 @@ def bootstrap(
     level: float = 0.95,
     rng: int = 0,
 ) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean IoU, images or groups drawn with replacement.
+    """The bootstrap interval of the mean IoU, images or groups drawn with replacement, centred on the mean.
+
+    A draw that lacks a rare class leaves it out of its mean, so that where such classes are hard the draws lie above
+    what was measured; the bootstrap's estimate of this bias is taken out of both ends.
 
     Args:
         matrices: integer N x (C + 1) x (C + 1), a confusion matrix for each image.
@@ -34,7 +37,11 @@ def bootstrap(
     Returns:
         The lower and the upper end.
     """
-    low, high = ends(means_of(drawn_ious(matrices, groups, samples=samples, rng=rng), classes), level)
+    drawn = means_of(drawn_ious(matrices, groups, samples=samples, rng=rng), classes)
+    if not np.isfinite(drawn).any():
+        return np.nan, np.nan
+    measured = _mean_ious(_counts(matrices.sum(0, keepdims=True), classes=classes))[0]
+    low, high = np.clip(ends(drawn, level) + measured - np.nanmean(drawn), 0, 1)
     return float(low), float(high)
 
 

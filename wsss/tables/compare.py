@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 
+from wsss.errors import UserError
 from wsss.scores import metric_names
 from wsss.scores.scored import SCORED, reported
 from wsss.tables.catalogue import roles
@@ -23,6 +24,27 @@ COLUMNS = tuple((split, what) for split, what in reported() if split == SCORED[w
 
 PUBLISHED_ON = "val"
 PUBLISHED = f"published, VOC 2012 {PUBLISHED_ON}"
+
+
+def check_known(records: Iterable[RunRecord], method: str | None, dataset: str | None) -> None:
+    """Refuse a method and a dataset that no finished run has, where there are runs of others.
+
+    Args:
+        records: all finished runs.
+        method, dataset: what was asked for; None for any.
+
+    Raises:
+        UserError: no run has the name; names those that there are.
+    """
+    records = list(records)
+    if not records:
+        return
+    for what, name, known in (
+        ("method", method, {record.method for record in records}),
+        ("dataset", dataset, {record.dataset for record in records}),
+    ):
+        if name and name not in known:
+            raise UserError(f"there is no finished run of {what} {name!r}; there are of {', '.join(sorted(known))}")
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from wsss.data import Dataset
 from wsss.registry.models import publish
 from wsss.run.method import group_of, run_method
-from wsss.run.plan import Plan, make_plan
+from wsss.run.plan import Plan
 from wsss.scores import metric_names
-from wsss.tables.rows import Entry
+from wsss.tables.rows import Entry, planned_rows
 from wsss.tracking.query import runs
 
 
@@ -27,17 +27,24 @@ def measure(
     `tags` are given to the runs; one of the same settings that lacks them counts as finished too.
 
     Raises:
-        UserError: see `run_method`.
+        UserError: see `planned_rows`, before anything runs, and `run_method`.
     """
-    settings = [dict(overrides) | dict(entry.overrides) for entry in rows]
-    plans = [make_plan(e.method, preset, own) for e, own in zip(rows, settings, strict=True)]
-    todo = [(*row, rng) for rng in rngs for row in zip(rows, settings, plans, strict=True)]
+    planned = planned_rows(rows, preset, overrides, dataset)
+    todo = [(row, rng) for rng in rngs for row in planned]
     there = runs(dataset.name)
-    for number, (entry, own, plan, rng) in enumerate(todo, 1):
-        group, last = group_of(plan, dataset), metric_names.step_time(_last_step(plan))
+    for number, (row, rng) in enumerate(todo, 1):
+        group, last = group_of(row.plan, dataset), metric_names.step_time(_last_step(row.plan))
         if not any(run.group == group and run.rng == rng and last in run.metrics for run in there):
-            print(f"\n{number} of {len(todo)}: {entry.name}, rng {rng}")
-            run_method(entry.method, preset, str(dataset.root), rng=rng, overrides=own, tags=tags, publish=publish)
+            print(f"\n{number} of {len(todo)}: {row.entry.name}, rng {rng}", flush=True)
+            run_method(
+                row.entry.method,
+                preset,
+                str(dataset.root),
+                rng=rng,
+                overrides=row.settings,
+                tags=tags,
+                publish=publish,
+            )
 
 
 def _last_step(plan: Plan) -> str:

@@ -21,17 +21,16 @@ from tqdm import tqdm
 
 from wsss.data import Dataset
 from wsss.errors import OutOfTimeError, UserError
-from wsss.progress import say
 from wsss.run.fingerprints import fingerprints
 from wsss.run.method import group_of, run_fingerprint, run_method
-from wsss.run.plan import Plan, PlannedStep, make_plan
+from wsss.run.plan import Plan, PlannedStep
 from wsss.run.steps import choose_device
 from wsss.run.store import StepStore
 from wsss.scores import Masks
 from wsss.settings import flatten
 from wsss.storage import store_address
 from wsss.tables.render import Column, Table, as_text
-from wsss.tables.rows import Entry, by_worth
+from wsss.tables.rows import Entry, by_worth, planned_rows
 from wsss.tracking.record import STORE, RunFile, record_folders
 
 
@@ -93,7 +92,7 @@ def measure_offline(
         What is left, such as ["bound, rng 2"].
 
     Raises:
-        UserError: see `run_method`; or the hours are not above 0.
+        UserError: see `planned_rows`, before anything runs, and `run_method`; or the hours are not above 0.
     """
     if not hours > 0:
         raise UserError(f"--hours {hours:g} is no time to run anything; it must be above 0")
@@ -127,17 +126,15 @@ def _tasks(
     masks = Masks(dataset)
     scored = any(masks.ids(split) for split in dataset.splits)
     finished = _finished(out)
-    plans = [(e, dict(overrides) | dict(e.overrides)) for e in by_worth(rows)]
+    planned = planned_rows(by_worth(rows), preset, overrides, dataset)
     for rng in rngs:
-        for entry, settings in plans:
-            plan = make_plan(entry.method, preset, settings)
-            if "masks" in plan.supervision and not masks.ids("train"):
-                if rng == rngs[0]:
-                    say(f"{entry.name} is left out: {dataset.name} has no masks for its training images")
-                continue
+        for row in planned:
+            plan = row.plan
             keys = {p.key for p in plan.steps if scored or p.stage != "evaluate"}
             own = {k: v for k, v in fingerprints(plan, dataset, rng, device).items() if k in keys}
-            yield Task(entry, rng, settings, plan, own, run_fingerprint(group_of(plan, dataset), rng) in finished)
+            yield Task(
+                row.entry, rng, row.settings, plan, own, run_fingerprint(group_of(plan, dataset), rng) in finished
+            )
 
 
 def _finished(out: Path) -> set[str]:

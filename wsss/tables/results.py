@@ -101,8 +101,7 @@ def results_of(dataset: Dataset, preset: str, chosen: Sequence[str]) -> Results:
     Raises:
         UserError: no finished run, or an unknown class.
     """
-    classes = dataset.classes
-    indices = [classes.with_background.index(n) if n in classes.occurring else classes.index(n) for n in chosen]
+    classes, indices = dataset.classes, class_indices(dataset, chosen)
     preset = read_preset(preset).name
     groups = same_but_for_rng(run for run in runs(dataset.name) if run.preset == preset and not _part_of_a_grid(run))
     if not groups:
@@ -116,6 +115,16 @@ def results_of(dataset: Dataset, preset: str, chosen: Sequence[str]) -> Results:
         means.append((", ".join(chosen), indices))
     rows = [_Row.of(group, preset) for group in sorted(groups, key=lambda group: shown_order(group[0].method))]
     return Results(_identity(dataset), rows, means)
+
+
+def class_indices(dataset: Dataset, names: Sequence[str]) -> list[int]:
+    """The label-map indices of some classes, "background" among them if wanted.
+
+    Raises:
+        UserError: an unknown class.
+    """
+    classes = dataset.classes
+    return [classes.with_background.index(n) if n in classes.occurring else classes.index(n) for n in names]
 
 
 def _part_of_a_grid(run: RunRecord) -> bool:
