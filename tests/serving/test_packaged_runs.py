@@ -17,9 +17,9 @@ from wsss.errors import UserError
 @pytest.fixture(scope="module")
 def package(workspace):
     """The folder of the package that the run of the workspace registered."""
-    found = sorted((workspace.root / "mlruns").rglob("model.safetensors"))
-    assert len(found) == 1
-    return found[0].parent
+    found = (workspace.root / "mlruns").rglob("MLmodel")
+    (its,) = (path for path in found if workspace.run_id in path.read_text(encoding="utf-8"))
+    return its.parent
 
 
 def test_the_runs_pred_and_its_model_are_one_number(workspace):

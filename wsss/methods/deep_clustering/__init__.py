@@ -75,6 +75,7 @@ REFINE = Stage(
             "labels.alpha_high": 4.0,
             "rounds.weights": "localize",
             "rounds.keep": 0.05,
+            "rounds.prior": 0.25,
             "rounds.region_sxy": 40.0,
             "rounds.region_srgb": 5.0,
             "rounds.lr": 2e-4,
