@@ -27,12 +27,13 @@ from tune.progress import Progress, reason
 from tune.race import EarlyEnd
 from tune.search import Candidate, SearchPlan
 from tune.search_page import write_search_page
-from tune.shared import compute_shared, needs_network
+from tune.shared import LOST, compute_shared, needs_network
 from tune.studies import best_of
-from tune.study import COMPLETE, FAILED, PRUNED, Study, TrialRecord
+from tune.study import COMPLETE, FAILED, PRUNED, RUNNING, Study, TrialRecord
 from tune.trial import CANDIDATE, EPOCH, FINAL, LOSS, NUMBER, PER_IMAGE, VALUE, Surroundings, run_trial
 from tune.verdict import Verdict, decide
 from wsss.errors import UserError
+from wsss.progress import say
 from wsss.run.cluster import Machine, connected, machines
 from wsss.run.method import WORK
 from wsss.tracking import names
@@ -106,7 +107,9 @@ def run_search(
                 spent = compute_shared(around, there, quiet=quiet)
                 study.keep(SHARED, {**study.kept(SHARED, {}), **spent})
                 fill(study, budget.trials)
-                _trials(study, around, budget, ending, mirror, there, quiet)
+                before = -1  # each turn ends some, or none of the rest can be begun
+                while before < (before := study.ended) < budget.trials and not ending.stop_all():
+                    _trials(study, around, budget, ending, mirror, there, quiet)
             ending.raise_if_interrupted()
             left = max(0, budget.trials - study.ended)
             verdict = None
@@ -151,6 +154,7 @@ class _Watching(NotKept, tune.Callback):
 
     def __init__(self, study: Study, mirror: Mirror, progress: Progress, ending: Ending) -> None:
         self._study, self._mirror, self._progress, self._ending = study, mirror, progress, ending
+        self._begun: set[int] = set()
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         running = sum(trial.status == "RUNNING" for trial in trials)
@@ -158,7 +162,11 @@ class _Watching(NotKept, tune.Callback):
         self._progress.step(running, len(waiting), lambda: waiting[0].placement_group_factory.required_resources)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._begun.add(trial.config[NUMBER])
         self._mirror.begin(trial.config[NUMBER], _candidate(trial))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._begun.discard(trial.config[NUMBER])
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -184,6 +192,11 @@ class _Watching(NotKept, tune.Callback):
         if self._ending.stop_all():
             return  # it goes on when the search does
         number = trial.config[NUMBER]
+        if number not in self._begun:
+            # Ray hands it the process of a trial that ended; where that is no more, Ray gives it up untried.
+            say(f"trial {number + 1} lost its process before it began; it is tried again after the others")
+            self._study.put_back(number)
+            return
         self._study.note(number, error=reason(_error_of(trial)))
         self._study.end(number, FAILED)
         self._ended(trial)
@@ -249,6 +262,8 @@ def _why(study: Study, budget: Budget) -> str:
     errors = [record.facts.get("error") for record in study.records if record.state == FAILED]
     if errors:
         return str(errors[-1])
+    if budget.hours is None and any(record.state == RUNNING for record in study.records):
+        return LOST
     if budget.hours is None:
         return "all were given up before their end"
     return f"{budget.hours:g} hours were not enough; more --hours go on"

@@ -126,6 +126,11 @@ class Study:
             else:
                 self._study.tell(trial, state=TrialState.PRUNED if state == PRUNED else TrialState.FAIL)
 
+    def put_back(self, number: int) -> None:
+        """Let an unfinished trial be taken again."""
+        with self._lock:
+            self._live.pop(number, None)
+
     def enqueue(self, candidates: Sequence[Candidate]) -> None:
         """Let these be the next trials."""
         with self._lock:

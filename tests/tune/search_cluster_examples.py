@@ -242,19 +242,19 @@ def uploads(store: str) -> dict[str, set[str]]:
     return found
 
 
-def steps_of(study: str) -> list[list[dict]]:
+def facts_of(study: str) -> list[dict]:
     with sqlite3.connect("work/search/studies.db") as database:
         query = """select value_json from trial_user_attributes join trials using (trial_id)
             join studies using (study_id) where study_name = ? and key = 'facts'"""
-        return [json.loads(json.loads(text))["steps"] for (text,) in database.execute(query, (study,))]
+        return [json.loads(json.loads(text)) for (text,) in database.execute(query, (study,))]
 
 
 def assert_whole(study: str, trials: int = 6) -> dict[str, str]:
     """Every trial ended once, has one run, and no step was computed twice; the runs."""
-    assert len(states(study)) == trials and set(states(study)) <= {"COMPLETE", "PRUNED"}
+    assert set(found := states(study)) <= {"COMPLETE", "PRUNED"} and len(found) == trials, (found, facts_of(study))
     runs = trial_runs(study)
     assert sorted(runs) == [str(number) for number in range(trials)]
     assert {MlflowClient().get_run(run).info.status for run in runs.values()} <= {"FINISHED", "KILLED"}
-    computed = Counter(each for steps in steps_of(study) for step in steps for each in step["computed"])
+    computed = Counter(each for facts in facts_of(study) for step in facts["steps"] for each in step["computed"])
     assert computed and set(computed.values()) == {1}
     return runs

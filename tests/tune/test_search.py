@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from tune.budget import Budget
 from tune.ending import Ending
 from tune.parent import RUN
 from tune.report import say_result
-from tune.runner import run_search
+from tune.runner import _Watching, run_search
 from tune.search import Candidate, plan_search
 from tune.study import COMPLETE, FAILED, RUNNING, Study
 from wsss.data import open_dataset
@@ -162,6 +163,23 @@ def test_a_trial_that_fails_is_counted_and_the_search_goes_on(workspace, cluster
     assert [record.state for record in result.records] == [COMPLETE, FAILED, COMPLETE]
     assert "refine.background.alpha" in result.records[1].facts["error"]
     assert {n: run.info.status for n, run in trials(result.run).items()} == {0: "FINISHED", 1: "FAILED", 2: "FINISHED"}
+
+
+def test_a_process_that_is_lost_between_two_trials_loses_none(workspace, cluster, monkeypatch):
+    """As where a machine dies: Ray hands the process of a trial that ended to the next one, and it is no more."""
+    plan = plan_search("cam", "demo", "little", keys=("refine.background",), fixed=FAST, rng=6)
+    complete, killed = _Watching.on_trial_complete, []
+
+    def kill(self, iteration, trials, trial, **info):
+        complete(self, iteration, trials, trial, **info)
+        if not killed:
+            killed.append(trial.last_result["pid"])
+            os.kill(killed[0], signal.SIGKILL)
+
+    monkeypatch.setattr(_Watching, "on_trial_complete", kill)
+    result = run_search(plan, Budget(trials=3, cpus=2), ray_address=cluster, quiet=True)
+    assert killed and [record.state for record in result.records] == [COMPLETE] * 3
+    assert {n: run.info.status for n, run in trials(result.run).items()} == dict.fromkeys(range(3), "FINISHED")
 
 
 def test_the_command_refuses_an_objective_that_the_data_cannot_give(workspace, monkeypatch, capsys):
