@@ -195,7 +195,6 @@ class _Watching(NotKept, tune.Callback):
         if number not in self._begun:
             # Ray hands it the process of a trial that ended; where that is no more, Ray gives it up untried.
             say(f"trial {number + 1} lost its process before it began; it is tried again after the others")
-            self._study.put_back(number)
             return
         self._study.note(number, error=reason(_error_of(trial)))
         self._study.end(number, FAILED)
@@ -246,6 +245,7 @@ def _trials(
         try:
             tuner.fit()
         finally:
+            study.put_back()
             shutil.rmtree(folder, ignore_errors=True)
 
 

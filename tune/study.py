@@ -126,10 +126,10 @@ class Study:
             else:
                 self._study.tell(trial, state=TrialState.PRUNED if state == PRUNED else TrialState.FAIL)
 
-    def put_back(self, number: int) -> None:
-        """Let an unfinished trial be taken again."""
+    def put_back(self) -> None:
+        """Let the trials that were taken and have not ended be taken again."""
         with self._lock:
-            self._live.pop(number, None)
+            self._live.clear()
 
     def enqueue(self, candidates: Sequence[Candidate]) -> None:
         """Let these be the next trials."""
