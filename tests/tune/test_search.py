@@ -177,9 +177,9 @@ def test_a_process_that_is_lost_between_two_trials_loses_none(workspace, cluster
             os.kill(killed[0], signal.SIGKILL)
 
     monkeypatch.setattr(_Watching, "on_trial_complete", kill)
-    result = run_search(plan, Budget(trials=3, cpus=2), ray_address=cluster, quiet=True)
-    assert killed and [record.state for record in result.records] == [COMPLETE] * 3
-    assert {n: run.info.status for n, run in trials(result.run).items()} == dict.fromkeys(range(3), "FINISHED")
+    result = run_search(plan, Budget(trials=2, cpus=2), ray_address=cluster, quiet=True)
+    assert killed and [record.state for record in result.records] == [COMPLETE] * 2
+    assert {n: run.info.status for n, run in trials(result.run).items()} == {0: "FINISHED", 1: "FINISHED"}
 
 
 def test_the_command_refuses_an_objective_that_the_data_cannot_give(workspace, monkeypatch, capsys):
