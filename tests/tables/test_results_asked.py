@@ -130,6 +130,12 @@ def test_what_would_be_refused_in_the_end_is_refused_before_anything_runs(
     assert not made
 
 
+def test_a_method_named_twice_or_beside_all_is_one_row() -> None:
+    everything = [entry.name for entry in entries(["all"], [])]
+    assert [entry.name for entry in entries(["cam", "cam"], [])] == ["cam"]
+    assert [entry.name for entry in entries(["all", "cam"], [])] == everything
+
+
 def test_each_seed_counts_once() -> None:
     assert rngs_of(["0", "1", "0"]) == (0, 1)
 

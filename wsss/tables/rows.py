@@ -51,16 +51,19 @@ class PlannedRow:
 
 
 def methods_of(given: Sequence[str]) -> list[str]:
-    """The methods of these names; of "all", every one that runs with nothing added.
+    """The methods of these names, each once; of "all", every one that runs with nothing added.
 
     Raises:
         UserError: there is no such method.
     """
-    if list(given) == [ALL]:
-        return [name for name in methods.names() if stands_alone(name)]
+    found: dict[str, None] = {}
     for name in given:
-        methods.load(name)
-    return list(given)
+        if name == ALL:
+            found |= dict.fromkeys(each for each in methods.names() if stands_alone(each))
+        else:
+            methods.load(name)
+            found[name] = None
+    return list(found)
 
 
 def rngs_of(texts: Sequence[str]) -> tuple[int, ...]:
