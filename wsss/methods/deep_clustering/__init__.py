@@ -74,6 +74,7 @@ REFINE = Stage(
             "labels.alpha_low": 0.5,
             "labels.alpha_high": 4.0,
             "rounds.weights": "localize",
+            "rounds.rounds": 2,
             "rounds.keep": 0.05,
             "rounds.prior": 0.25,
             "rounds.region_sxy": 40.0,
