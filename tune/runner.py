@@ -262,11 +262,10 @@ def _why(study: Study, budget: Budget) -> str:
     errors = [record.facts.get("error") for record in study.records if record.state == FAILED]
     if errors:
         return str(errors[-1])
-    if budget.hours is None and any(record.state == RUNNING for record in study.records):
-        return LOST
-    if budget.hours is None:
-        return "all were given up before their end"
-    return f"{budget.hours:g} hours were not enough; more --hours go on"
+    if budget.hours is not None:
+        return f"{budget.hours:g} hours were not enough; more --hours go on"
+    lost = any(record.state == RUNNING for record in study.records)
+    return LOST if lost else "all were given up before their end"
 
 
 def _quiet() -> None:

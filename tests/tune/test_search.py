@@ -16,6 +16,7 @@ from conftest import empty_store
 from mlflow import MlflowClient
 from ray_examples import started
 
+from tune import runner
 from tune.__main__ import main
 from tune.budget import Budget
 from tune.ending import Ending
@@ -180,6 +181,20 @@ def test_a_process_that_is_lost_between_two_trials_loses_none(workspace, cluster
     result = run_search(plan, Budget(trials=2, cpus=2), ray_address=cluster, quiet=True)
     assert killed and [record.state for record in result.records] == [COMPLETE] * 2
     assert {n: run.info.status for n, run in trials(result.run).items()} == {0: "FINISHED", 1: "FINISHED"}
+
+
+def test_where_no_trial_can_begin_the_search_ends_and_says_why(workspace, cluster, monkeypatch):
+    plan = plan_search("cam", "demo", "little", keys=("refine.background",), fixed=FAST, rng=7)
+    turns = []
+
+    def none_begins(study, *rest):
+        turns.append(study.take())
+        study.put_back()
+
+    monkeypatch.setattr(runner, "_trials", none_begins)
+    with pytest.raises(UserError, match="no trial of the search finished: the processes .* were lost again and again"):
+        run_search(plan, Budget(trials=2), ray_address=cluster, quiet=True)
+    assert len(turns) == 1
 
 
 def test_the_command_refuses_an_objective_that_the_data_cannot_give(workspace, monkeypatch, capsys):
